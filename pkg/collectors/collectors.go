@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package collectors is the contract between pidigree and the sources that
+// know containers: engines, runtimes and their files.
+//
+// A collector translates one source to the nouns of package workload and does
+// nothing else: no cache that outlives a call, no retry, no judgement about
+// identity. Whoever calls decides when to ask and what to believe. Every method
+// may be called concurrently, returns when its context ends, and never blocks
+// on another container than the one asked for. What a collector returns is
+// immutable. Strings in it are as the source gave them, cut to the budgets of
+// Bound.
+package collectors
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+var (
+	// ErrNotFound means that the source works and has no such container.
+	ErrNotFound = errors.New("not found")
+	// ErrUnavailable means that the source cannot say now; ask again later.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrNotPresent means that the source is not on this host (no socket, no directory). Not an error to a user.
+	ErrNotPresent = errors.New("not present")
+	// ErrNotMine means that the id belongs to another runtime and was not looked for.
+	ErrNotMine = errors.New("not mine")
+)
+
+// Collector is one source.
+type Collector interface {
+	// Name is one lower-case word: docker, containerd, oci. It is the Source of all provenance.
+	Name() string
+	// Locate says which container, if any, the evidence belongs to.
+	// ErrNotFound: not mine. ErrUnavailable: cannot say now. Collectors are asked side by side.
+	Locate(ctx context.Context, e workload.Evidence) (workload.ContainerID, error)
+	// Lookup gives what can be said quickly about one container, with at most one call to the runtime.
+	Lookup(ctx context.Context, id workload.ContainerID) (*workload.Container, error)
+}
+
+// Prefiller is a collector that can read what it needs from files, without a
+// call to the runtime. It is asked first, the instant a cgroup appears.
+type Prefiller interface {
+	Prefill(ctx context.Context, id workload.ContainerID) (*workload.Container, error)
+}
+
+// Lister is a collector that can list what it has, for start-up and repair.
+type Lister interface {
+	List(ctx context.Context) iter.Seq2[*workload.Container, error]
+}
+
+// Watcher is a collector that hears of changes by itself. Hints are lossy by
+// design: nothing may depend on one. Watch blocks until ctx ends or the source
+// breaks, and calls fn from one goroutine; fn does not block.
+type Watcher interface {
+	Watch(ctx context.Context, fn func(Hint)) error
+}
+
+// Prober is a collector that can say whether its source is there. The
+// supervisor calls it before it lists and watches, and again until it is.
+// ErrNotPresent: not on this host.
+type Prober interface {
+	Probe(ctx context.Context) (Report, error)
+}
+
+// Report says what a probe found.
+type Report struct {
+	// Where is the socket or directory.
+	Where string
+	// Version is the engine's, as it says.
+	Version string
+	// Detail is a few words on what it would give or what is missing.
+	Detail string
+}
+
+// HintKind says what may have happened.
+type HintKind string
+
+// The kinds of hints.
+const (
+	HintCreated HintKind = "created"
+	HintStarted HintKind = "started"
+	HintChanged HintKind = "changed"
+	HintExited  HintKind = "exited"
+	HintDeleted HintKind = "deleted"
+)
+
+// Hint says that something may have happened to a container.
+type Hint struct {
+	Kind HintKind
+	ID   workload.ContainerID
+	// Layer is what the event itself said, nil if nothing: it is merged as if looked up, and wins nothing by being early.
+	Layer *workload.Container
+}

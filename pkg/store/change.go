@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import "github.com/pidigree/pidigree/pkg/workload"
+
+// Change is one step of a batch. Exactly one field is set.
+type Change struct {
+	// Process puts or replaces a process, by Key. With Exit set it becomes a tombstone.
+	Process *workload.Process
+	// Container changes one layer or the life of a container.
+	Container *ContainerChange
+	// Expire drops the tombstones that are older than the grace period at this instant.
+	Expire workload.KTime
+}
+
+// ContainerChange is a change of one container entity.
+type ContainerChange struct {
+	// ID is the entity's key. It may differ from the layers' own ids, which become aliases.
+	ID workload.ContainerID
+	// Source owns the layer; "kernel" is the correlator's own.
+	Source string
+	// Layer replaces the source's layer; nil removes it. A container without layers is gone.
+	Layer *workload.Container
+	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
+	Gone workload.KTime
+	// Forget removes the entity at once and without a tombstone: it was merged into another one.
+	Forget bool
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// State is where a container is in its life.
+type State string
+
+// The states of a container, the same for every engine.
+const (
+	StateUnknown    State = ""
+	StateCreated    State = "created"
+	StateRunning    State = "running"
+	StatePaused     State = "paused"
+	StateRestarting State = "restarting"
+	StateExited     State = "exited"
+)
+
+// Exit says how a process or a container's init ended. Known is false where
+// the process is gone but its status was lost.
+type Exit struct {
+	Known bool
+	// Code is the exit code, 128+Signal for a process ended by a signal.
+	Code int32
+	// Signal is the signal that ended it, 0 for a normal exit.
+	Signal int32
+	// OOM is set where the kernel's out-of-memory killer chose it.
+	OOM bool
+	// At is when it ended, 0 if unknown.
+	At KTime
+}
+
+// ImageRef is the image of a container as its engine names it.
+type ImageRef struct {
+	// Name is what the user asked for, "docker.io/library/busybox:1.36".
+	Name string
+	// Tag is the tag part of Name, empty without one.
+	Tag string
+	// Digest is the manifest digest, "sha256:...", where the engine knows it.
+	Digest string
+	// ID is the image id (the config digest for Docker).
+	ID string
+}
+
+// Run is one life of a container, from the start of its init to its end. A
+// restarted container has several in turn.
+type Run struct {
+	// Init is the container's first process.
+	Init ProcessKey
+	// Cgroups are the cgroups registered for the run, one for each hierarchy.
+	Cgroups []CgroupPath
+	// ClaimedPaths are absolute paths on the host where the source says that
+	// the cgroups are; empty if it does not say. A claim, until checked.
+	ClaimedPaths []string
+	// Registers is set by a source whose word for Init registers cgroups (rule
+	// 4): root-owned runtime state, a containerd task, a runtime's PID.
+	Registers bool
+	// Started is when the init's first user instruction ran, or the init was forked.
+	Started KTime
+	Exit    *Exit
+}
+
+// Network is one network that a container is attached to.
+type Network struct {
+	Name string
+	IPs  []string
+	MAC  string
+}
+
+// Port is a port of the container, published on the host where HostPort is not 0.
+type Port struct {
+	Container uint16
+	Protocol  string
+	HostIP    string
+	HostPort  uint16
+}
+
+// Mount is a file system in the container, in short.
+type Mount struct {
+	Type        string
+	Source      string
+	Destination string
+	ReadOnly    bool
+}
+
+// Limits are the resources that a container may use; 0 means no limit.
+type Limits struct {
+	MemoryBytes int64
+	// NanoCPUs is the CPU quota in units of 1e-9 CPUs.
+	NanoCPUs  int64
+	CPUShares int64
+	Pids      int64
+}
+
+// Security says how far a container is walled off.
+type Security struct {
+	Privileged   bool
+	AddedCaps    []string
+	HostPID      bool
+	HostNetwork  bool
+	HostIPC      bool
+	ReadOnlyRoot bool
+}
+
+// Provenance says which source said something, and when.
+type Provenance struct {
+	Source string
+	At     KTime
+}
+
+// Mark is a point of a container's timeline.
+type Mark struct {
+	// What is one of the Mark* words.
+	What string
+	// Source is who saw it: "kernel", "oci", "docker", ...
+	Source string
+	At     KTime
+}
+
+// The words of a timeline.
+const (
+	MarkCgroup     = "cgroup made"       // first cgroup_mkdir
+	MarkClaim      = "name read"         // the cgroup's name or path claims a container
+	MarkLayer      = "described"         // a source's description arrived
+	MarkRegistered = "cgroup registered" // rule 4
+	MarkComplete   = "complete"          // every source has answered or was given up
+	MarkFirstExec  = "first user exec"
+	MarkExit       = "exited"
+)
+
+// Container is what is known of one container: as one source says it (a layer)
+// or merged. All times of the engine are wall clock.
+type Container struct {
+	ID ContainerID
+	// Aliases are the ids of the same container at other sources.
+	Aliases []ContainerID
+	// Parent is the container whose inside this one runs in; zero for one that runs on the host.
+	Parent ContainerID
+
+	Name string
+	// Runtime is the engine that users know it by: docker, containerd, runc, ...
+	Runtime string
+	Image   ImageRef
+	Labels  map[string]string
+	// Env holds only the variables on the allow-list.
+	Env      map[string]string
+	State    State
+	Created  time.Time
+	Started  time.Time
+	Finished time.Time
+	Exit     *Exit
+	Hostname string
+	Networks []Network
+	Ports    []Port
+	Mounts   []Mount
+	Limits   *Limits
+	User     string
+	Security *Security
+	// Bundle is the OCI bundle's directory on the host.
+	Bundle string
+	// Sandbox marks a pod's sandbox (pause) container.
+	Sandbox bool
+	Pod     *PodRef
+
+	// Run is the current or last run.
+	Run *Run
+
+	// Confidence is Confirmed once a cgroup is registered for it.
+	Confidence Confidence
+	// Sources are the layers, in order of arrival.
+	Sources []Provenance
+	// Missing names the sources that have not answered yet.
+	Missing []string
+	// Timeline is bounded to the first marks of the current run, oldest first.
+	Timeline []Mark
+	// Truncated names the fields that a budget cut.
+	Truncated []string
+}
+
+// Clone makes a deep copy that may be changed.
+func (c *Container) Clone() *Container {
+	if c == nil {
+		return nil
+	}
+	n := *c
+	n.Aliases = slices.Clone(c.Aliases)
+	n.Labels = maps.Clone(c.Labels)
+	n.Env = maps.Clone(c.Env)
+	n.Networks = slices.Clone(c.Networks)
+	for i := range n.Networks {
+		n.Networks[i].IPs = slices.Clone(n.Networks[i].IPs)
+	}
+	n.Ports = slices.Clone(c.Ports)
+	n.Mounts = slices.Clone(c.Mounts)
+	n.Sources = slices.Clone(c.Sources)
+	n.Missing = slices.Clone(c.Missing)
+	n.Timeline = slices.Clone(c.Timeline)
+	n.Truncated = slices.Clone(c.Truncated)
+	n.Exit = clonePtr(c.Exit)
+	n.Limits = clonePtr(c.Limits)
+	n.Pod = clonePtr(c.Pod)
+	if n.Security = clonePtr(c.Security); n.Security != nil {
+		n.Security.AddedCaps = slices.Clone(n.Security.AddedCaps)
+	}
+	n.Run = c.Run.Clone()
+	return &n
+}
+
+// Clone makes a deep copy that may be changed.
+func (r *Run) Clone() *Run {
+	if r == nil {
+		return nil
+	}
+	n := *r
+	n.Cgroups = slices.Clone(r.Cgroups)
+	n.ClaimedPaths = slices.Clone(r.ClaimedPaths)
+	n.Exit = clonePtr(r.Exit)
+	return &n
+}
+
+func clonePtr[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+// PodRef says which pod a container belongs to.
+type PodRef struct {
+	UID       string
+	Name      string
+	Namespace string
+}
+
+// Pod is a Kubernetes or podman pod.
+type Pod struct {
+	PodRef
+	Labels map[string]string
+}
+
+// Task is an ECS task.
+type Task struct {
+	ARN     string
+	Cluster string
+	Family  string
+}
+
+// Image is an image that a host's engine stores.
+type Image struct {
+	ID      string
+	Names   []string
+	Digests []string
+	Size    int64
+}
+
+// Service is a systemd unit.
+type Service struct {
+	Unit  string
+	Slice string
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import "time"
+
+// Query is one question. Exactly one of Self, PID, Key, Cgroup, CgroupPath and
+// Container is set.
+type Query struct {
+	// Self asks about the peer of the socket that the question came over.
+	Self bool
+	// PID is a process or thread id of the host.
+	PID PID
+	// Key asks about one process instance; an Answer never speaks of another.
+	Key ProcessKey
+	// Cgroup asks which workload a cgroup belongs to.
+	Cgroup CgroupID
+	// CgroupPath is a path inside a hierarchy ("/docker/4f3a") or below the host's cgroup mount.
+	CgroupPath string
+	// Container is an id, a unique prefix of one with 4 characters or more, or a name.
+	Container string
+	// At asks about the past: who had the PID then. Zero is now.
+	At time.Time
+	// Wait bounds how long to wait until the answer is complete. Zero: do not wait for any runtime.
+	Wait time.Duration
+	// Explain fills Explanation.
+	Explain bool
+}
+
+// Result is the outcome of one Query: an Answer (unknown and conflict are
+// answers) or an error about the question itself.
+type Result struct {
+	Query       Query
+	Answer      Answer
+	Explanation []Hop
+	Err         error
+}
+
+// Hop is one step of the evidence from the question to the workload.
+type Hop struct {
+	// What names the step: process, cgroup, claim, registration, layer, membership, ...
+	What   string
+	Detail string
+	// Source is who said so, At when.
+	Source string
+	At     KTime
+}
+
+// Kind is the kind of an entity.
+type Kind string
+
+// The kinds of entities.
+const (
+	KindContainer Kind = "container"
+	KindProcess   Kind = "process"
+	KindPod       Kind = "pod"
+	KindImage     Kind = "image"
+	KindTask      Kind = "task"
+	KindService   Kind = "service"
+)
+
+// Entity is one thing in the store; the field of its Kind is set.
+type Entity struct {
+	Kind      Kind
+	Container *Container
+	Process   *Process
+	Pod       *Pod
+	Image     *Image
+	Task      *Task
+	Service   *Service
+	// Gone is set for a tombstone.
+	Gone bool
+	// Revision of the entity's last change.
+	Revision Revision
+}
+
+// ChangeType says what a Change does to a reader's copy.
+type ChangeType string
+
+// The types of changes.
+const (
+	// ChangeSet puts or replaces the entity.
+	ChangeSet ChangeType = "set"
+	// ChangeUnset removes it.
+	ChangeUnset ChangeType = "unset"
+	// ChangeBookmark: everything up to Revision has been said; ends the first snapshot.
+	ChangeBookmark ChangeType = "bookmark"
+	// ChangeResync: the revision asked for cannot be resumed from; forget everything, a snapshot follows.
+	ChangeResync ChangeType = "resync"
+)
+
+// Change is one element of a stream.
+type Change struct {
+	Type     ChangeType
+	Revision Revision
+	Entity   Entity
+}
+
+// Selector says which entities a list or a stream is about.
+type Selector struct {
+	// Kinds are the kinds wanted; empty means containers.
+	Kinds []Kind
+	// All includes those that are gone and still kept.
+	All bool
+	// From resumes a stream after this revision; 0 starts with a snapshot.
+	From Revision
+}
+
+// AgentStatus is how the agent does.
+type AgentStatus struct {
+	Version string
+	PID     PID
+	Started time.Time
+	// Mode is "ebpf", "polling" or "one-shot"; ModeReason says in one line why it is not ebpf.
+	Mode       string
+	ModeReason string
+	// CgroupMode is v1, hybrid or v2.
+	CgroupMode string
+	Ready      bool
+	Revision   Revision
+	Containers int
+	Processes  int
+	Watchers   int
+	Sources    []SourceStatus
+	Kernel     KernelStatus
+}
+
+// SourceStatus is how one collector does.
+type SourceStatus struct {
+	Name string
+	// State is "absent", "starting", "running" or "failing".
+	State       string
+	Where       string
+	Version     string
+	LastContact time.Time
+	LastError   string
+	LastErrorAt time.Time
+	Restarts    uint64
+	// Calls counts what it was asked, by method.
+	Calls map[string]uint64
+	// Errors counts failed calls (not found is no failure).
+	Errors uint64
+	// Budgeted counts the fields that were cut.
+	Entities int
+}
+
+// KernelStatus counts what the kernel's side reports. Maps are by event type.
+type KernelStatus struct {
+	Events map[string]uint64
+	// Lost counts events for which a ring had no room, summed over the CPUs.
+	Lost map[string]uint64
+	// Skipped counts program runs that the kernel skipped (recursion_misses).
+	Skipped map[string]uint64
+	// Programs says of each BPF program whether it is attached.
+	Programs map[string]string
+	Repairs  uint64
+	// Lag is the age of the last event when it was applied, in nanoseconds.
+	Lag time.Duration
+}
