@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything a person or a CI runs. `make help` lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
+TOOLS   := bin/tools/.stamp
+
+.PHONY: help build run demo test lint generate bench clean tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/pidigree; needs only Go
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pidigree ./cmd/agent
+
+run: build ## run the agent in the foreground (ARGS="--log-level debug")
+	bin/pidigree agent $(ARGS)
+
+demo: ## show it on real containers: private engines, an agent, and questions; under two minutes
+	scripts/demo.sh
+
+test: ## install what the tests need and run all of them (STAGES=unit,race runs some)
+	scripts/test.sh $(STAGES)
+
+lint: ## formatting, linters, generated files, go.mod
+	scripts/packages.sh lint
+	$(MAKE) --no-print-directory $(TOOLS)
+	scripts/lint.sh
+
+generate: ## BPF objects and protobuf code, from their sources
+	scripts/packages.sh generate
+	$(MAKE) --no-print-directory $(TOOLS)
+	scripts/generate.sh
+
+bench: ## measure, and write docs/benchmarks.md
+	scripts/bench.sh
+
+clean: ## remove what was built
+	rm -rf bin
+
+tools: $(TOOLS) ## build the pinned development tools into bin/tools
+
+# The pinned tools of tools/go.mod. About three minutes on two cores the first time.
+$(TOOLS): tools/go.mod tools/go.sum
+	mkdir -p bin/tools
+	go build -modfile=tools/go.mod -o bin/tools/ tool
+	touch $@

@@ -1,0 +1,63 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# lint.sh: formatting, linters, and that what is generated is what its sources
+# give. Says everything that is wrong, then fails.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH=$PWD/bin/tools:$PATH
+failed=0
+
+# check NAME COMMAND...: runs it; a non-zero exit or any output is a finding.
+check() {
+	local name=$1 begin=$SECONDS out code=0
+	shift
+	out=$("$@" 2>&1) || code=$?
+	if [[ $code -ne 0 || -n $out ]]; then
+		echo "--- $name: FAILED, $((SECONDS - begin)) s"
+		printf '%s\n' "$out"
+		failed=1
+	else
+		echo "--- $name: ok, $((SECONDS - begin)) s"
+	fi
+}
+
+sources() { git ls-files -co --exclude-standard -- "$@"; }
+
+golangci() {
+	local out
+	out=$(golangci-lint run ./... 2>&1) || { printf '%s\n' "$out"; return 1; }
+}
+formatted_c() { sources 'bpf/*.c' 'bpf/*.h' | xargs -r clang-format-14 --dry-run -Werror; }
+buf_lint() { (cd api && buf lint); }
+
+# generated regenerates into place and compares with what was there.
+generated() {
+	local before
+	if [[ $(clang-14 --version 2>/dev/null) != *"version 14."* ]]; then
+		echo "the committed BPF objects are made by clang 14, which is not here"
+		return 1
+	fi
+	before=$(mktemp -d)
+	trap 'rm -rf "$before"' RETURN
+	copies "$before" && scripts/generate.sh >"$before.log" 2>&1 || { cat "$before.log"; rm -f "$before.log"; return 1; }
+	rm -f "$before.log"
+	local file
+	for file in $(made); do
+		cmp -s "$file" "$before/$file" || echo "$file is not what its source gives: run 'make generate' and commit it"
+	done
+}
+made() { sources 'bpf/*.o' 'bpf/*_bpfe[lb].go' 'bpf/*_x86_*.go' 'bpf/*_arm64_*.go' 'bpf/*_generated.go' 'api/*.pb.go' 'docs/reference/*' | sort -u; }
+copies() { made | tar -c -T - | tar -x -C "$1"; }
+
+tidy() { go mod tidy -diff; }
+tidy_tools() { go -C tools mod tidy -diff; }
+
+check gofmt gofmt -l $(sources '*.go')
+check golangci-lint golangci
+check buf buf_lint
+check clang-format formatted_c
+check generated generated
+check 'go mod tidy' tidy
+check 'go mod tidy (tools)' tidy_tools
+exit $failed

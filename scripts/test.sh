@@ -1,0 +1,77 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# test.sh [STAGE,STAGE...]: all the tests, in stages, each with its seconds and
+# a summary at the end. A failed stage does not keep the next ones from running.
+#
+# Every package's own tests run in exactly one of unit, race and integration, so
+# that nothing is compiled or run twice without a reason:
+#
+#   integration  packages that talk to a real kernel or a real engine
+#   race         the other packages that start goroutines: those that check for leaks
+#   unit         the rest
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH=$PATH:/usr/sbin:/sbin
+
+stages=${1:-lint,unit,race,fuzz,integration,e2e}
+engines='^(bpf|pkg/kernel|pkg/collectors/(docker|containerd|oci|collectortest)|pkg/agent)$'
+# The linters vet; vetting again in each stage would only cost time.
+flags=(-vet=off -count=1)
+
+# packages PATTERN... prints the packages that have tests, as directories.
+packages() {
+	find . \( -path './bin' -o -path './.git' -o -path './tools' -o -path './tests/e2e' \) -prune -o -name '*_test.go' -print |
+		sed 's|^\./||; s|/[^/]*$||' | sort -u
+}
+
+real() { packages | grep -E "$engines"; }
+racy() {
+	local dir
+	for dir in $(packages | grep -Ev "$engines"); do
+		! grep -qs 'go.uber.org/goleak' "$dir"/*_test.go || echo "$dir"
+	done
+}
+plain() { comm -23 <(packages | grep -Ev "$engines") <(racy); }
+
+# run FLAG... -- DIR...: go test, and no success without a package to test.
+run() {
+	local args=()
+	while [[ $1 != -- ]]; do args+=("$1"); shift; done
+	shift
+	[[ $# -gt 0 ]] || { echo "no package to test" >&2; return 1; }
+	go test "${flags[@]}" "${args[@]}" "${@/#/./}"
+}
+
+stage_lint() { make --no-print-directory lint; }
+stage_unit() { run -skip '^Fuzz' -- $(plain); }
+stage_race() { run -race -skip '^Fuzz' -- $(racy); }
+# The seeds and the committed findings of every fuzz target; `go test -fuzz` is
+# for a person with time.
+stage_fuzz() { run -run '^Fuzz' -- $(grep -rlE --include='*_test.go' '^func Fuzz' pkg internal bpf 2>/dev/null | xargs -r -n1 dirname | sort -u); }
+# One package at a time: engines beside engines on two cores would measure each other.
+stage_integration() { run -p 1 -timeout 10m -skip '^Fuzz' -- $(real); }
+stage_e2e() { make --no-print-directory build && go test "${flags[@]}" -p 1 -timeout 25m -v ./tests/e2e/...; }
+
+summary=() failed=0
+timed() {
+	local name=$1 begin=$SECONDS verdict=ok
+	shift
+	echo "=== $name"
+	"$@" || { verdict=FAILED; failed=1; }
+	summary+=("$(printf '%-12s %-7s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
+	echo "=== $name: $verdict, $((SECONDS - begin)) s"
+}
+
+for stage in ${stages//,/ }; do
+	declare -F "stage_$stage" >/dev/null || {
+		echo "test.sh: no stage '$stage'; there are lint, unit, race, fuzz, integration, e2e" >&2
+		exit 2
+	}
+done
+timed packages scripts/packages.sh test
+if ((failed)); then exit 1; fi
+for stage in ${stages//,/ }; do timed "$stage" "stage_$stage"; done
+echo
+printf '%s\n' "${summary[@]}" "$(printf '%-12s %-7s %5d s' all "$( ((failed)) && echo FAILED || echo ok)" $SECONDS)"
+exit $failed
