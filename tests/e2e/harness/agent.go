@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+)
+
+// readyTimeout is how long an agent may take until it has answered its first
+// question: it loads BPF programs and lists the engines on two shared cores.
+const readyTimeout = 30 * time.Second
+
+// AgentOptions say how to start an agent. The zero value is an agent that knows
+// of no engine at all.
+type AgentOptions struct {
+	// Docker and Containerd are the engines that it is told of.
+	Docker     *collectortest.Dockerd
+	Containerd *collectortest.Containerd
+	// DockerSocket and ContainerdAddress are used in place of the engines' own, for a proxy.
+	DockerSocket      string
+	ContainerdAddress string
+	// OCIRoots are further state directories of runc.
+	OCIRoots []string
+	// Args are added to the command line.
+	Args []string
+}
+
+// Agent is a running `pidigree agent`.
+type Agent struct {
+	// Dir holds its socket and log.
+	Dir string
+	// Socket is where it answers.
+	Socket string
+
+	tb       testing.TB
+	programs Programs
+	argv     []string
+	p        *process
+}
+
+// StartAgent starts an agent, waits until it is ready, and ends it with the
+// test. An agent that does not end in order, or that wrote a stack trace, fails
+// the test.
+func StartAgent(tb testing.TB, programs Programs, opts AgentOptions) *Agent {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pde") // t.TempDir is too long for a socket's path
+	if err != nil {
+		tb.Fatal(err)
+	}
+	a := &Agent{Dir: dir, Socket: dir + "/run/pidigree.sock", tb: tb, programs: programs}
+	a.argv = append([]string{programs.Pidigree, "agent"}, a.flags(opts)...)
+	tb.Cleanup(a.cleanup)
+	a.Start()
+	return a
+}
+
+// flags keep the agent to the test's own engines: every default place is
+// replaced by one that is empty.
+func (a *Agent) flags(opts AgentOptions) []string {
+	none := a.Dir + "/none"
+	docker, root, containerd := none+"/docker.sock", none+"/docker", []string{}
+	oci := opts.OCIRoots
+	if e := opts.Docker; e != nil {
+		docker, root = e.Socket, e.Root
+		containerd = append(containerd, e.Containerd)
+		oci = append(oci, e.RuncRoot)
+	}
+	if e := opts.Containerd; e != nil {
+		containerd = append(containerd, e.Address)
+		oci = append(oci, e.RuncRoot)
+	}
+	if opts.DockerSocket != "" {
+		docker = opts.DockerSocket
+	}
+	if opts.ContainerdAddress != "" {
+		containerd[len(containerd)-1] = opts.ContainerdAddress
+	}
+	if len(containerd) == 0 {
+		containerd = append(containerd, none+"/containerd.sock")
+	}
+	return append([]string{
+		"--socket", a.Socket, "--run-dir", none, "--log-level", "debug",
+		"--docker-host", docker, "--docker-root", root,
+		"--containerd-address", strings.Join(containerd, ","),
+		"--oci-roots", strings.Join(oci, ","),
+	}, opts.Args...)
+}
+
+// Start starts the agent, again after Stop or Kill, and waits until it is ready.
+func (a *Agent) Start() {
+	a.tb.Helper()
+	p, err := start(a.Dir+"/log", cleanEnv(), a.argv...)
+	if err != nil {
+		a.tb.Fatal(err)
+	}
+	a.p = p
+	ctx, cancel := context.WithTimeout(a.tb.Context(), readyTimeout)
+	defer cancel()
+	if err := await(ctx, a.ready); err != nil {
+		a.tb.Fatalf("the agent is not ready: %v; its log ends:\n%s", err, p.tail())
+	}
+}
+
+// ready asks for the status as a user would.
+func (a *Agent) ready(ctx context.Context) error {
+	if !a.p.running() {
+		a.tb.Fatalf("the agent ended at once: %v; its log ends:\n%s", a.p.err, a.p.tail())
+	}
+	out := a.Command(ctx, "status", "-o", "json")
+	var s struct {
+		Ready bool `json:"ready"`
+	}
+	if err := json.Unmarshal([]byte(out.Stdout), &s); err != nil {
+		return fmt.Errorf("status: %w: %s", err, out.Stderr)
+	}
+	if !s.Ready {
+		return errors.New("status says that it is not ready")
+	}
+	return nil
+}
+
+// PID is the agent's.
+func (a *Agent) PID() int { return a.p.pid }
+
+// Signal sends a signal to the agent.
+func (a *Agent) Signal(s syscall.Signal) error { return a.p.signal(s) }
+
+// Stop ends the agent in order.
+func (a *Agent) Stop() {
+	a.tb.Helper()
+	if err := a.p.stop(syscall.SIGTERM, 10*time.Second); err != nil {
+		a.tb.Errorf("stop the agent: %v", err)
+	}
+}
+
+// Kill ends the agent with SIGKILL.
+func (a *Agent) Kill() {
+	_ = a.p.signal(syscall.SIGKILL)
+	<-a.p.done
+}
+
+// Log is the end of what the agent logged.
+func (a *Agent) Log() string { return a.p.tail() }
+
+func (a *Agent) cleanup() {
+	if a.p != nil {
+		if a.p.running() {
+			a.Stop()
+		}
+		log := a.p.tail()
+		if strings.Contains(log, "\ngoroutine ") {
+			a.tb.Errorf("the agent wrote a stack trace")
+		}
+		if a.tb.Failed() {
+			a.tb.Logf("the agent's log ends:\n%s", log)
+		}
+	}
+	if err := os.RemoveAll(a.Dir); err != nil {
+		a.tb.Errorf("remove %s: %v", a.Dir, err)
+	}
+}
+
+// Output is what one command did.
+type Output struct {
+	Stdout, Stderr string
+	Code           int
+	Took           time.Duration
+}
+
+// Command runs one command of pidigree against this agent. It may be called concurrently.
+func (a *Agent) Command(ctx context.Context, args ...string) Output {
+	return Command(ctx, a.programs, "", append([]string{"--socket", a.Socket}, args...)...)
+}
+
+// Command runs pidigree with a standard input and gives what it did.
+func Command(ctx context.Context, programs Programs, stdin string, args ...string) Output {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, programs.Pidigree, args...)
+	cmd.Env = cleanEnv()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	begin := time.Now()
+	err := cmd.Run()
+	out := Output{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode(), Took: time.Since(begin)}
+	if err != nil && out.Code < 0 {
+		out.Stderr += err.Error()
+	}
+	return out
+}
+
+// Who is `pidigree who ARGS -o json`, decoded. It fails the test where that is
+// not one JSON object a line.
+func (a *Agent) Who(args ...string) []Answer {
+	a.tb.Helper()
+	out := a.Command(a.tb.Context(), append([]string{"who", "-o", "json"}, args...)...)
+	answers, err := decode(out.Stdout)
+	if err != nil {
+		a.tb.Fatalf("who %s: %v\nexit code %d, stdout %q, stderr %q", strings.Join(args, " "), err, out.Code, out.Stdout, out.Stderr)
+	}
+	return answers
+}
+
+// Await asks `who` until the answer is as wanted: want says what is still wrong.
+func (a *Agent) Await(patience time.Duration, question string, want func(Answer) error) Answer {
+	a.tb.Helper()
+	ctx, cancel := context.WithTimeout(a.tb.Context(), patience)
+	defer cancel()
+	var last Answer
+	err := await(ctx, func(ctx context.Context) error {
+		out := a.Command(ctx, "who", "-o", "json", question)
+		answers, err := decode(out.Stdout)
+		if err != nil {
+			return fmt.Errorf("%w (exit code %d, stderr %q)", err, out.Code, out.Stderr)
+		}
+		last = answers[0]
+		return want(last)
+	})
+	if err != nil {
+		a.tb.Fatalf("who %s: %v\nlast answer %+v", question, err, last)
+	}
+	return last
+}
+
+// decode reads objects, one a line.
+func decode(stdout string) ([]Answer, error) {
+	var answers []Answer
+	for line := range strings.Lines(stdout) {
+		var one Answer
+		if err := json.Unmarshal([]byte(line), &one); err != nil {
+			return nil, fmt.Errorf("%w: %q", err, line)
+		}
+		answers = append(answers, one)
+	}
+	if len(answers) == 0 {
+		return nil, errors.New("no answer was printed")
+	}
+	return answers, nil
+}
+
+// cleanEnv is the caller's environment without settings of pidigree.
+func cleanEnv() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "PIDIGREE_") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, "PATH=/usr/sbin:/sbin:"+os.Getenv("PATH"), "HOME="+filepath.Clean(os.TempDir()))
+}

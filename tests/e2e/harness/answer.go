@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+// Answer is the JSON of `pidigree who -o json` as users may rely on it. It is
+// written down here a second time, so that a change of the encoder which would
+// break a user's program breaks a test first.
+type Answer struct {
+	PID         int64       `json:"pid"`
+	StartTimeNs uint64      `json:"startTimeNs"`
+	Status      string      `json:"status"`
+	Confidence  string      `json:"confidence"`
+	Reason      string      `json:"reason"`
+	Exited      bool        `json:"exited"`
+	Containers  []Container `json:"containers"`
+	Process     *Process    `json:"process"`
+	Sources     []Source    `json:"sources"`
+}
+
+// Container is one link of an Answer's chain.
+type Container struct {
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Runtime string            `json:"runtime"`
+	Image   Image             `json:"image"`
+	Labels  map[string]string `json:"labels"`
+	State   string            `json:"state"`
+	Exit    *Exit             `json:"exit"`
+}
+
+// Image is what a container was made from.
+type Image struct {
+	Name   string `json:"name"`
+	Tag    string `json:"tag"`
+	Digest string `json:"digest"`
+	ID     string `json:"id"`
+}
+
+// Exit is how a process or container ended.
+type Exit struct {
+	Known  bool  `json:"known"`
+	Code   int32 `json:"code"`
+	Signal int32 `json:"signal"`
+}
+
+// Process is the process that an Answer is about.
+type Process struct {
+	Comm      string `json:"comm"`
+	Exe       string `json:"exe"`
+	ParentPID int64  `json:"parentPid"`
+	Entry     string `json:"entry"`
+	Exit      *Exit  `json:"exit"`
+}
+
+// Source is one origin of what an Answer says.
+type Source struct {
+	Source string `json:"source"`
+}
+
+// Container gives the innermost container, the zero one if there is none.
+func (a Answer) Container() Container {
+	if len(a.Containers) == 0 {
+		return Container{}
+	}
+	return a.Containers[len(a.Containers)-1]
+}
