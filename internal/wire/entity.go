@@ -3,6 +3,8 @@
 package wire
 
 import (
+	"fmt"
+
 	pb "github.com/pidigree/pidigree/api/pidigree/v1"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -117,4 +119,26 @@ func decodeImage(i *pb.Image) *workload.Image {
 		return nil
 	}
 	return &workload.Image{ID: i.GetId(), Names: i.GetNames(), Digests: i.GetDigests(), Size: i.GetSize()}
+}
+
+// EncodeName makes the question for one entity by its name. Its error wraps
+// workload.ErrInvalid: a process has no name, and an unknown kind nothing.
+func EncodeName(kind workload.Kind, name string) (*pb.GetRequest, error) {
+	name = text(name)
+	switch kind {
+	case workload.KindContainer:
+		return &pb.GetRequest{Name: &pb.GetRequest_Container{Container: name}}, nil
+	case workload.KindPod:
+		return &pb.GetRequest{Name: &pb.GetRequest_Pod{Pod: name}}, nil
+	case workload.KindImage:
+		return &pb.GetRequest{Name: &pb.GetRequest_Image{Image: name}}, nil
+	case workload.KindTask:
+		return &pb.GetRequest{Name: &pb.GetRequest_Task{Task: name}}, nil
+	case workload.KindService:
+		return &pb.GetRequest{Name: &pb.GetRequest_Service{Service: name}}, nil
+	case workload.KindProcess:
+		return nil, fmt.Errorf("%w: a process has no name: resolve its PID", workload.ErrInvalid)
+	default:
+		return nil, fmt.Errorf("%w: there is no kind %q", workload.ErrInvalid, kind)
+	}
 }

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package client asks a pidigree agent over its unix socket.
+//
+//	c, err := client.New(client.Options{})
+//	if err != nil {
+//		return err // one line that says what to do; errors.Is(err, client.ErrNoAgent)
+//	}
+//	defer c.Close()
+//	results, err := c.Resolve(ctx, workload.Query{PID: 4242})
+//
+// It speaks the nouns of package workload, as the agent that is embedded in
+// process does, and never shows protobuf. What is wrong with one question is in
+// its Result; a call's error says that nothing was answered, matches one of the
+// sentinels of this package or of package workload, and is one line.
+//
+// A Client may be used from many goroutines. It keeps one connection, makes it
+// again when the agent was restarted, and never waits longer than
+// Options.Timeout for an agent that hangs, beyond what the questions themselves
+// ask to wait. Close ends all calls.
+//
+// PIDs are those of the host's initial PID namespace. A process in a container
+// does not know its own: it asks Self. That speaks of the process that made the
+// connection, so a Client must not be shared with a forked child.
+package client

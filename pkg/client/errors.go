@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pidigree/pidigree/internal/wire"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+var (
+	// ErrNoAgent means that there is no socket: no agent was started.
+	ErrNoAgent = errors.New("no agent is running there")
+	// ErrDead means that there is a socket and nobody answers on it, or no longer.
+	ErrDead = errors.New("the agent does not answer")
+	// ErrDenied means that the caller may not use the socket, or may not ask this.
+	ErrDenied = workload.ErrDenied
+	// ErrUntrusted means that the socket belongs to somebody who could lie.
+	ErrUntrusted = errors.New("the socket is not root's")
+)
+
+// wentAway reports whether a call met the end of a connection that had been
+// fine, as when the agent was restarted.
+func (c *Client) wentAway(err error) bool {
+	return status.Code(err) == codes.Unavailable && c.dialer.lastError() == nil
+}
+
+// callError says in one line why a call was not answered.
+func (c *Client) callError(ctx context.Context, op string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%s: %w", op, cause)
+	}
+	s, _ := status.FromError(err)
+	switch s.Code() {
+	case codes.Unavailable:
+		if dial := c.dialer.lastError(); dial != nil {
+			return fmt.Errorf("%s: %w", op, dial)
+		}
+		return fmt.Errorf("%s: ask %s: %w: %s", op, c.opt.Socket, ErrDead, firstLine(s.Message()))
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.opt.Socket, ErrDead, c.opt.Timeout)
+	case codes.Unimplemented:
+		return fmt.Errorf("%s: the agent at %s is too old for this question: %s", op, c.opt.Socket, firstLine(s.Message()))
+	default:
+		return fmt.Errorf("%s: %w", op, wire.NewError(s.Code(), firstLine(s.Message())))
+	}
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
