@@ -7,9 +7,8 @@ SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
-TOOLS   := bin/tools/.stamp
 
-.PHONY: help build run demo test lint generate bench clean tools
+.PHONY: help build run demo test lint generate bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,12 +27,10 @@ test: ## install what the tests need and run all of them (STAGES=unit,race runs 
 
 lint: ## formatting, linters, generated files, go.mod
 	scripts/packages.sh lint
-	$(MAKE) --no-print-directory $(TOOLS)
 	scripts/lint.sh
 
 generate: ## BPF objects and protobuf code, from their sources
 	scripts/packages.sh generate
-	$(MAKE) --no-print-directory $(TOOLS)
 	scripts/generate.sh
 
 bench: ## measure, and write docs/benchmarks.md
@@ -41,11 +38,3 @@ bench: ## measure, and write docs/benchmarks.md
 
 clean: ## remove what was built
 	rm -rf bin
-
-tools: $(TOOLS) ## build the pinned development tools into bin/tools
-
-# The pinned tools of tools/go.mod. About three minutes on two cores the first time.
-$(TOOLS): tools/go.mod tools/go.sum
-	mkdir -p bin/tools
-	go build -modfile=tools/go.mod -o bin/tools/ tool
-	touch $@

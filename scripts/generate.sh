@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # generate.sh: everything that is generated and committed, from its sources: the
-# BPF objects and their Go (bpf2go, clang 14), the protobuf code (buf with the
-# pinned plugins), the reference pages.
+# BPF objects and their Go (bpf2go with clang 14) and the protobuf code (buf). The
+# generators are the pinned tools of tools/go.mod.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH=$PWD/bin/tools:$PATH
 go generate ./...

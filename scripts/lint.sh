@@ -5,7 +5,6 @@
 # give. Says everything that is wrong, then fails.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH=$PWD/bin/tools:$PATH
 failed=0
 
 # check NAME COMMAND...: runs it; a non-zero exit or any output is a finding.
@@ -22,14 +21,16 @@ check() {
 	fi
 }
 
+# The pinned tools of tools/go.mod; Go builds them once, about three minutes on two cores.
+tool() { go tool -modfile=tools/go.mod "$@"; }
 sources() { git ls-files -co --exclude-standard -- "$@"; }
 
 golangci() {
 	local out
-	out=$(golangci-lint run ./... 2>&1) || { printf '%s\n' "$out"; return 1; }
+	out=$(tool golangci-lint run ./... 2>&1) || { printf '%s\n' "$out"; return 1; }
 }
 formatted_c() { sources 'bpf/*.c' 'bpf/*.h' | xargs -r clang-format-14 --dry-run -Werror; }
-buf_lint() { (cd api && buf lint); }
+buf_lint() { (cd api && go tool -modfile=../tools/go.mod buf lint); }
 
 # generated regenerates into place and compares with what was there.
 generated() {

@@ -22,18 +22,10 @@ type Container struct {
 	ID      string            `json:"id"`
 	Name    string            `json:"name"`
 	Runtime string            `json:"runtime"`
-	Image   Image             `json:"image"`
+	Image   string            `json:"image"`
 	Labels  map[string]string `json:"labels"`
 	State   string            `json:"state"`
 	Exit    *Exit             `json:"exit"`
-}
-
-// Image is what a container was made from.
-type Image struct {
-	Name   string `json:"name"`
-	Tag    string `json:"tag"`
-	Digest string `json:"digest"`
-	ID     string `json:"id"`
 }
 
 // Exit is how a process or container ended.
