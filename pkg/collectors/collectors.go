@@ -60,6 +60,13 @@ type Watcher interface {
 	Watch(ctx context.Context, fn func(Hint)) error
 }
 
+// Nudger is a collector whose Watch asks its source at intervals, and can be
+// told that this is a good time: the kernel just showed that something started
+// or ended. Nudge returns at once, and many in a row are one.
+type Nudger interface {
+	Nudge()
+}
+
 // Prober is a collector that can say whether its source is there. The
 // supervisor calls it before it lists and watches, and again until it is.
 // ErrNotPresent: not on this host.

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collectortest
+
+import (
+	"context"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Proxy stands on a unix socket in front of a real engine and makes it slow,
+// hung, cut, gone or silent about events, while it counts the calls. All
+// methods may be called from any goroutine.
+type Proxy struct {
+	// Socket is where clients connect.
+	Socket string
+
+	serve func(net.Listener) error
+
+	mu       sync.Mutex // guards all below
+	delay    time.Duration
+	resumed  chan struct{} // nil: not hung; else closed by Resume
+	drop     bool
+	calls    map[string]int
+	listener *net.UnixListener
+	conns    map[net.Conn]struct{}
+	done     sync.WaitGroup
+}
+
+// NewDockerProxy stands in front of a Docker socket, or of any other engine
+// that speaks HTTP on one and has a path that ends in /events.
+func NewDockerProxy(tb testing.TB, upstream string) *Proxy {
+	tb.Helper()
+	p := newProxy(tb)
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", upstream)
+	}}
+	reverse := &httputil.ReverseProxy{
+		Director:      func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", "engine" },
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+	srv := &http.Server{Handler: p.httpHandler(reverse)}
+	p.serve = srv.Serve
+	tb.Cleanup(func() {
+		p.close()
+		_ = srv.Close()
+		p.done.Wait()
+		transport.CloseIdleConnections()
+	})
+	p.start(tb)
+	return p
+}
+
+func newProxy(tb testing.TB) *Proxy {
+	dir := privateDir(tb, "pdp")
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return &Proxy{Socket: dir + "/p.sock", calls: map[string]int{}, conns: map[net.Conn]struct{}{}}
+}
+
+func (p *Proxy) start(tb testing.TB) {
+	tb.Helper()
+	if err := p.Listen(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Listen makes the socket and serves it; again after Refuse or Remove, with a
+// new inode.
+func (p *Proxy) Listen() error {
+	_ = os.Remove(p.Socket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.Socket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	p.mu.Lock()
+	p.listener = l
+	p.mu.Unlock()
+	p.done.Go(func() { _ = p.serve(&gate{Listener: l, p: p}) }) // it ends when l is closed
+	return nil
+}
+
+// Refuse makes connections fail, as a socket file does that nobody serves.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	l := p.listener
+	p.mu.Unlock()
+	_ = l.Close()
+	p.Cut()
+}
+
+// Remove is Refuse, and takes the socket away.
+func (p *Proxy) Remove() {
+	p.Refuse()
+	_ = os.Remove(p.Socket)
+}
+
+// Cut closes every connection, in the middle of whatever it carries.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	conns := maps.Clone(p.conns)
+	p.mu.Unlock()
+	for c := range conns {
+		_ = c.Close()
+	}
+}
+
+// Hang makes the engine say nothing more, on any connection, while it still
+// accepts new ones: what a SIGSTOP does.
+func (p *Proxy) Hang() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.resumed == nil {
+		p.resumed = make(chan struct{})
+	}
+}
+
+// Resume ends Hang.
+func (p *Proxy) Resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.resumed != nil {
+		close(p.resumed)
+		p.resumed = nil
+	}
+}
+
+// Delay goes before each answer from now on.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
+// DropEvents makes the event streams say nothing; all else works.
+func (p *Proxy) DropEvents(drop bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop = drop
+}
+
+// Calls counts the calls since the last ResetCalls: "GET /containers/{id}/json"
+// for HTTP, "/containerd.services.tasks.v1.Tasks/Get" for gRPC.
+func (p *Proxy) Calls() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.calls)
+}
+
+// ResetCalls forgets the counts.
+func (p *Proxy) ResetCalls() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.calls)
+}
+
+func (p *Proxy) close() {
+	p.Resume()
+	p.mu.Lock()
+	l := p.listener
+	p.mu.Unlock()
+	_ = l.Close()
+	p.Cut()
+}
+
+// arrive counts a call, waits the delay, and says whether to drop events.
+func (p *Proxy) arrive(ctx context.Context, call string) (drop bool) {
+	p.mu.Lock()
+	p.calls[call]++
+	delay, drop := p.delay, p.drop
+	p.mu.Unlock()
+	if delay > 0 {
+		t := time.NewTimer(delay)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	return drop
+}
+
+func (p *Proxy) dropping() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.drop
+}
+
+var (
+	apiVersion = regexp.MustCompile(`^/v[0-9.]+/`)
+	longID     = regexp.MustCompile(`/[0-9a-f]{12,64}(/|$)`)
+)
+
+func (p *Proxy) httpHandler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := apiVersion.ReplaceAllString(r.URL.Path, "/")
+		path = longID.ReplaceAllString(path, "/{id}$1")
+		if !p.arrive(r.Context(), r.Method+" "+path) || !strings.HasSuffix(path, "/events") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		if !r.URL.Query().Has("until") {
+			<-r.Context().Done() // a stream without an end
+		}
+	})
+}
+
+// gate is a listener whose connections Hang holds and Cut closes.
+type gate struct {
+	net.Listener
+	p *Proxy
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	c, err := g.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	gc := &gateConn{Conn: c, p: g.p, gone: make(chan struct{})}
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	g.p.conns[gc] = struct{}{}
+	return gc, nil
+}
+
+type gateConn struct {
+	net.Conn
+	p    *Proxy
+	gone chan struct{}
+	once sync.Once
+}
+
+func (c *gateConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if werr := c.wait(); werr != nil {
+		return 0, werr
+	}
+	return n, err // as it is: readers compare io.EOF
+}
+
+func (c *gateConn) Write(b []byte) (int, error) {
+	if err := c.wait(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// Close is by the server or by Cut, whichever is first.
+func (c *gateConn) Close() error {
+	c.once.Do(func() {
+		close(c.gone)
+		c.p.mu.Lock()
+		delete(c.p.conns, c)
+		c.p.mu.Unlock()
+	})
+	return c.Conn.Close()
+}
+
+// wait holds the connection while the proxy hangs.
+func (c *gateConn) wait() error {
+	c.p.mu.Lock()
+	resumed := c.p.resumed
+	c.p.mu.Unlock()
+	if resumed == nil {
+		return nil
+	}
+	select {
+	case <-resumed:
+		return nil
+	case <-c.gone:
+		return io.ErrClosedPipe
+	}
+}
