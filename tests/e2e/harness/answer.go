@@ -15,6 +15,7 @@ type Answer struct {
 	Containers  []Container `json:"containers"`
 	Process     *Process    `json:"process"`
 	Sources     []Source    `json:"sources"`
+	Missing     []string    `json:"missing"`
 }
 
 // Container is one link of an Answer's chain.

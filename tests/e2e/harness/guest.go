@@ -157,6 +157,16 @@ func (g *Guest) Service(unit string, argv ...string) {
 	}
 }
 
+// Await polls fn until it gives nil, and fails the test with its last error.
+func (g *Guest) Await(patience time.Duration, fn func(context.Context) error) {
+	g.tb.Helper()
+	ctx, cancel := context.WithTimeout(g.tb.Context(), patience)
+	defer cancel()
+	if err := await(ctx, fn); err != nil {
+		g.tb.Fatal(err)
+	}
+}
+
 // Journal gives what a unit logged.
 func (g *Guest) Journal(unit string) string {
 	out, err := g.Run(context.Background(), "journalctl", "--no-pager", "--output=cat", "--lines=60", "--unit="+unit)

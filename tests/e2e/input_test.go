@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/tests/e2e/harness"
+)
+
+// A bad word to say, and what must come of it: an exit code, one line on
+// standard error, and in it what to do.
+type badInput struct {
+	name string
+	args []string
+	code int
+	says string // part of the line
+}
+
+func TestBadInputIsOneLineThatSaysWhatToDo(t *testing.T) {
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{})
+	dir := t.TempDir()
+	dead := deadSocket(t)
+	foreign := foreignSocket(t)
+	broken := write(t, dir+"/broken.yaml", "socket: [\n")
+	unknown := write(t, dir+"/unknown.yaml", "soket: /tmp/x\n")
+	at := func(socket string, args ...string) []string { return append([]string{"--socket", socket}, args...) }
+	for _, c := range []badInput{
+		{"a PID that is no number", at(agent.Socket, "who", "12x!"), 2, "not a PID"},
+		{"a negative PID", at(agent.Socket, "who", "--", "-5"), 2, "not a PID"},
+		{"a negative PID that looks like a flag", at(agent.Socket, "who", "-5"), 2, "not a PID"},
+		{"PID 0", at(agent.Socket, "who", "0"), 2, "not a PID"},
+		{"a huge PID", at(agent.Socket, "who", "99999999999999999999"), 2, "not a PID"},
+		{"a PID above the kernel's limit", at(agent.Socket, "who", "4194305"), 2, "not a PID"},
+		{"a PID that is gone", at(agent.Socket, "who", strconv.Itoa(gonePID(t))), 3, ""},
+		{"no question", at(agent.Socket, "who"), 2, "who"},
+		{"a container that nobody knows", at(agent.Socket, "who", "no-such-container"), 3, ""},
+		{"a cgroup that is no path", at(agent.Socket, "who", "cgroup:x"), 2, "cgroup"},
+		{"a missing socket", at(dir+"/none.sock", "status"), 1, "pidigree agent"},
+		{"a dead socket", at(dead, "status"), 1, "pidigree agent"},
+		{"a socket of someone else's", at(foreign, "status"), 1, "not root's"},
+		{"a socket that is a file", at(broken, "status"), 1, "no socket"},
+		{"an unknown command", []string{"whom", "1"}, 2, "unknown command"},
+		{"a PID for a command", []string{"4242"}, 2, "who 4242"},
+		{"an unknown flag", at(agent.Socket, "who", "--wiat", "1s", "1"), 2, "--wait"},
+		{"an unknown flag of the agent", []string{"agent", "--frobnicate"}, 2, "unknown flag"},
+		{"a configuration file that is broken", []string{"agent", "--config", broken}, 2, "broken.yaml"},
+		{"an unknown configuration key", []string{"agent", "--config", unknown}, 2, "socket"},
+		{"a configuration file that is not there", []string{"agent", "--config", dir + "/none.yaml"}, 2, "none.yaml"},
+		{"a second agent on the same socket", at(agent.Socket, "agent", "--bpf", "off"), 1, "running"},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.check(t) })
+	}
+}
+
+func (c badInput) check(t *testing.T) {
+	out := harness.Command(t.Context(), programs, "", c.args...)
+	if out.Code != c.code {
+		t.Errorf("exit code %d, not %d", out.Code, c.code)
+	}
+	// A question with no answer says so on standard output, an error on standard error.
+	if c.code != 3 && strings.Count(out.Stderr, "\n") != 1 {
+		t.Errorf("standard error is not one line")
+	}
+	if !strings.Contains(out.Stderr, c.says) {
+		t.Errorf("standard error does not say %q", c.says)
+	}
+	if strings.Contains(out.Stderr, "goroutine ") {
+		t.Errorf("a stack trace")
+	}
+	if out.Took > 5*time.Second {
+		t.Errorf("it took %s", out.Took)
+	}
+	if t.Failed() {
+		t.Logf("stdout %q\nstderr %q", out.Stdout, out.Stderr)
+	}
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// gonePID is the PID of a process that has been and was reaped before the agent's time.
+func gonePID(t *testing.T) int {
+	t.Helper()
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// deadSocket is a socket whose listener is gone.
+func deadSocket(t *testing.T) string {
+	t.Helper()
+	path := shortDir(t) + "/dead.sock"
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// foreignSocket is a live socket that belongs to another user.
+func foreignSocket(t *testing.T) string {
+	t.Helper()
+	path := shortDir(t) + "/foreign.sock"
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	if err := os.Chown(path, 1234, 1234); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// shortDir is a directory whose name leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pdi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestAUserWithoutPrivilegeIsToldSo(t *testing.T) {
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{})
+	dir := shortDir(t)
+	copied := dir + "/pidigree"
+	b, err := os.ReadFile(programs.Pidigree)
+	if err == nil {
+		err = os.WriteFile(copied, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"asking an agent that only root may ask": {"--socket", agent.Socket, "status"},
+		"starting an agent":                      {"agent", "--socket", "/run/pidigree-nobody/p.sock"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), copied, args...)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			cmd.Dir = "/"
+			out, err := cmd.CombinedOutput()
+			if err == nil || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("exit code %d, not 1", cmd.ProcessState.ExitCode())
+			}
+			if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, "root") {
+				t.Errorf("it said %q, which is not one line about root", text)
+			}
+		})
+	}
+}
+
+func TestPIDsComeFromStandardInputToo(t *testing.T) {
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{})
+	self := strconv.Itoa(os.Getpid())
+	out := harness.Command(t.Context(), programs, self+"\n1\n", "--socket", agent.Socket, "who", "-o", "json", "-")
+	if out.Code != 0 || strings.Count(out.Stdout, "\n") != 2 {
+		t.Errorf("exit code %d, stdout %q, stderr %q; wanted two objects", out.Code, out.Stdout, out.Stderr)
+	}
+}

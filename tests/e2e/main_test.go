@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
+)
+
+// programs are built once, by TestMain, and only read by the tests.
+var programs harness.Programs
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "the end-to-end tests need root: they start engines and load BPF programs")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "pidigree-e2e")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if programs, err = harness.Build(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// askerImage is a busybox with the asker in it.
+const askerImage = "registry.test/asker:1"
+
+// engineOptions load the asker's image beside busybox.
+func engineOptions(t *testing.T) collectortest.EngineOptions {
+	t.Helper()
+	img, err := collectortest.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img.Name = askerImage
+	img.Files["bin/asker"] = programs.Asker
+	return collectortest.EngineOptions{Images: []collectortest.Image{img}}
+}
+
+// patience is how long a test waits for what has to become true soon: on two
+// cores that several tests share, far longer than it takes.
+const patience = 20 * time.Second
