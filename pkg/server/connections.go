@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// connections counts who is connected, so that one process cannot keep the
+// others out.
+type connections struct {
+	log     *slog.Logger
+	auth    authorizer
+	max     int
+	maxPeer int
+
+	mu      sync.Mutex // guards all below
+	total   int
+	limited int // of peers that may ask only about themselves
+	byPID   map[workload.PID]int
+	full    bool // said so in the log
+}
+
+func newConnections(opt Options, auth authorizer) *connections {
+	return &connections{
+		log: opt.Logger, auth: auth, max: opt.MaxConnections, maxPeer: opt.MaxPeerConnections,
+		byPID: make(map[workload.PID]int),
+	}
+}
+
+// enter counts a connection in, or says why it cannot come in. Peers that may
+// ask only about themselves can take half of the room: the other half is for
+// those who look after the host.
+func (c *connections) enter(p Peer) error {
+	limited := !c.auth.mayAll(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.total >= c.max:
+		return fmt.Errorf("%d connections are open, which is the limit", c.total)
+	case limited && c.limited >= c.max/2:
+		return fmt.Errorf("%d connections of unprivileged peers are open, which is their limit", c.limited)
+	case c.byPID[p.PID] >= c.maxPeer:
+		return fmt.Errorf("the process has %d connections, which is the limit", c.maxPeer)
+	}
+	c.total++
+	c.byPID[p.PID]++
+	if limited {
+		c.limited++
+	}
+	return nil
+}
+
+func (c *connections) leave(p Peer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.full = false
+	c.total--
+	if c.byPID[p.PID]--; c.byPID[p.PID] == 0 {
+		delete(c.byPID, p.PID)
+	}
+	if !c.auth.mayAll(p) {
+		c.limited--
+	}
+}
+
+// refused logs the first refusal since there was room, not each of a flood.
+func (c *connections) refused(p Peer, err error) {
+	c.mu.Lock()
+	first := !c.full
+	c.full = true
+	c.mu.Unlock()
+	if first {
+		c.log.Warn("connection refused", "pid", p.PID, "uid", p.UID, "err", err)
+	}
+}
+
+// peerListener accepts peers that can be told and for whom there is room. The
+// others are closed at once, which their client reports as a dead agent.
+type peerListener struct {
+	net.Listener
+	conns *connections
+}
+
+// Accept never fails for what one peer did.
+func (l peerListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		pc, err := l.admit(conn)
+		if err == nil {
+			return pc, nil
+		}
+		_ = conn.Close() // nothing was said on it
+	}
+}
+
+func (l peerListener) admit(conn net.Conn) (*peerConn, error) {
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("peer of a %T: only unix sockets have one", conn)
+	}
+	p, err := identify(uc)
+	if err == nil {
+		err = l.conns.enter(p)
+	}
+	if err != nil {
+		l.conns.refused(p, err)
+		return nil, errors.Join(err, p.close())
+	}
+	return &peerConn{UnixConn: uc, peer: p, conns: l.conns}, nil
+}
+
+// peerConn is an accepted connection; closing it lets go of the peer.
+type peerConn struct {
+	*net.UnixConn
+	peer  Peer
+	conns *connections
+	once  sync.Once
+}
+
+// Close may be called twice, as gRPC does.
+func (c *peerConn) Close() error {
+	err := c.UnixConn.Close()
+	c.once.Do(func() {
+		c.conns.leave(c.peer)
+		err = errors.Join(err, c.peer.close())
+	})
+	return err
+}
+
+func (p Peer) close() error {
+	if p.PIDFD == nil {
+		return nil
+	}
+	return p.PIDFD.Close()
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// Peer is the process that connected to the socket, as the kernel recorded it
+// at connect(2).
+type Peer struct {
+	// PID is 0 where the peer's PID cannot be seen from the agent's PID namespace.
+	PID workload.PID
+	// PIDFD holds the process (SO_PEERPIDFD, Linux 6.5 and later), so that PID
+	// cannot be reused unnoticed; nil on older kernels. It is the server's and
+	// is closed when the connection ends: use it through SyscallConn only.
+	PIDFD *os.File
+	// UID, GID and Groups are as the agent's user namespace numbers them.
+	UID, GID uint32
+	Groups   []uint32
+	// Key names the process by its pidfs inode (6.9 and later). It has only the
+	// PID on older kernels, and is zero where PID is.
+	Key workload.ProcessKey
+}
+
+// AuthType implements credentials.AuthInfo.
+func (Peer) AuthType() string { return "peercred" }
+
+// GetCommonAuthInfo says that nobody is on the line between two ends of a unix
+// socket.
+func (Peer) GetCommonAuthInfo() credentials.CommonAuthInfo {
+	return credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}
+}
+
+// peerOf gives the peer of a call. Every connection has one: see peerCredentials.
+func peerOf(ctx context.Context) Peer {
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(Peer); ok {
+			return info
+		}
+	}
+	// Nobody: an id that no process has, in no group.
+	return Peer{UID: noID, GID: noID}
+}
+
+// noID is the id that chown and setresuid take for "leave it"; nobody has it.
+const noID = ^uint32(0)
+
+// identify asks the kernel who is at the other end. The caller closes PIDFD.
+func identify(conn *net.UnixConn) (Peer, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return Peer{}, err
+	}
+	var p Peer
+	var idErr error
+	if err := raw.Control(func(fd uintptr) { p, idErr = identifyFD(int(fd)) }); err != nil {
+		return Peer{}, err
+	}
+	return p, idErr
+}
+
+func identifyFD(fd int) (Peer, error) {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return Peer{}, fmt.Errorf("SO_PEERCRED: %w", err)
+	}
+	p := Peer{PID: workload.PID(max(cred.Pid, 0)), UID: cred.Uid, GID: cred.Gid}
+	if p.Groups, err = peerGroups(fd); err != nil {
+		return Peer{}, fmt.Errorf("SO_PEERGROUPS: %w", err)
+	}
+	if p.PID == 0 {
+		return p, nil
+	}
+	p.Key.PID = p.PID
+	if p.PIDFD, err = peerPIDFD(fd); err != nil || p.PIDFD == nil {
+		return p, err
+	}
+	p.Key.Inode, err = pidfsInode(p.PIDFD)
+	if err != nil {
+		return Peer{}, errors.Join(err, p.PIDFD.Close())
+	}
+	return p, nil
+}
+
+// peerPIDFD gives nil before Linux 6.5. A peer that was reaped already is an
+// error on most kernels: nobody is left to answer.
+func peerPIDFD(fd int) (*os.File, error) {
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	switch {
+	case errors.Is(err, unix.ENOPROTOOPT):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("SO_PEERPIDFD: %w", err)
+	}
+	return os.NewFile(uintptr(pidfd), "peer pidfd"), nil
+}
+
+// pidfsInode gives 0 where pidfds are no files of pidfs (before 6.9) and all
+// have the same inode.
+func pidfsInode(pidfd *os.File) (uint64, error) {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	var statErr error
+	err = raw.Control(func(fd uintptr) {
+		statErr = errors.Join(unix.Fstatfs(int(fd), &fs), unix.Fstat(int(fd), &st))
+	})
+	if err := errors.Join(err, statErr); err != nil {
+		return 0, fmt.Errorf("stat pidfd: %w", err)
+	}
+	if fs.Type != unix.PID_FS_MAGIC {
+		return 0, nil
+	}
+	return st.Ino, nil
+}
+
+// peerGroups reads the supplementary groups (SO_PEERGROUPS, 4.13 and later).
+// A process may have 65,536; the kernel says how many bytes it wants.
+func peerGroups(fd int) ([]uint32, error) {
+	buf := make([]byte, 4*64)
+	for {
+		n, err := getsockopt(fd, unix.SO_PEERGROUPS, buf)
+		if errors.Is(err, unix.ERANGE) && n > len(buf) && n <= 4*65536 {
+			buf = make([]byte, n)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		groups := make([]uint32, n/4)
+		for i := range groups {
+			groups[i] = binary.NativeEndian.Uint32(buf[4*i:])
+		}
+		return groups, nil
+	}
+}
+
+// getsockopt exists because x/sys has no form for an option of any length. It
+// gives the length that the kernel says, which with ERANGE is what it wants.
+func getsockopt(fd, opt int, buf []byte) (int, error) {
+	n := uint32(len(buf))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(opt),
+		uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&n)), 0)
+	if errno != 0 {
+		return int(n), errno
+	}
+	return int(n), nil
+}
+
+// peerCredentials hands on what the listener found out. It speaks no protocol:
+// the kernel has authenticated the peer.
+type peerCredentials struct{}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	pc, ok := c.(*peerConn)
+	if !ok {
+		return nil, nil, fmt.Errorf("peer of a %T: only unix sockets have one", c)
+	}
+	return c, pc.peer, nil
+}
+
+// ClientHandshake is not for servers.
+func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, syscall.ENOTSUP
+}
+
+// Info implements credentials.TransportCredentials.
+func (peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "peercred"}
+}
+
+// Clone implements credentials.TransportCredentials.
+func (p peerCredentials) Clone() credentials.TransportCredentials { return p }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (peerCredentials) OverrideServerName(string) error { return nil }

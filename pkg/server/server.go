@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// Backend gives the answers. Its methods are called concurrently and return
+// when ctx ends.
+type Backend interface {
+	// Resolve answers each question, in order; peer is who asks, for Self. The
+	// server has checked that each question is about one thing.
+	Resolve(ctx context.Context, peer Peer, qs []workload.Query) []workload.Result
+	// List gives the entities as of one instant.
+	List(ctx context.Context, sel workload.Selector) iter.Seq[workload.Entity]
+	// Watch gives a snapshot and then the changes; a slow reader delays only itself.
+	Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change]
+	// Status says how the agent does.
+	Status(ctx context.Context) workload.AgentStatus
+}
+
+// Options say what a Server serves and how much of it. Backend is required.
+type Options struct {
+	Backend Backend
+	// Logger gets panics and refused connections. Default: nothing is logged.
+	Logger *slog.Logger
+	// Group may ask everything, beside root; the same as Listen was told. Default: see Listen.
+	Group string
+	// MaxMessage bounds a request in bytes. Default 4 MiB.
+	MaxMessage int
+	// MaxReply bounds the reply to Resolve in bytes; whoever asks for more is told to ask less at once. Default 64 MiB.
+	MaxReply int
+	// MaxQueries bounds the questions of one call. Default 10,000.
+	MaxQueries int
+	// MaxWait bounds what a question may ask to wait; longer waits are cut to it. Default 1 minute.
+	MaxWait time.Duration
+	// MaxStreams bounds the concurrent calls of one connection. Default 128.
+	MaxStreams uint32
+	// MaxConnections bounds the connections. Default 4,096.
+	MaxConnections int
+	// MaxPeerConnections bounds those of one process. Default 1,024.
+	MaxPeerConnections int
+	// MaxWatchers bounds the streams of entities. Default 4,096.
+	MaxWatchers int
+	// Grace is how long Serve lets running calls end when it is told to stop. Default 1 s.
+	Grace time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.MaxMessage = cmp.Or(o.MaxMessage, 4<<20)
+	o.MaxReply = cmp.Or(o.MaxReply, 64<<20)
+	o.MaxQueries = cmp.Or(o.MaxQueries, 10_000)
+	o.MaxWait = cmp.Or(o.MaxWait, time.Minute)
+	o.MaxStreams = cmp.Or(o.MaxStreams, 128)
+	o.MaxConnections = cmp.Or(o.MaxConnections, 4096)
+	o.MaxPeerConnections = cmp.Or(o.MaxPeerConnections, 1024)
+	o.MaxWatchers = cmp.Or(o.MaxWatchers, 4096)
+	o.Grace = cmp.Or(o.Grace, time.Second)
+	return o
+}
+
+// Server is the gRPC service on one socket.
+type Server struct {
+	opt    Options
+	grpc   *grpc.Server
+	health *health.Server
+	conns  *connections
+
+	watchers atomic.Int64
+	stopping chan struct{} // closed when running streams have to end
+	stopOnce sync.Once
+}
+
+// New makes a server that Serve starts. Its error names the group that is not
+// there.
+func New(opt Options) (*Server, error) {
+	if opt.Backend == nil {
+		return nil, errors.New("server: Options.Backend is nil")
+	}
+	opt = opt.withDefaults()
+	gid, err := groupID(opt.Group)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid}
+	s := &Server{
+		opt:      opt,
+		health:   health.NewServer(),
+		conns:    newConnections(opt, auth),
+		stopping: make(chan struct{}),
+	}
+	s.grpc = grpc.NewServer(s.grpcOptions(auth)...)
+	s.SetReady(true)
+	pb.RegisterPidigreeServiceServer(s.grpc, &service{Server: s})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s, nil
+}
+
+// Flow-control windows, on this side: what a peer may send before it is read.
+// Fixed ones, because gRPC's estimator lets a peer grow them to 16 MiB.
+const (
+	streamWindow = 256 << 10
+	connWindow   = 1 << 20
+)
+
+func (s *Server) grpcOptions(auth authorizer) []grpc.ServerOption {
+	g := guard{auth: auth, log: s.opt.Logger}
+	return []grpc.ServerOption{
+		grpc.Creds(peerCredentials{}),
+		grpc.UnaryInterceptor(g.unary),
+		grpc.StreamInterceptor(g.stream),
+		grpc.MaxRecvMsgSize(s.opt.MaxMessage),
+		grpc.MaxConcurrentStreams(s.opt.MaxStreams),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		// A peer that connects and says nothing.
+		grpc.ConnectionTimeout(5 * time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		// A peer that stopped reading: the kernel's buffer fills and the ping gets no answer.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: time.Minute}),
+		grpc.WaitForHandlers(true),
+	}
+}
+
+// SetReady says over the health service whether the store holds what runs. A
+// server is ready until it is told otherwise.
+func (s *Server) SetReady(ready bool) {
+	st := healthpb.HealthCheckResponse_NOT_SERVING
+	if ready {
+		st = healthpb.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", st)
+	s.health.SetServingStatus(pb.PidigreeService_ServiceDesc.ServiceName, st)
+}
+
+// Serve answers until ctx ends, and gives nil then. It closes the listener.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		s.stop()
+	})
+	err := s.grpc.Serve(peerListener{Listener: l, conns: s.conns})
+	if stop() {
+		s.stop()
+	} else {
+		<-done
+	}
+	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", l.Addr(), err)
+}
+
+// stop ends streams at once and gives calls the grace to end.
+func (s *Server) stop() {
+	s.health.Shutdown()
+	s.stopOnce.Do(func() { close(s.stopping) })
+	timer := time.AfterFunc(s.opt.Grace, s.grpc.Stop)
+	defer timer.Stop()
+	s.grpc.GracefulStop()
+}
