@@ -4,6 +4,11 @@ package cgroup
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -13,7 +18,7 @@ var (
 	ErrGone = errors.New("gone")
 	// ErrHierarchy means that the hierarchy does not exist or is not mounted where the agent could see it.
 	ErrHierarchy = errors.New("hierarchy not mounted")
-	// ErrOutside means that the cgroup exists outside what the agent's mount or cgroup namespace shows, or that the path is not one.
+	// ErrOutside means that the cgroup lies outside what the agent's mount or cgroup namespace shows, or that the path is not one.
 	ErrOutside = errors.New("outside the visible hierarchy")
 	// ErrBounds means that there is more than the bounds of this package let through.
 	ErrBounds = errors.New("too deep or too many")
@@ -23,7 +28,8 @@ var (
 const (
 	// MaxPath is the longest path in bytes: the kernel prints none longer (PATH_MAX).
 	MaxPath = 4096
-	// MaxDepth is how many levels below the root are looked at.
+	// MaxDepth is how many levels below the root are looked at. A path of
+	// MaxPath bytes has at most twice that; the kernel itself sets no limit.
 	MaxDepth = 1024
 	// MaxWalk is how many cgroups one Walk visits.
 	MaxWalk = 1 << 18
@@ -61,62 +67,176 @@ type Hierarchy struct {
 }
 
 // Lineage is a cgroup and its ancestors, leaf first, the root of the mount last.
+// Where a path is too long for the kernel to print, Path is empty; ids are always there.
 type Lineage []workload.CgroupPath
 
 // FS reads cgroup file systems. See New.
-type FS struct{}
+type FS struct {
+	procfs string
+	root   string
 
-// New finds the hierarchies. It fails only where no cgroup file system is mounted at all.
-func New(o Options) (*FS, error) { return nil, errors.ErrUnsupported }
-
-// Close releases the mounts. No call may be under way or follow.
-func (f *FS) Close() error { return nil }
-
-// Refresh finds the hierarchies again: one may have been mounted since.
-func (f *FS) Refresh() error { return nil }
-
-// Mode says how the host uses cgroups, going by what is mounted.
-func (f *FS) Mode() Mode { return "" }
-
-// Hierarchies lists the hierarchies, by ID.
-func (f *FS) Hierarchies() []Hierarchy { return nil }
-
-// OfPID gives the cgroups of a process (or of a thread, by its id), one for each hierarchy, ordered by hierarchy.
-// An entry that could not be resolved to a directory has an ID of 0 and the path as the kernel wrote it.
-func (f *FS) OfPID(pid workload.PID) ([]workload.CgroupPath, error) {
-	return nil, errors.ErrUnsupported
+	table   atomic.Pointer[table]
+	refresh sync.Mutex // serialises Refresh and Close
 }
 
-// OfProc is OfPID for a descriptor of the directory /proc/PID: the answer is about that process or ErrGone.
-func (f *FS) OfProc(dirfd int) ([]workload.CgroupPath, error) { return nil, errors.ErrUnsupported }
+// New finds the hierarchies. It fails only where no cgroup file system is
+// mounted that the options allow.
+func New(o Options) (*FS, error) {
+	f := &FS{procfs: o.Procfs, root: o.CgroupRoot}
+	if f.procfs == "" {
+		f.procfs = "/proc"
+	}
+	f.table.Store(&table{})
+	if err := f.Refresh(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Close releases the mounts. No other call may be under way or follow.
+func (f *FS) Close() error {
+	f.refresh.Lock()
+	defer f.refresh.Unlock()
+	return f.table.Swap(&table{}).close()
+}
+
+// Refresh finds the hierarchies again: one may have been mounted since. On
+// error the former ones stay.
+func (f *FS) Refresh() error {
+	f.refresh.Lock()
+	defer f.refresh.Unlock()
+	t, err := discover(f.procfs, f.root, f.table.Load())
+	if err != nil {
+		return fmt.Errorf("find cgroup hierarchies: %w", err)
+	}
+	// Mounts that are no longer used close when their last reader has let go
+	// of the old table: os.File has a finalizer.
+	f.table.Store(t)
+	return nil
+}
+
+// Mode says how the host uses cgroups, going by what is mounted.
+func (f *FS) Mode() Mode {
+	var v1, v2 bool
+	for _, m := range f.table.Load().mounts {
+		v1, v2 = v1 || m.hierarchy != 0, v2 || m.hierarchy == 0
+	}
+	switch {
+	case v1 && v2:
+		return ModeHybrid
+	case v1:
+		return ModeV1
+	default:
+		return ModeV2
+	}
+}
+
+// Hierarchies lists the hierarchies, by ID.
+func (f *FS) Hierarchies() []Hierarchy {
+	hs := slices.Clone(f.table.Load().hierarchies)
+	for i := range hs {
+		hs[i].Controllers = slices.Clone(hs[i].Controllers)
+	}
+	return hs
+}
+
+// mount gives the mount that a hierarchy is read through. Callers keep it alive
+// to the end of their last system call: after a Refresh nobody else may hold
+// it, and then its descriptor closes.
+func (f *FS) mount(hierarchy uint32) (*mount, error) {
+	if m := f.table.Load().mounts[hierarchy]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("hierarchy %d: %w", hierarchy, ErrHierarchy)
+}
 
 // ID gives the id of the cgroup at a path.
 func (f *FS) ID(hierarchy uint32, path string) (workload.CgroupID, error) {
-	return workload.CgroupID{}, errors.ErrUnsupported
+	m, err := f.mount(hierarchy)
+	if err != nil {
+		return workload.CgroupID{}, fmt.Errorf("id of cgroup %q: %w", path, err)
+	}
+	ino, err := m.inode(path)
+	runtime.KeepAlive(m)
+	if err != nil {
+		return workload.CgroupID{}, fmt.Errorf("id of cgroup %q in hierarchy %d: %w", path, hierarchy, err)
+	}
+	return workload.CgroupID{Hierarchy: hierarchy, ID: ino}, nil
 }
 
 // Path gives the path of a cgroup.
-func (f *FS) Path(id workload.CgroupID) (string, error) { return "", errors.ErrUnsupported }
+func (f *FS) Path(id workload.CgroupID) (string, error) {
+	m, err := f.mount(id.Hierarchy)
+	if err != nil {
+		return "", fmt.Errorf("path of cgroup %v: %w", id, err)
+	}
+	path, err := m.pathOfID(id.ID)
+	runtime.KeepAlive(m)
+	if err != nil {
+		return "", fmt.Errorf("path of cgroup %v: %w", id, err)
+	}
+	return path, nil
+}
 
 // Lineage gives a cgroup and its ancestors.
-func (f *FS) Lineage(id workload.CgroupID) (Lineage, error) { return nil, errors.ErrUnsupported }
+func (f *FS) Lineage(id workload.CgroupID) (Lineage, error) {
+	m, err := f.mount(id.Hierarchy)
+	if err != nil {
+		return nil, fmt.Errorf("lineage of cgroup %v: %w", id, err)
+	}
+	l, err := m.lineageOfID(id.ID)
+	runtime.KeepAlive(m)
+	if err != nil {
+		return nil, fmt.Errorf("lineage of cgroup %v: %w", id, err)
+	}
+	return l, nil
+}
 
 // LineageOfPath is Lineage for the cgroup at a path.
 func (f *FS) LineageOfPath(hierarchy uint32, path string) (Lineage, error) {
-	return nil, errors.ErrUnsupported
+	m, err := f.mount(hierarchy)
+	if err != nil {
+		return nil, fmt.Errorf("lineage of cgroup %q: %w", path, err)
+	}
+	l, err := m.lineageOfPath(path)
+	runtime.KeepAlive(m)
+	if err != nil {
+		return nil, fmt.Errorf("lineage of cgroup %q in hierarchy %d: %w", path, hierarchy, err)
+	}
+	return l, nil
 }
 
-// Processes lists the processes in a cgroup itself, not in those below it.
+// Processes lists the processes in a cgroup itself, not in those below it, as
+// the agent's PID namespace numbers them; those that it cannot number are left
+// out. A threaded cgroup has threads and no processes: EOPNOTSUPP.
 func (f *FS) Processes(id workload.CgroupID) ([]workload.PID, error) {
-	return nil, errors.ErrUnsupported
+	m, err := f.mount(id.Hierarchy)
+	if err != nil {
+		return nil, fmt.Errorf("processes of cgroup %v: %w", id, err)
+	}
+	pids, err := m.processes(id.ID)
+	runtime.KeepAlive(m)
+	if err != nil {
+		return nil, fmt.Errorf("processes of cgroup %v: %w", id, err)
+	}
+	return pids, nil
 }
 
-// Walk visits every cgroup of a hierarchy, parents first. fn may return
-// fs.SkipDir to leave out what is below, or fs.SkipAll to end.
+// Walk visits every cgroup of a hierarchy, parents first, siblings by name. fn
+// may return fs.SkipDir to leave out what is below, or fs.SkipAll to end; any
+// other error ends the walk and is returned. ErrBounds: all was visited but
+// what lies beyond MaxDepth, MaxPath or MaxWalk.
 func (f *FS) Walk(hierarchy uint32, fn func(workload.CgroupPath) error) error {
-	return errors.ErrUnsupported
+	m, err := f.mount(hierarchy)
+	if err != nil {
+		return fmt.Errorf("walk cgroups: %w", err)
+	}
+	err = m.walk(func(rel string, ino uint64) error {
+		return fn(workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: hierarchy, ID: ino}, Path: m.path(rel)})
+	})
+	runtime.KeepAlive(m)
+	if err != nil {
+		return fmt.Errorf("walk cgroups of hierarchy %d: %w", hierarchy, err)
+	}
+	return nil
 }
-
-// StripMount turns an absolute path on the host ("/sys/fs/cgroup/pids/docker/4f3a")
-// into a hierarchy and the path in it. It goes by names alone: the cgroup need not exist.
-func (f *FS) StripMount(abs string) (hierarchy uint32, path string, ok bool) { return 0, "", false }

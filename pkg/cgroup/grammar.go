@@ -2,6 +2,8 @@
 
 package cgroup
 
+import "strings"
+
 // MaxClaims is how many claims Parse lists for one path.
 const MaxClaims = 16
 
@@ -38,12 +40,27 @@ const (
 	RoleSub Role = "sub"
 	// RoleShim: it ends at a pod or task, where only helpers of the engine are.
 	RoleShim Role = "shim"
-	// RoleConmon and RoleMonitor: it ends at a helper of the container.
+	// RoleConmon and RoleMonitor: it ends at a helper of the container, or below.
 	RoleConmon  Role = "conmon"
 	RoleMonitor Role = "monitor"
 )
 
-// Claim is what one component of a path claims. Strings share the path's memory where they can.
+// The engines whose naming Parse knows.
+const (
+	EngineDocker     = "docker"
+	EngineContainerd = "containerd"
+	EngineCRIO       = "cri-o"
+	EnginePodman     = "podman"
+	EngineECS        = "ecs"
+	EngineLXC        = "lxc"
+	EngineNspawn     = "nspawn"
+	EngineGarden     = "garden"
+	EngineBuildKit   = "buildkit"
+	EngineLibvirt    = "libvirt"
+)
+
+// Claim is what one component of a path claims. Strings share the path's memory
+// where they can.
 type Claim struct {
 	Kind Kind
 	// Engine is the engine whose naming this is, one of the Engine constants;
@@ -65,20 +82,6 @@ type Claim struct {
 	Path string
 	Role Role
 }
-
-// The engines.
-const (
-	EngineDocker     = "docker"
-	EngineContainerd = "containerd"
-	EngineCRIO       = "cri-o"
-	EnginePodman     = "podman"
-	EngineECS        = "ecs"
-	EngineLXC        = "lxc"
-	EngineNspawn     = "nspawn"
-	EngineGarden     = "garden"
-	EngineBuildKit   = "buildkit"
-	EngineLibvirt    = "libvirt"
-)
 
 // Parsed is what a path says.
 type Parsed struct {
@@ -103,5 +106,132 @@ func (p Parsed) Innermost(k Kind) (Claim, bool) {
 	return Claim{}, false
 }
 
-// Parse reads what the names in a cgroup path claim. It never fails: a path without claims gives none.
-func Parse(path string) Parsed { return Parsed{} }
+// Parse reads what the names in a cgroup path claim. It never fails: a path
+// without claims gives none.
+//
+// What is no claim, because ordinary directories look the same: containerd's
+// /NAMESPACE/NAME unless NAME is 64 hexadecimal digits, a name that a user chose
+// (runc, crun, ctr --cgroup), anything in a .mount, .socket or .service unit
+// (var-lib-docker-containers-<id>-mounts-shm.mount is the host's), and ids in
+// upper case or of another length.
+func Parse(path string) Parsed {
+	var p parser
+	if len(path) > MaxPath {
+		path = path[:strings.LastIndexByte(path[:MaxPath+1], '/')+1]
+		p.out.Truncated = true
+	}
+	p.path = path
+	for p.next() {
+		p.unit()
+		p.claim()
+	}
+	for i := range p.out.Claims {
+		p.out.Claims[i].Role = p.role(&p.out.Claims[i])
+	}
+	return p.out
+}
+
+// parser is where Parse is in a path.
+type parser struct {
+	path string
+	out  Parsed
+
+	name        string // the component
+	up, upup    string // the names above it
+	depth       int    // its index
+	start, end  int    // where it is in path
+	rest        string // what follows it, without the slash
+	units       unitPhase
+	kubernetes  bool // below a kubepods cgroup
+	qos, podUID string
+	taskDepth   int // depth of the last ECS task claim, plus 1
+	taskID      string
+	started     bool
+}
+
+// next moves on to the next component. The kernel writes no empty ones.
+func (p *parser) next() bool {
+	for p.end < len(p.path) && p.path[p.end] == '/' {
+		p.end++
+	}
+	if p.end == len(p.path) {
+		return false
+	}
+	if p.started {
+		p.depth++
+	}
+	p.started = true
+	p.upup, p.up = p.up, p.name
+	p.start = p.end
+	if i := strings.IndexByte(p.path[p.start:], '/'); i >= 0 {
+		p.end = p.start + i
+	} else {
+		p.end = len(p.path)
+	}
+	p.name = p.path[p.start:p.end]
+	p.rest = strings.TrimPrefix(p.path[p.end:], "/")
+	return true
+}
+
+// add lists a claim for the component.
+func (p *parser) add(c Claim) bool {
+	if len(p.out.Claims) == MaxClaims {
+		p.out.Truncated = true
+		return true
+	}
+	c.Depth, c.Path = p.depth, p.path[:p.end]
+	c.PodUID, c.QoS = p.podUID, p.qos
+	p.out.Claims = append(p.out.Claims, c)
+	return true
+}
+
+// claim tries the rules, the most telling names first. A component claims one
+// thing at most.
+func (p *parser) claim() {
+	switch {
+	case p.kubepods(), p.podSlice(), p.podmanPod(), p.task():
+	case p.scope(), p.colons(), p.conmon(), p.machine(), p.lxc():
+	case p.taskContainer(), p.buildkit(), p.garden(), p.bare():
+	}
+}
+
+// role says what a process at the end of the path is to a claim.
+func (p *parser) role(c *Claim) Role {
+	tail := strings.Trim(p.path[len(c.Path):], "/")
+	if c.Kind == KindHelper {
+		return c.Role
+	}
+	if tail == "" {
+		if c.Kind == KindPod || c.Kind == KindTask {
+			return RoleShim
+		}
+		return RoleContainer
+	}
+	if c.Kind != KindContainer {
+		return RoleSub
+	}
+	own, below, _ := strings.Cut(tail, "/")
+	switch {
+	case c.Engine == EngineNspawn && own == "supervisor":
+		return RoleMonitor
+	case own == "init.scope" && below == "":
+		return RoleInitScope
+	case !c.hasPayload(own):
+		return RoleSub
+	case below == "":
+		return RolePayload
+	case below == "init.scope":
+		return RoleInitScope
+	}
+	return RoleSub
+}
+
+// hasPayload reports whether the engine makes a sub-cgroup of this name for
+// the container's processes: nspawn always, crun below a scope (so that the
+// container may have its cgroup without the unit).
+func (c *Claim) hasPayload(name string) bool {
+	if c.Engine == EngineNspawn {
+		return name == "payload"
+	}
+	return name == "container" && strings.HasSuffix(c.Path, ".scope")
+}
