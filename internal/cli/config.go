@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"io"
+	"log/slog"
+	"time"
+)
+
+// AgentConfig is every setting of the agent. Its defaults, names and checks are
+// in the table of settings.go; docs/configuration.md is made from that.
+type AgentConfig struct {
+	// Socket is the unix socket that the agent serves and that the commands ask.
+	Socket string
+	// SocketGroup is the group that may connect, besides root; empty for root only.
+	SocketGroup string
+
+	// ProcFS, SysFS and CgroupRoot are where the host's file systems are mounted.
+	ProcFS     string
+	SysFS      string
+	CgroupRoot string
+	// RunDir is the host's /run, below which runtimes keep their state.
+	RunDir string
+
+	// DockerHosts are the engines' sockets, DockerRoot Docker's data directory.
+	DockerHosts []string
+	DockerRoot  string
+	// ContainerdAddresses are containerd's sockets.
+	ContainerdAddresses []string
+	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
+	OCIRoots []string
+
+	// BPF is "auto" or "off".
+	BPF string
+	// DisablePrograms names BPF programs that are not loaded; for tests.
+	DisablePrograms []string
+	// PollInterval is how often the poller reads /proc where BPF cannot be used.
+	PollInterval time.Duration
+
+	// Grace is how long what is gone stays answerable.
+	Grace time.Duration
+	// EnvAllow names the environment variables of containers that are kept.
+	EnvAllow []string
+	// Nice is the priority that the agent gives itself; 0 leaves it as it is.
+	Nice int
+
+	// MetricsAddress is where Prometheus metrics are served; empty for nowhere.
+	MetricsAddress string
+	// LogLevel is debug, info, warn or error; LogFormat text or json.
+	LogLevel  string
+	LogFormat string
+}
+
+// Logger makes the logger that the settings ask for.
+func (c AgentConfig) Logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		level = slog.LevelInfo // only a config that was not checked gets here
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

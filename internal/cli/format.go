@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/template"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// formats are the values of -o. The first is the default.
+func formats() []string { return []string{"table", "wide", "json", "yaml", "name", "go-template"} }
+
+// A format is a checked -o.
+type format struct {
+	kind string
+	tmpl *template.Template
+}
+
+// objects reports whether the format is for programs: one object for each thing.
+func (f format) objects() bool {
+	return f.kind == "json" || f.kind == "yaml" || f.kind == "go-template"
+}
+
+// formatFlag adds -o with the formats that the command has.
+func (a *app) formatFlag(cmd *cobra.Command, kinds ...string) {
+	usage := "`FORMAT` one of " + strings.Join(kinds, ", ")
+	usage = strings.Replace(usage, "go-template", "go-template=TEMPLATE", 1)
+	cmd.Flags().StringVarP(&a.format, "output", "o", "table", usage)
+	// The flag exists: it was added the line before.
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
+		slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == "go-template" }), cobra.ShellCompDirectiveNoFileComp))
+}
+
+// parseFormat checks -o against the formats that the command has.
+func (a *app) parseFormat(kinds ...string) (format, error) {
+	kind, text, has := strings.Cut(a.format, "=")
+	if !slices.Contains(kinds, kind) {
+		return format{}, usagef("-o %q is not one of %s", a.format, strings.Join(kinds, ", "))
+	}
+	f := format{kind: kind}
+	switch {
+	case has && kind != "go-template":
+		return f, usagef("-o %s takes no value", kind)
+	case kind != "go-template":
+		return f, nil
+	case text == "":
+		return f, usagef("-o go-template needs a template: -o go-template='{{.status}}'")
+	}
+	var err error
+	if f.tmpl, err = template.New("output").Funcs(template.FuncMap{"json": templateJSON, "join": join}).Parse(text); err != nil {
+		return f, usagef("-o go-template: %w", err)
+	}
+	return f, nil
+}
+
+// An encoder writes objects for programs.
+type encoder struct {
+	format format
+	out    io.Writer
+	count  int
+}
+
+func (a *app) encoder(f format) *encoder { return &encoder{format: f, out: a.env.Stdout} }
+
+// encode writes one object: a line of JSON, a YAML document, or what the template makes of it.
+func (e *encoder) encode(v any) error {
+	data, err := marshal(v)
+	if err != nil {
+		return err
+	}
+	e.count++
+	switch e.format.kind {
+	case "yaml":
+		data, err = e.yaml(data)
+	case "go-template":
+		data, err = e.template(data)
+	default:
+		data = append(plainJSON(data), '\n')
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := e.out.Write(data); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// plainJSON spells out, as \u escapes, what encoding/json leaves as it is and a
+// terminal would act on: DEL, C1 controls, bidi and zero-width marks. Outside of
+// strings JSON has none of them, so the value stays the same.
+func plainJSON(data []byte) []byte {
+	out := make([]byte, 0, len(data))
+	for len(data) > 0 {
+		r, size := utf8.DecodeRune(data)
+		switch {
+		case unicode.IsPrint(r) && !invisible(r) || r < 0x7f:
+			out = append(out, data[:size]...)
+		case r > 0xffff:
+			r -= 0x10000
+			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		data = data[size:]
+	}
+	return out
+}
+
+// yaml turns an object's JSON into a document. Going by JSON keeps the names and
+// their order the same in both.
+func (e *encoder) yaml(data []byte) ([]byte, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	blockStyle(&doc)
+	var b bytes.Buffer
+	if e.count > 1 {
+		b.WriteString("---\n")
+	}
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(&doc); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return plainYAML(b.Bytes()), nil
+}
+
+// blockStyle undoes JSON's braces and quotes, but for the strings that need
+// quotes: those with something to escape must stay in double ones.
+func blockStyle(n *yaml.Node) {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if n.Tag == "!!str" && strings.IndexFunc(n.Value, unsafeRune) < 0 {
+			n.SetString(n.Value)
+		}
+	case yaml.MappingNode, yaml.SequenceNode:
+		if len(n.Content) > 0 {
+			n.Style = 0
+		}
+	}
+	for _, c := range n.Content {
+		blockStyle(c)
+	}
+}
+
+func unsafeRune(r rune) bool {
+	return r == utf8.RuneError || !unicode.IsPrint(r) || invisible(r)
+}
+
+// plainYAML spells out what the YAML emitter takes for printable. Such runes are
+// in double-quoted strings only; blockStyle saw to that.
+func plainYAML(data []byte) []byte {
+	out := make([]byte, 0, len(data))
+	for _, r := range string(data) {
+		switch {
+		case r == '\n' || !unsafeRune(r) || r == utf8.RuneError:
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			out = fmt.Appendf(out, `\U%08x`, r)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
+}
+
+// template runs the user's template over the object as JSON has it, every
+// string escaped as for a person: a template's output goes to terminals and
+// into line-wise pipes. Whoever wants the bytes takes JSON.
+func (e *encoder) template(data []byte) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	var b bytes.Buffer
+	if err := e.format.tmpl.Execute(&b, escapeTree(v)); err != nil {
+		return nil, usagef("-o go-template: %w", err)
+	}
+	if !bytes.HasSuffix(b.Bytes(), []byte("\n")) {
+		b.WriteByte('\n')
+	}
+	return b.Bytes(), nil
+}
+
+func escapeTree(v any) any {
+	switch v := v.(type) {
+	case string:
+		return escape(v)
+	case []any:
+		for i := range v {
+			v[i] = escapeTree(v[i])
+		}
+	case map[string]any:
+		safe := make(map[string]any, len(v))
+		for k, e := range v {
+			safe[escape(k)] = escapeTree(e)
+		}
+		return safe
+	}
+	return v
+}
+
+func templateJSON(v any) (string, error) {
+	data, err := marshal(v)
+	return string(plainJSON(data)), err
+}
+
+func join(sep string, list []any) string {
+	words := make([]string, len(list))
+	for i, e := range list {
+		words[i] = fmt.Sprint(e)
+	}
+	return strings.Join(words, sep)
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// kinds are the words for what can be listed, in the plural and the singular.
+func kinds() []struct {
+	word string
+	kind workload.Kind
+} {
+	return []struct {
+		word string
+		kind workload.Kind
+	}{
+		{"containers", workload.KindContainer}, {"pods", workload.KindPod}, {"images", workload.KindImage},
+		{"tasks", workload.KindTask}, {"services", workload.KindService}, {"processes", workload.KindProcess},
+	}
+}
+
+func kindWords() []string {
+	var words []string
+	for _, k := range kinds() {
+		words = append(words, k.word)
+	}
+	return words
+}
+
+// kindArg reads the optional KIND.
+func kindArg(args []string) (workload.Kind, error) {
+	if len(args) == 0 {
+		return workload.KindContainer, nil
+	}
+	if len(args) > 1 {
+		return "", usagef("takes one KIND, not %d", len(args))
+	}
+	for _, k := range kinds() {
+		if args[0] == k.word || args[0] == string(k.kind) {
+			return k.kind, nil
+		}
+	}
+	return "", usagef("unknown kind %q%s; the kinds are %s", args[0], didYouMean("", args[0], kindWords()), strings.Join(kindWords(), ", "))
+}
+
+func (a *app) listCmd() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "list [flags] [KIND]",
+		Short: "list containers, pods, images, tasks, services or processes",
+		Long: `List what is on this host. KIND is containers (the default), pods, images, tasks
+(of ECS), services (of systemd) or processes. With --all also what has ended and
+is still remembered; how long that is, the agent's setting "grace" says.
+
+Without an agent the list comes from the runtimes themselves.`,
+		Example: `  pidigree list
+  pidigree list --all
+  pidigree list processes -o json | jq -r 'select(.status == "conflict")'
+  pidigree list -o go-template='{{.id}} {{index .labels "app"}}'`,
+		Args: func(_ *cobra.Command, args []string) error { _, err := kindArg(args); return err },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			kind, err := kindArg(args)
+			if err != nil {
+				return err
+			}
+			return a.list(cmd, workload.Selector{Kinds: []workload.Kind{kind}, All: all})
+		},
+		ValidArgs: kindWords(),
+	}
+	a.formatFlag(cmd, formats()...)
+	cmd.Flags().BoolVar(&all, "all", false, "with what has ended and is still remembered")
+	a.askFlags(cmd, true)
+	return cmd
+}
+
+func (a *app) list(cmd *cobra.Command, sel workload.Selector) (err error) {
+	f, err := a.parseFormat(formats()...)
+	if err != nil {
+		return err
+	}
+	c, err := a.settings(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := a.limit(cmd.Context(), 0)
+	defer cancel()
+	b, err := a.open(ctx, c)
+	if err != nil {
+		return a.explainError(err)
+	}
+	defer closeBackend(b, &err)
+	out := a.entityPrinter(f, sel.Kinds[0])
+	for e, err := range b.List(ctx, sel) {
+		if err != nil {
+			return a.explainError(err)
+		}
+		if err := out.entity(e); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+// An entityPrinter prints entities of one kind as they come.
+type entityPrinter interface {
+	entity(workload.Entity) error
+	flush() error
+}
+
+func (a *app) entityPrinter(f format, kind workload.Kind) entityPrinter {
+	switch {
+	case f.objects():
+		return objectEntities{a.encoder(f)}
+	case f.kind == "name":
+		return nameEntities{a.screen()}
+	}
+	return &tableEntities{app: a, screen: a.screen(), kind: kind, wide: f.kind == "wide"}
+}
+
+type objectEntities struct{ enc *encoder }
+
+func (p objectEntities) entity(e workload.Entity) error { return p.enc.encode(entityObject(e)) }
+func (p objectEntities) flush() error                   { return nil }
+
+type nameEntities struct{ screen *screen }
+
+func (p nameEntities) entity(e workload.Entity) error {
+	p.screen.printf("%s\n", entityName(e))
+	return nil
+}
+
+func (p nameEntities) flush() error { return p.screen.close() }
+
+// entityName is what who takes, or what an engine would: one word a line.
+func entityName(e workload.Entity) string {
+	switch {
+	case e.Container != nil:
+		return containerLabel(e.Container)
+	case e.Process != nil:
+		return strconv.FormatUint(uint64(e.Process.Key.PID), 10)
+	case e.Pod != nil:
+		return podName(&e.Pod.PodRef)
+	case e.Image != nil:
+		return imageLabel(e.Image)
+	case e.Task != nil:
+		return e.Task.ARN
+	case e.Service != nil:
+		return e.Service.Unit
+	}
+	return ""
+}
+
+func imageLabel(i *workload.Image) string {
+	if len(i.Names) > 0 {
+		return i.Names[0]
+	}
+	return shortDigest(i.ID)
+}
+
+// tableEntities collects the rows of a table.
+type tableEntities struct {
+	app    *app
+	screen *screen
+	kind   workload.Kind
+	wide   bool
+	rows   [][]painted
+}
+
+func (p *tableEntities) flush() error {
+	cols := p.columns()
+	if p.wide {
+		for i := range cols {
+			cols[i].max *= 4
+		}
+	}
+	p.screen.table(cols, p.rows)
+	return p.screen.close()
+}
+
+func (p *tableEntities) columns() []column {
+	switch p.kind {
+	case workload.KindProcess:
+		return []column{{head: "PID", right: true}, {head: "COMMAND", max: 16}, {head: "STATUS", max: 24}, {head: "WORKLOAD", max: 40}, {head: "PARENT", right: true}, {head: "EXE", max: 40}}
+	case workload.KindPod:
+		return []column{{head: "NAMESPACE", max: 40}, {head: "NAME", max: 48}, {head: "UID", max: 40}, {head: "STATE"}}
+	case workload.KindImage:
+		return []column{{head: "ID", max: 16}, {head: "NAME", max: 64}, {head: "SIZE", right: true}}
+	case workload.KindTask:
+		return []column{{head: "FAMILY", max: 32}, {head: "CLUSTER", max: 32}, {head: "ARN", max: 96}, {head: "STATE"}}
+	case workload.KindService:
+		return []column{{head: "UNIT", max: 64}, {head: "SLICE", max: 40}, {head: "STATE"}}
+	}
+	return []column{
+		{head: "ID", max: 20}, {head: "NAME", max: 32}, {head: "IMAGE", max: 40}, {head: "RUNTIME", max: 12}, {head: "STATE", max: 24},
+		{head: "PID", right: true}, {head: "POD", max: 40}, {head: "AGE", right: true},
+	}
+}
+
+func (p *tableEntities) entity(e workload.Entity) error {
+	if row := p.row(e); row != nil {
+		p.rows = append(p.rows, row)
+	}
+	return nil
+}
+
+// row gives nil for an entity of another kind, which a newer agent may send.
+func (p *tableEntities) row(e workload.Entity) []painted {
+	switch {
+	case e.Container != nil:
+		return p.containerRow(e.Container)
+	case e.Process != nil:
+		return p.processRow(e)
+	case e.Pod != nil:
+		return []painted{cell(e.Pod.Namespace), cell(e.Pod.Name), cell(e.Pod.UID), goneCell(e)}
+	case e.Image != nil:
+		return []painted{cell(shortDigest(e.Image.ID)), cell(imageLabel(e.Image)), cell(size(e.Image.Size))}
+	case e.Task != nil:
+		return []painted{cell(e.Task.Family), cell(e.Task.Cluster), cell(e.Task.ARN), goneCell(e)}
+	case e.Service != nil:
+		return []painted{cell(e.Service.Unit), cell(e.Service.Slice), goneCell(e)}
+	}
+	return nil
+}
+
+func (p *tableEntities) containerRow(c *workload.Container) []painted {
+	pid := ""
+	if c.Run != nil && c.Run.Init.PID != 0 && c.State != workload.StateExited {
+		pid = strconv.FormatUint(uint64(c.Run.Init.PID), 10)
+	}
+	id := shortID(c.ID.ID)
+	if p.wide {
+		id = c.ID.ID
+	}
+	return []painted{
+		cell(id), cell(c.Name), cell(shortImage(c)), cell(c.Runtime), stateCell(c),
+		cell(pid), cell(podName(c.Pod)), cell(p.age(c.Created)),
+	}
+}
+
+func stateCell(c *workload.Container) painted {
+	switch c.State {
+	case workload.StateRunning:
+		return painted{string(c.State), green}
+	case workload.StateExited:
+		return painted{exitText(lastExit(c)), dim}
+	}
+	return painted{stateWord(c.State), yellow}
+}
+
+func (p *tableEntities) processRow(e workload.Entity) []painted {
+	proc := e.Process
+	ans := workload.Answer{Status: proc.Status, Confidence: proc.Confidence, Exited: e.Gone || proc.Exit != nil, Process: proc}
+	name := shortID(proc.Container.ID)
+	if name == "" && proc.Service != nil {
+		name = proc.Service.Unit
+	}
+	return []painted{
+		cell(entityName(e)), cell(proc.Comm), statusCell(ans), cell(name),
+		cell(strconv.FormatUint(uint64(proc.Parent), 10)), cell(proc.Exe),
+	}
+}
+
+func goneCell(e workload.Entity) painted {
+	if e.Gone {
+		return painted{"gone", dim}
+	}
+	return painted{"present", green}
+}
+
+// age prints how long ago something was, in its largest unit that says enough.
+func (p *tableEntities) age(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return span(p.app.env.Now().Sub(t))
+}
+
+func span(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// size prints bytes in units of 1000, as image registries do.
+func size(n int64) string {
+	switch f := float64(n); {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1e6:
+		return fmt.Sprintf("%.1f kB", f/1e3)
+	case n < 1e9:
+		return fmt.Sprintf("%.1f MB", f/1e6)
+	default:
+		return fmt.Sprintf("%.1f GB", f/1e9)
+	}
+}
+
+// entityHead begins the object of every entity.
+type entityHead struct {
+	Kind     string `json:"kind"`
+	Gone     bool   `json:"gone"`
+	Revision uint64 `json:"revision"`
+}
+
+// entityObject makes the object of an entity: its head and its own fields.
+func entityObject(e workload.Entity) any {
+	head := entityHead{string(e.Kind), e.Gone, uint64(e.Revision)}
+	switch {
+	case e.Container != nil:
+		return struct {
+			entityHead
+			containerJSON
+		}{head, containerObject(e.Container)}
+	case e.Process != nil:
+		return struct {
+			entityHead
+			processJSON
+		}{head, processObject(e.Process)}
+	case e.Pod != nil:
+		return struct {
+			entityHead
+			podJSON
+		}{head, *podObject(e.Pod)}
+	case e.Image != nil:
+		return struct {
+			entityHead
+			imageJSON
+		}{head, imageObject(e.Image)}
+	case e.Task != nil:
+		return struct {
+			entityHead
+			taskJSON
+		}{head, *taskObject(e.Task)}
+	case e.Service != nil:
+		return struct {
+			entityHead
+			serviceJSON
+		}{head, *serviceObject(e.Service)}
+	}
+	return head
+}

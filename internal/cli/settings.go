@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A setting is one line of the table that flags, variables, the configuration
+// file and docs/configuration.md are made from.
+type setting struct {
+	// key is the dotted path in the configuration file. The flag and the
+	// variable follow from it: docker.host, --docker-host, PIDIGREE_DOCKER_HOST.
+	key string
+	// field points to where the value lives: *string, *[]string, *int or *time.Duration.
+	field func(*AgentConfig) any
+	// value is the default, as it would be typed; the elements of a list are separated by commas.
+	value string
+	// arg is what the flag's help calls the value.
+	arg string
+	// help is one line, and more says what one line cannot (Markdown, for the docs).
+	help, more string
+	// oneOf lists the only values allowed, if there are so few.
+	oneOf []string
+	// check looks at the parsed value. Its error says what is wrong and what would be right.
+	check func(*AgentConfig) error
+}
+
+func (s setting) flag() string { return strings.ReplaceAll(s.key, ".", "-") }
+
+func (s setting) env() string {
+	return "PIDIGREE_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.key))
+}
+
+// settings is the table, in the order of the documentation.
+func settings() []setting {
+	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), kernelSettings(), runSettings())
+}
+
+func socketSettings() []setting {
+	return []setting{
+		{
+			key: "socket", value: "/run/pidigree/pidigree.sock", arg: "PATH",
+			field: func(c *AgentConfig) any { return &c.Socket },
+			help:  "unix socket of the agent",
+			more:  "The agent makes its directory (mode 0750) and the socket (0660); the other commands ask there.",
+			check: func(c *AgentConfig) error { return checkSocketPath(c.Socket) },
+		},
+		{
+			key: "socket-group", arg: "GROUP",
+			field: func(c *AgentConfig) any { return &c.SocketGroup },
+			help:  "group, by name or number, that may ask the agent besides root",
+			more:  "Whoever may ask learns the names, images and labels of every container on the host.",
+		},
+	}
+}
+
+func hostSettings() []setting {
+	return []setting{
+		{
+			key: "procfs", value: "/proc", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.ProcFS },
+			help:  "where the host's proc file system is mounted",
+			more:  "It must be that of the initial PID namespace: in a container, mount the host's `/proc` and name it here.",
+			check: func(c *AgentConfig) error { return checkAbs(c.ProcFS) },
+		},
+		{
+			key: "sysfs", value: "/sys", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.SysFS },
+			help:  "where the host's sys file system is mounted",
+			check: func(c *AgentConfig) error { return checkAbs(c.SysFS) },
+		},
+		{
+			key: "cgroup-root", value: "/sys/fs/cgroup", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.CgroupRoot },
+			help:  "where the host's cgroup hierarchies are mounted",
+			check: func(c *AgentConfig) error { return checkAbs(c.CgroupRoot) },
+		},
+		{
+			key: "run-dir", value: "/run", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.RunDir },
+			help:  "the host's /run, below which runtimes keep their state",
+			check: func(c *AgentConfig) error { return checkAbs(c.RunDir) },
+		},
+	}
+}
+
+func sourceSettings() []setting {
+	return []setting{
+		{
+			key: "docker.host", value: "/run/docker.sock", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.DockerHosts },
+			help:  "sockets of Docker engines",
+			more:  "An engine that is not there is no error; it is found when it appears. An empty list turns the source off.",
+			check: func(c *AgentConfig) error { return checkSockets(c.DockerHosts) },
+		},
+		{
+			key: "docker.root", value: "/var/lib/docker", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.DockerRoot },
+			help:  "Docker's data directory (dockerd --data-root)",
+			more:  "Docker writes a container's name, image and labels there before it starts it.",
+			check: func(c *AgentConfig) error { return checkAbs(c.DockerRoot) },
+		},
+		{
+			key: "containerd.address", value: "/run/containerd/containerd.sock,/run/docker/containerd/containerd.sock", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.ContainerdAddresses },
+			help:  "sockets of containerd",
+			more:  "The second default is the containerd that dockerd starts where the distribution's own does not run.",
+			check: func(c *AgentConfig) error { return checkSockets(c.ContainerdAddresses) },
+		},
+		{
+			key: "oci.roots", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.OCIRoots },
+			help:  "state directories of runc, crun and youki besides the usual ones",
+			more:  "What `runc --root` was given. The usual ones below `run-dir` are always read.",
+			check: func(c *AgentConfig) error { return checkAbs(c.OCIRoots...) },
+		},
+		{
+			key: "env-allow", arg: "NAME",
+			field: func(c *AgentConfig) any { return &c.EnvAllow },
+			help:  "environment variables of containers to keep",
+			more:  "Environments hold secrets, so none is kept unless it is named here.",
+		},
+	}
+}
+
+func kernelSettings() []setting {
+	programs := []string{"fork", "exec", "exit", "cgroup_mkdir", "cgroup_rmdir", "cgroup_attach"}
+	return []setting{
+		{
+			key: "bpf", value: "auto", arg: "MODE", oneOf: []string{"auto", "off"},
+			field: func(c *AgentConfig) any { return &c.BPF },
+			help:  "auto: use BPF where it loads; off: poll /proc",
+		},
+		{
+			key: "disable-programs", arg: "NAME",
+			field: func(c *AgentConfig) any { return &c.DisablePrograms },
+			help:  "BPF programs not to load, for tests",
+			more:  "Any of `" + strings.Join(programs, "`, `") + "`. Answers stay right, they only come later.",
+			check: func(c *AgentConfig) error { return checkEach(c.DisablePrograms, programs) },
+		},
+		{
+			key: "poll-interval", value: "1s", arg: "DURATION",
+			field: func(c *AgentConfig) any { return &c.PollInterval },
+			help:  "how often /proc is read where BPF is not used",
+			check: func(c *AgentConfig) error { return checkDuration(c.PollInterval, 10*time.Millisecond, time.Hour) },
+		},
+	}
+}
+
+func runSettings() []setting {
+	return []setting{
+		{
+			key: "grace", value: "5m", arg: "DURATION",
+			field: func(c *AgentConfig) any { return &c.Grace },
+			help:  "how long processes and containers stay answerable after their end",
+			check: func(c *AgentConfig) error { return checkDuration(c.Grace, 0, 24*time.Hour) },
+		},
+		{
+			key: "nice", value: "-10", arg: "N",
+			field: func(c *AgentConfig) any { return &c.Nice },
+			help:  "priority that the agent gives itself, -20 (most) to 19; 0 changes nothing",
+			more:  "On a busy host an agent of equal priority waits for a CPU while the container starts. Without CAP_SYS_NICE the agent says so and runs on.",
+			check: func(c *AgentConfig) error { return checkRange(c.Nice, -20, 19) },
+		},
+		{
+			key: "metrics-address", arg: "HOST:PORT",
+			field: func(c *AgentConfig) any { return &c.MetricsAddress },
+			help:  "loopback address to serve Prometheus metrics on; empty for none",
+			check: func(c *AgentConfig) error { return checkLoopback(c.MetricsAddress) },
+		},
+		{
+			key: "log-level", value: "info", arg: "LEVEL", oneOf: []string{"debug", "info", "warn", "error"},
+			field: func(c *AgentConfig) any { return &c.LogLevel },
+			help:  "least level to log: debug, info, warn or error",
+		},
+		{
+			key: "log-format", value: "text", arg: "FORMAT", oneOf: []string{"text", "json"},
+			field: func(c *AgentConfig) any { return &c.LogFormat },
+			help:  "text or json, on standard error",
+		},
+	}
+}
+
+// parse puts texts into the field; only a list takes more or fewer than one.
+func (s setting) parse(c *AgentConfig, texts []string) error {
+	field := s.field(c)
+	if list, ok := field.(*[]string); ok {
+		*list = texts
+		return s.accept(c, texts)
+	}
+	if len(texts) != 1 {
+		return fmt.Errorf("needs one value, got %d", len(texts))
+	}
+	text := texts[0]
+	switch f := field.(type) {
+	case *string:
+		*f = text
+	case *int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", text)
+		}
+		*f = n
+	case *time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration; write 500ms, 30s or 5m", text)
+		}
+		*f = d
+	default:
+		panic(fmt.Sprintf("setting %s has a field of type %T", s.key, field))
+	}
+	return s.accept(c, texts)
+}
+
+func (s setting) accept(c *AgentConfig, texts []string) error {
+	for _, t := range texts {
+		if err := s.acceptText(t); err != nil {
+			return err
+		}
+	}
+	if s.check == nil {
+		return nil
+	}
+	return s.check(c)
+}
+
+func (s setting) acceptText(text string) error {
+	if s.oneOf != nil && !slices.Contains(s.oneOf, text) {
+		return fmt.Errorf("%q is not one of %s", text, strings.Join(s.oneOf, ", "))
+	}
+	if i := strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
+		return fmt.Errorf("%q has a control character", text)
+	}
+	return nil
+}
+
+// split cuts what a flag or a variable says into the texts that parse takes.
+func (s setting) split(text string) []string {
+	if _, list := s.field(new(AgentConfig)).(*[]string); !list {
+		return []string{text}
+	}
+	return splitList(text)
+}
+
+func splitList(text string) []string {
+	var out []string
+	for e := range strings.SplitSeq(text, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// text gives the value as a flag would take it.
+func (s setting) text(c *AgentConfig) string {
+	switch f := s.field(c).(type) {
+	case *[]string:
+		return strings.Join(*f, ",")
+	case *string:
+		return *f
+	case *int:
+		return strconv.Itoa(*f)
+	case *time.Duration:
+		return shortDuration(*f)
+	default:
+		panic(fmt.Sprintf("setting %s has a field of type %T", s.key, f))
+	}
+}
+
+// kind names the type for the documentation.
+func (s setting) kind() string {
+	switch s.field(new(AgentConfig)).(type) {
+	case *[]string:
+		return "list"
+	case *int:
+		return "number"
+	case *time.Duration:
+		return "duration"
+	}
+	return "text"
+}
+
+// shortDuration is Duration.String without the zero units at its end.
+func shortDuration(d time.Duration) string {
+	t := d.String()
+	if strings.HasSuffix(t, "m0s") {
+		t = strings.TrimSuffix(t, "0s")
+	}
+	if strings.HasSuffix(t, "h0m") {
+		t = strings.TrimSuffix(t, "0m")
+	}
+	return t
+}
+
+func checkAbs(paths ...string) error {
+	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			return fmt.Errorf("%q is not an absolute path", p)
+		}
+	}
+	return nil
+}
+
+// maxSocketPath is what fits sockaddr_un.sun_path with its final NUL.
+const maxSocketPath = 107
+
+func checkSocketPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("%q is longer than the %d bytes that a unix socket's path can have", path, maxSocketPath)
+	}
+	return checkAbs(path)
+}
+
+// checkSockets accepts paths, with or without unix://.
+func checkSockets(list []string) error {
+	for _, s := range list {
+		path := strings.TrimPrefix(s, "unix://")
+		if strings.Contains(path, "://") {
+			return fmt.Errorf("%q is not a unix socket; pidigree only asks engines of its own host", s)
+		}
+		if err := checkSocketPath(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkEach(list, allowed []string) error {
+	for _, e := range list {
+		if !slices.Contains(allowed, e) {
+			return fmt.Errorf("%q is not one of %s", e, strings.Join(allowed, ", "))
+		}
+	}
+	return nil
+}
+
+func checkDuration(d, least, most time.Duration) error {
+	if d < least || d > most {
+		return fmt.Errorf("%s is not between %s and %s", shortDuration(d), shortDuration(least), shortDuration(most))
+	}
+	return nil
+}
+
+func checkRange(n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("%d is not between %d and %d", n, least, most)
+	}
+	return nil
+}
+
+// checkLoopback keeps the metrics, which nobody has to log in for, on the host.
+func checkLoopback(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not HOST:PORT; write 127.0.0.1:9464", addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || (n == 0 && port != "0") {
+		return fmt.Errorf("%q is not a port", port)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("%q is not a loopback address; write 127.0.0.1:%s", host, port)
+	}
+	return nil
+}
