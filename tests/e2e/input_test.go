@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -91,14 +93,17 @@ func write(t *testing.T, name, text string) string {
 	return name
 }
 
-// gonePID is the PID of a process that has been and was reaped before the agent's time.
+// gonePID is a PID that no process has, or had since the agent runs: the last
+// that a kernel can give, unless it did.
 func gonePID(t *testing.T) int {
 	t.Helper()
-	cmd := exec.Command("/bin/true")
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err)
+	for pid := 4194304; pid > 4190000; pid-- {
+		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); errors.Is(err, fs.ErrNotExist) {
+			return pid
+		}
 	}
-	return cmd.Process.Pid
+	t.Fatal("every PID is in use")
+	return 0
 }
 
 // deadSocket is a socket whose listener is gone.
