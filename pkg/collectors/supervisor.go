@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collectors
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// SupervisorOptions say what a Supervisor runs and whom it tells. The functions
+// are called from several goroutines at once, must not block, and may be nil.
+type SupervisorOptions struct {
+	Collectors []Collector
+	// Logger gets the state changes. Default: none.
+	Logger *slog.Logger
+	// OnHint gets what a Watch says.
+	OnHint func(source string, h Hint)
+	// OnContainer gets each container of a list.
+	OnContainer func(source string, c *workload.Container)
+	// OnListed gets the end of a list, after its containers.
+	OnListed func(source string, l Listing)
+	// CallTimeout bounds one call, the wait for its turn included. Default 2 s.
+	CallTimeout time.Duration
+	// ListTimeout bounds one list. Default 30 s.
+	ListTimeout time.Duration
+	// MinBackoff and MaxBackoff bound the pause before a source is tried again.
+	// Defaults 100 ms and 1 s: what is installed or restarted is found within a second.
+	MinBackoff, MaxBackoff time.Duration
+	// Concurrency is how many calls of one method a source gets at once. Default 16.
+	Concurrency int
+	// Now is the clock of Status. Default time.Now.
+	Now func() time.Time
+}
+
+// Listing is what one list said, for whoever compares it with what it knew.
+type Listing struct {
+	// Began is when the list was asked for: what became known later may rightly be missing.
+	Began time.Time
+	// IDs are the containers that were given to OnContainer.
+	IDs []workload.ContainerID
+	// Complete: every container of the source is in IDs. Otherwise nothing follows from an absence.
+	Complete bool
+}
+
+// Supervisor keeps collectors alive and stands between them and their callers.
+//
+// For each collector it probes until the source is there, then watches and
+// lists, and does it again when the watch breaks or the source's socket is
+// another one. It gives calls a deadline and a turn: a source that hangs holds
+// neither its callers longer than CallTimeout nor other sources at all, and its
+// calls of one method never wait for those of another. A panic in a collector
+// is that collector's error.
+//
+// All methods may be called concurrently, before and during Run.
+type Supervisor struct {
+	opts    SupervisorOptions
+	members []*member
+	byName  map[string]*member
+}
+
+// NewSupervisor makes a supervisor. It fails if two collectors have one name.
+func NewSupervisor(opts SupervisorOptions) (*Supervisor, error) {
+	s := &Supervisor{opts: opts.withDefaults(), byName: map[string]*member{}}
+	for _, c := range opts.Collectors {
+		if s.byName[c.Name()] != nil {
+			return nil, fmt.Errorf("supervise collectors: two are called %s", c.Name())
+		}
+		m := newMember(c, &s.opts)
+		s.members = append(s.members, m)
+		s.byName[c.Name()] = m
+	}
+	return s, nil
+}
+
+func (o SupervisorOptions) withDefaults() SupervisorOptions {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.OnHint == nil {
+		o.OnHint = func(string, Hint) {}
+	}
+	if o.OnContainer == nil {
+		o.OnContainer = func(string, *workload.Container) {}
+	}
+	if o.OnListed == nil {
+		o.OnListed = func(string, Listing) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	def := func(p *time.Duration, v time.Duration) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	def(&o.CallTimeout, 2*time.Second)
+	def(&o.ListTimeout, 30*time.Second)
+	def(&o.MinBackoff, 100*time.Millisecond)
+	def(&o.MaxBackoff, time.Second)
+	if o.Concurrency <= 0 {
+		o.Concurrency = 16
+	}
+	return o
+}
+
+// Run supervises every collector until ctx ends, and waits for all of them. It
+// returns nil then: a source that fails is no reason to stop.
+func (s *Supervisor) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, m := range s.members {
+		wg.Go(func() { m.live(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Names gives the collectors' names, in the order of the options.
+func (s *Supervisor) Names() []string {
+	names := make([]string, len(s.members))
+	for i, m := range s.members {
+		names[i] = m.name
+	}
+	return names
+}
+
+// Collector gives a collector by name, nil if there is none.
+func (s *Supervisor) Collector(name string) Collector {
+	if m := s.byName[name]; m != nil {
+		return m.c
+	}
+	return nil
+}
+
+// Status says how each collector does, in the order of the options.
+func (s *Supervisor) Status() []workload.SourceStatus {
+	out := make([]workload.SourceStatus, len(s.members))
+	for i, m := range s.members {
+		out[i] = m.snapshot()
+	}
+	return out
+}
+
+// Locate asks one collector whose container the evidence is.
+func (s *Supervisor) Locate(ctx context.Context, name string, e workload.Evidence) (workload.ContainerID, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return workload.ContainerID{}, err
+	}
+	var id workload.ContainerID
+	err = m.call(ctx, methodLocate, func(ctx context.Context) (err error) {
+		id, err = m.c.Locate(ctx, e)
+		return err
+	})
+	if err != nil {
+		return workload.ContainerID{}, fmt.Errorf("%s: locate: %w", name, err)
+	}
+	return id, nil
+}
+
+// Lookup asks one collector about one container.
+func (s *Supervisor) Lookup(ctx context.Context, name string, id workload.ContainerID) (*workload.Container, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.describe(ctx, methodLookup, id, m.c.Lookup)
+}
+
+// Prefill asks one collector what its files say; ErrNotFound if it reads none.
+func (s *Supervisor) Prefill(ctx context.Context, name string, id workload.ContainerID) (*workload.Container, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := m.c.(Prefiller)
+	if !ok {
+		return nil, fmt.Errorf("%s: prefill: %w: it reads no files", name, ErrNotFound)
+	}
+	return m.describe(ctx, methodPrefill, id, p.Prefill)
+}
+
+// Nudge tells every collector that asks at intervals that this is a good time.
+// It returns at once.
+func (s *Supervisor) Nudge() {
+	for _, m := range s.members {
+		if n, ok := m.c.(Nudger); ok {
+			_ = m.contain("nudge", func() error { n.Nudge(); return nil })
+		}
+	}
+}
+
+// Relist asks for a new list of one collector, or of all for an empty name: the
+// repair after something was missed. It returns at once, and many are one.
+func (s *Supervisor) Relist(name string) {
+	for _, m := range s.members {
+		if name == "" || name == m.name {
+			signal(m.relist)
+		}
+	}
+}
+
+func (s *Supervisor) member(name string) (*member, error) {
+	if m := s.byName[name]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("%s: %w: no such collector", name, ErrNotPresent)
+}
+
+// signal wakes whoever waits on c, once however often it is called.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
