@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// cgroup is one cgroup of one hierarchy.
+type cgroup struct {
+	id       workload.CgroupID
+	path     string
+	parent   *cgroup
+	children map[workload.CgroupID]*cgroup
+	sets     map[*cgset]struct{}
+
+	// root marks the hierarchy's root; a lineage is known when it ends there.
+	root bool
+	// named: path has been read and parsed.
+	named    bool
+	asked    bool
+	retries  int
+	released bool
+	dead     bool
+
+	// claim is the container that the last component names, zero without one.
+	claim     workload.ContainerID
+	candidate *container
+	service   *workload.Service
+	// reg is the container that the cgroup is registered for.
+	reg *container
+}
+
+// cgset is the cgroups of a process, shared by all processes in the same ones.
+type cgset struct {
+	key     kernel.CgroupSet
+	cgroups []*cgroup
+	ids     []workload.CgroupID
+	procs   map[*proc]struct{}
+	gen     uint64
+	v       verdict
+	// located: the sources were asked whose cgroups these are, and how often.
+	located  int
+	owner    *container // what a source said about these cgroups; not a registration
+	soon     bool
+	locating int
+}
+
+// verdict is what a set of cgroups says by itself.
+type verdict struct {
+	// reg is the deepest registered container; rival is set where another hierarchy names another one.
+	reg, rival *container
+	// known: every lineage is known to its root.
+	known bool
+	// claims are the distinct ids that unregistered names claim.
+	claims    []workload.ContainerID
+	candidate *container
+	service   *workload.Service
+}
+
+func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
+	g := m.cgroups[id]
+	if g == nil {
+		g = &cgroup{id: id}
+		m.cgroups[id] = g
+	}
+	return g
+}
+
+// mkdir learns a new cgroup. The path's name may claim a container: everybody
+// is asked at once, because the init will not run for some milliseconds yet.
+func (m *machine) mkdir(e *kernel.Event) {
+	g := m.cgroupOf(e.Cgroup.ID)
+	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
+	m.claimed(g, e.Time)
+}
+
+// learn sets a cgroup's place in its hierarchy.
+func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32) {
+	if !g.named {
+		g.named = true
+		g.path = path
+		g.root = path == "/"
+		m.parsePath(g)
+	}
+	if g.parent == nil && !g.root && parent != 0 {
+		p := m.cgroupOf(workload.CgroupID{Hierarchy: g.id.Hierarchy, ID: parent})
+		if level == 1 && !p.named {
+			p.named, p.root, p.path = true, true, "/"
+		}
+		m.link(g, p)
+		if !p.root && p.parent == nil {
+			m.askLineage(p)
+		}
+	}
+	m.gen++
+	m.resettle(g)
+}
+
+func (m *machine) link(g, parent *cgroup) {
+	for p := parent; p != nil; p = p.parent {
+		if p == g {
+			return // a loop can only come from a lie; the lineage stays unknown
+		}
+	}
+	g.parent = parent
+	if parent.children == nil {
+		parent.children = map[workload.CgroupID]*cgroup{}
+	}
+	parent.children[g.id] = g
+}
+
+func (m *machine) parsePath(g *cgroup) {
+	p := pcgroup.Parse(g.path)
+	if p.Unit != "" || p.Slice != "" {
+		g.service = &workload.Service{Unit: p.Unit, Slice: p.Slice}
+	}
+	if id, ok := claimAt(p, g.path); ok {
+		g.claim = id
+	}
+}
+
+// claimAt gives the container that the path's last component claims.
+func claimAt(p pcgroup.Parsed, path string) (workload.ContainerID, bool) {
+	c, ok := p.Innermost(pcgroup.KindContainer)
+	if !ok || c.ID == "" || c.Path != path {
+		return workload.ContainerID{}, false
+	}
+	return workload.ContainerID{Runtime: c.Engine, Namespace: c.Namespace, ID: c.ID}, true
+}
+
+// claimed follows up a name that claims a container. Below a registered cgroup
+// a name is the container's own business: nothing is asked then, unless few are
+// pending, because a host engine may legitimately nest (--cgroup-parent).
+func (m *machine) claimed(g *cgroup, at workload.KTime) {
+	if g.claim.IsZero() || g.candidate != nil {
+		return
+	}
+	if over := g.deepestAbove(); over != nil {
+		if over.nested >= maxNestedClaims {
+			return
+		}
+		over.nested++
+	}
+	c := m.find(g.claim, -1)
+	if c == nil {
+		c = m.newContainer(g.claim)
+		c.fromClaim = true
+	}
+	g.candidate = c
+	c.claimedBy++
+	c.mark(workload.MarkCgroup, "kernel", at)
+	c.mark(workload.MarkClaim, "kernel", m.now)
+	m.askAll(c)
+	m.dirtyContainer(c)
+}
+
+// maxNestedClaims bounds what a container can make us ask by naming its child cgroups.
+const maxNestedClaims = 32
+
+func (g *cgroup) deepestAbove() *container {
+	for p := g.parent; p != nil; p = p.parent {
+		if p.reg != nil {
+			return p.reg
+		}
+	}
+	return nil
+}
+
+func (m *machine) askLineage(g *cgroup) {
+	if g.asked || g.dead {
+		return
+	}
+	g.asked = true
+	m.request(request{kind: reqLineage, cgroup: g.id, path: g.path})
+}
+
+// lineage learns a cgroup and its ancestors from cgroupfs.
+func (m *machine) lineage(e evLineage) {
+	if g := m.cgroups[e.id]; g != nil {
+		g.asked = false
+		if e.err != nil {
+			m.lineageFailed(g)
+			return
+		}
+	}
+	for i, l := range e.lineage {
+		g := m.cgroupOf(l.CgroupID)
+		var parent uint64
+		if i+1 < len(e.lineage) {
+			parent = e.lineage[i+1].ID
+		}
+		m.learnRead(g, l.Path, parent)
+	}
+	for _, l := range e.lineage {
+		m.claimed(m.cgroupOf(l.CgroupID), m.now)
+	}
+}
+
+func (m *machine) learnRead(g *cgroup, path string, parent uint64) {
+	g.asked = false
+	level := uint32(2)
+	if strings.Count(path, "/") == 1 {
+		level = 1
+	}
+	m.learn(g, path, parent, level)
+}
+
+// lineageFailed: the cgroup is gone or cannot be read. Those still in it are
+// unknown, never host; asking again is left to the next event that needs it.
+func (m *machine) lineageFailed(g *cgroup) {
+	if len(g.sets) == 0 {
+		return
+	}
+	m.at(m.now+lineageRetry, func() {
+		if m.cgroups[g.id] == g && !g.known() && len(g.sets) > 0 && g.retries < 5 {
+			g.retries++
+			m.askLineage(g)
+		}
+	})
+}
+
+// rmdir forgets a cgroup once nobody is in it.
+func (m *machine) rmdir(e *kernel.Event) {
+	g := m.cgroups[e.Cgroup.ID]
+	if g == nil {
+		return
+	}
+	g.dead = true
+	if g.candidate != nil && !g.released {
+		g.released = true
+		g.candidate.claimedBy--
+		m.maybeDrop(g.candidate)
+	}
+	m.collect(g)
+}
+
+// collect removes dead cgroups that nothing refers to any more.
+func (m *machine) collect(g *cgroup) {
+	for g != nil && g.dead && len(g.sets) == 0 && len(g.children) == 0 {
+		p := g.parent
+		delete(m.cgroups, g.id)
+		if g.reg != nil {
+			g.reg.unregister(g)
+		}
+		if p != nil {
+			delete(p.children, g.id)
+		}
+		g = p
+	}
+}
+
+// known reports whether the lineage is known up to the root.
+func (g *cgroup) known() bool {
+	for ; g != nil; g = g.parent {
+		if g.root {
+			return true
+		}
+		if !g.named {
+			return false
+		}
+	}
+	return false
+}
+
+// missingLink is the first ancestor whose parent is not known.
+func (g *cgroup) missingLink() *cgroup {
+	for ; g != nil; g = g.parent {
+		if !g.root && (!g.named || g.parent == nil) {
+			return g
+		}
+	}
+	return nil
+}
+
+// setOf interns the cgroups of a process.
+func (m *machine) setOf(key kernel.CgroupSet) *cgset {
+	if s := m.sets[key]; s != nil {
+		return s
+	}
+	s := &cgset{key: key, procs: map[*proc]struct{}{}}
+	s.ids = slices.Clone(key.IDs[:min(int(key.N), kernel.MaxHierarchies)])
+	for _, id := range s.ids {
+		g := m.cgroupOf(id)
+		if g.sets == nil {
+			g.sets = map[*cgset]struct{}{}
+		}
+		g.sets[s] = struct{}{}
+		s.cgroups = append(s.cgroups, g)
+		if l := g.missingLink(); l != nil {
+			m.askLineage(g)
+		}
+	}
+	m.sets[key] = s
+	return s
+}
+
+// leave removes a process from its set, and the set with the last one.
+func (m *machine) leave(p *proc) {
+	s := p.set
+	if s == nil {
+		return
+	}
+	p.set = nil
+	delete(s.procs, p)
+	if len(s.procs) > 0 {
+		return
+	}
+	delete(m.sets, s.key)
+	for _, g := range s.cgroups {
+		delete(g.sets, s)
+		m.collect(g)
+	}
+}
+
+// verdict says what the cgroups of a set mean, cached until anything changes.
+func (m *machine) verdict(s *cgset) *verdict {
+	if s.gen == m.gen {
+		return &s.v
+	}
+	s.gen = m.gen
+	s.v = verdict{known: true}
+	for _, g := range s.cgroups {
+		s.v.add(g)
+	}
+	return &s.v
+}
+
+// add folds in one hierarchy. Only registrations decide (rule 4); a hierarchy
+// that names nobody is nothing (rule 5).
+func (v *verdict) add(g *cgroup) {
+	if !g.known() {
+		v.known = false
+	}
+	var reg *container
+	for p := g; p != nil && reg == nil; p = p.parent {
+		reg = p.reg
+		if reg == nil && !p.claim.IsZero() {
+			v.claim(p)
+		}
+	}
+	switch {
+	case reg == nil:
+	case v.reg == nil || v.reg == reg:
+		v.reg = reg
+	case reg.within(v.reg):
+		v.reg = reg
+	case !v.reg.within(reg):
+		v.rival = reg
+	}
+	for p := g; p != nil && v.service == nil; p = p.parent {
+		v.service = p.service
+	}
+}
+
+func (v *verdict) claim(g *cgroup) {
+	for _, id := range v.claims {
+		if id.ID == g.claim.ID {
+			return
+		}
+	}
+	v.claims = append(v.claims, g.claim)
+	v.candidate = g.candidate
+}
+
+// resettle judges anew every process in or below a cgroup.
+func (m *machine) resettle(g *cgroup) {
+	for _, p := range g.members(nil) {
+		m.settle(p)
+	}
+}
+
+// members lists the processes in and below a cgroup, ordered by PID and start
+// so that a run of the machine depends on its inputs alone.
+func (g *cgroup) members(into []*proc) []*proc {
+	into = g.collectMembers(into)
+	slices.SortFunc(into, compareProcs)
+	return slices.Compact(into)
+}
+
+func (g *cgroup) collectMembers(into []*proc) []*proc {
+	for s := range g.sets {
+		for p := range s.procs {
+			into = append(into, p)
+		}
+	}
+	for _, c := range g.children {
+		into = c.collectMembers(into)
+	}
+	return into
+}
+
+func compareProcs(a, b *proc) int {
+	return cmp.Or(cmp.Compare(a.kp.Key.Start, b.kp.Key.Start), cmp.Compare(a.kp.Key.PID, b.kp.Key.PID), cmp.Compare(a.serial, b.serial))
+}

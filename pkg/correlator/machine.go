@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/store"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// sourceInfo is what the machine knows of a collector.
+type sourceInfo struct {
+	name string
+	// prefill: the source can be asked for what its files say.
+	prefill bool
+	// files: the source has nothing but files, so it is never asked twice for
+	// the same run and may be retried often.
+	files bool
+}
+
+// config is what a machine needs to know beforehand.
+type config struct {
+	sources []sourceInfo
+	// strip turns a source's absolute cgroup path into hierarchy and path. Pure.
+	strip func(abs string) (workload.CgroupPath, bool)
+	// hostMountNS is the inode of the host's mount namespace, 0 if unknown.
+	hostMountNS uint32
+}
+
+// The inputs of Step.
+type (
+	// evEvent is something that the kernel reported.
+	evEvent struct{ kernel.Event }
+	// evLineage answers reqLineage: the cgroup and its ancestors, leaf first, to the root.
+	evLineage struct {
+		id      workload.CgroupID
+		lineage []workload.CgroupPath
+		err     error
+	}
+	// evAnswer answers reqAsk and reqLocate.
+	evAnswer struct {
+		req       request
+		container *workload.Container
+		located   workload.ContainerID
+		err       error
+	}
+	// evHint is a hint of a source.
+	evHint struct {
+		source int
+		hint   collectors.Hint
+	}
+	// evListed is one container of a source's list; evListEnd closes the list.
+	evListed struct {
+		source    int
+		container *workload.Container
+	}
+	evListBegin struct{ source int }
+	evListEnd   struct {
+		source   int
+		complete bool
+	}
+	// evProcess answers reqProcess: what /proc says now, or that it is gone.
+	evProcess struct {
+		pid  workload.PID
+		proc kernel.Process
+		gone bool
+	}
+	// evTick lets time pass.
+	evTick struct{}
+)
+
+type requestKind uint8
+
+const (
+	// reqPrefill and reqLookup ask one source about one container.
+	reqPrefill requestKind = iota + 1
+	reqLookup
+	// reqLocate asks one source which container the evidence belongs to.
+	reqLocate
+	// reqLineage reads a cgroup's path and ancestors.
+	reqLineage
+	// reqProcess reads one process from /proc.
+	reqProcess
+	// reqSnapshot reads all processes and cgroups, after a loss.
+	reqSnapshot
+)
+
+// request is something that the shell has to do. It is comparable but for the evidence.
+type request struct {
+	kind     requestKind
+	source   int
+	key      workload.ContainerID // the entity that the answer is for
+	id       workload.ContainerID // what to ask about
+	evidence workload.Evidence
+	cgroup   workload.CgroupID
+	path     string // of the cgroup, where it is known
+	pid      workload.PID
+	set      *cgset // of reqLocate; opaque to the shell
+}
+
+// output is what a Step wants done.
+type output struct {
+	changes  []store.Change
+	requests []request
+}
+
+// machine is the pure core. One goroutine at a time may use it.
+type machine struct {
+	cfg config
+	now workload.KTime
+
+	cgroups map[workload.CgroupID]*cgroup
+	sets    map[kernel.CgroupSet]*cgset
+	// gen invalidates every cached verdict when it changes.
+	gen uint64
+
+	procs  map[workload.PID]*proc
+	ghosts ghosts
+	// moves are attach events for processes not yet known, by PID; bounded.
+	moves map[workload.PID][]move
+
+	conts   map[workload.ContainerID]*container
+	byBare  map[string]*container
+	byNS    map[nsID]*container
+	byPIDNS map[uint32]*container
+	// inNS are the processes in or below each PID namespace.
+	inNS map[uint32]map[*proc]struct{}
+	all  []*container
+	// listBegan is when a source's list that is under way began.
+	listBegan map[int]workload.KTime
+	// waiting are containers whose init is being read, by its PID.
+	waiting map[workload.PID][]*container
+
+	timers timers
+	seq    uint64
+
+	dirtyProcs []*proc
+	dirtyConts []*container
+	out        output
+
+	snapshot    snapshot
+	repairAt    workload.KTime
+	repairing   bool
+	repairs     uint64
+	lastEventAt workload.KTime
+	conflicts   uint64
+}
+
+func newMachine(cfg config) *machine {
+	if cfg.strip == nil {
+		cfg.strip = func(string) (workload.CgroupPath, bool) { return workload.CgroupPath{}, false }
+	}
+	return &machine{
+		cfg:     cfg,
+		cgroups: map[workload.CgroupID]*cgroup{},
+		sets:    map[kernel.CgroupSet]*cgset{},
+		gen:     1,
+		procs:   map[workload.PID]*proc{},
+		ghosts:  ghosts{byPID: map[workload.PID]*proc{}},
+		moves:   map[workload.PID][]move{},
+		conts:   map[workload.ContainerID]*container{},
+		byBare:  map[string]*container{},
+		byNS:    map[nsID]*container{},
+		byPIDNS: map[uint32]*container{},
+		inNS:    map[uint32]map[*proc]struct{}{},
+
+		listBegan: map[int]workload.KTime{},
+		waiting:   map[workload.PID][]*container{},
+	}
+}
+
+// step applies one input at an instant and says what is to be done. The output
+// is valid until the next call.
+func (m *machine) step(now workload.KTime, in any) output {
+	m.out.changes = m.out.changes[:0]
+	m.out.requests = m.out.requests[:0]
+	m.now = max(m.now, now)
+	m.handle(in)
+	m.runTimers()
+	m.flush()
+	return m.out
+}
+
+func (m *machine) handle(in any) {
+	switch e := in.(type) {
+	case evEvent:
+		m.event(&e.Event)
+	case *kernel.Event:
+		m.event(e)
+	case evLineage:
+		m.lineage(e)
+	case evAnswer:
+		m.answer(e)
+	case evHint:
+		m.hint(e)
+	case evListed:
+		m.listed(e.source, e.container)
+	case evListBegin:
+		m.listBegan[e.source] = m.now
+	case evListEnd:
+		m.listEnd(e)
+	case evProcess:
+		m.processRead(e)
+	case evTick:
+	}
+}
+
+func (m *machine) event(e *kernel.Event) {
+	if e.Time > m.lastEventAt {
+		m.lastEventAt = e.Time
+	}
+	switch e.Type {
+	case kernel.Fork:
+		m.fork(e)
+	case kernel.Exec:
+		m.exec(e)
+	case kernel.Exit:
+		m.exit(e)
+	case kernel.CgroupMkdir:
+		m.mkdir(e)
+	case kernel.CgroupRmdir:
+		m.rmdir(e)
+	case kernel.CgroupAttach:
+		m.attach(e)
+	case kernel.Task:
+		m.task(e)
+	case kernel.SnapshotBegin:
+		m.snapshot.begin(e.Time)
+	case kernel.SnapshotEnd:
+		m.snapshotEnd()
+	case kernel.Lost:
+		m.lost()
+	}
+}
+
+func (m *machine) request(r request) { m.out.requests = append(m.out.requests, r) }
+
+// repairPause is the least time between two repairs: a flood of losses must not
+// turn into a flood of snapshots.
+const repairPause = 250 * workload.KTime(time.Millisecond)
+
+// lost asks for a repair from the task iterator, soon.
+func (m *machine) lost() {
+	if m.repairing {
+		return
+	}
+	m.repairing = true
+	m.at(max(m.now, m.repairAt), func() {
+		m.repairAt = m.now + repairPause
+		m.repairs++
+		m.repairing = false
+		m.request(request{kind: reqSnapshot})
+	})
+}
+
+// snapshot follows the tasks between SnapshotBegin and SnapshotEnd.
+type snapshot struct {
+	active bool
+	at     workload.KTime
+	seen   map[workload.PID]workload.ProcessKey
+}
+
+func (s *snapshot) begin(at workload.KTime) {
+	*s = snapshot{active: true, at: at, seen: map[workload.PID]workload.ProcessKey{}}
+}
+
+// snapshotEnd ends every process that the snapshot should have had and had not:
+// its exit was lost, so its status is not known.
+func (m *machine) snapshotEnd() {
+	s := m.snapshot
+	m.snapshot = snapshot{}
+	if !s.active {
+		return
+	}
+	for _, p := range sortedProcs(m.procs) {
+		key, ok := s.seen[p.kp.Key.PID]
+		if ok && key.Same(p.kp.Key) {
+			continue
+		}
+		if p.seenAt < s.at {
+			m.end(p, workload.Exit{At: s.at}, s.at)
+		}
+	}
+}
+
+// timer is a deadline; seq keeps equal deadlines in order.
+type timer struct {
+	at  workload.KTime
+	seq uint64
+	fn  func()
+}
+
+type timers []timer
+
+func (t timers) Len() int { return len(t) }
+func (t timers) Less(i, j int) bool {
+	return t[i].at < t[j].at || t[i].at == t[j].at && t[i].seq < t[j].seq
+}
+func (t timers) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
+func (t *timers) Push(x any)   { *t = append(*t, x.(timer)) }
+func (t *timers) Pop() any {
+	o := *t
+	x := o[len(o)-1]
+	o[len(o)-1] = timer{}
+	*t = o[:len(o)-1]
+	return x
+}
+
+// at runs fn in the first step at or after the instant.
+func (m *machine) at(at workload.KTime, fn func()) {
+	m.seq++
+	heap.Push(&m.timers, timer{at: at, seq: m.seq, fn: fn})
+}
+
+func (m *machine) runTimers() {
+	for len(m.timers) > 0 && m.timers[0].at <= m.now {
+		heap.Pop(&m.timers).(timer).fn()
+	}
+}
+
+// next is the earliest deadline, 0 if there is none.
+func (m *machine) next() workload.KTime {
+	if len(m.timers) == 0 {
+		return 0
+	}
+	return m.timers[0].at
+}
