@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/pidigree/pidigree/bpf"
+)
+
+// tracepoints names the program and tracepoint of each type.
+var tracepoints = [...]struct {
+	typ        Type
+	program    string
+	tracepoint string
+}{
+	{Fork, bpf.TracerProgProcessFork, "sched_process_fork"},
+	{Exec, bpf.TracerProgProcessExec, "sched_process_exec"},
+	{Exit, bpf.TracerProgProcessExit, "sched_process_exit"},
+	{CgroupMkdir, bpf.TracerProgCgroupMkdir, "cgroup_mkdir"},
+	{CgroupRmdir, bpf.TracerProgCgroupRmdir, "cgroup_rmdir"},
+	{CgroupAttach, bpf.TracerProgCgroupAttach, "cgroup_attach_task"},
+	{Task, bpf.TracerProgProcessSnapshot, "iter/task"},
+}
+
+// program is one loaded program, or why it is not there.
+type program struct {
+	typ        Type
+	name       string
+	tracepoint string
+	prog       *ebpf.Program
+	// link is held: a link that nothing refers to is closed by the garbage
+	// collector, and the program detaches in silence.
+	link   link.Link
+	iter   *link.Iter
+	reason error
+}
+
+func (p *program) close() {
+	if p.link != nil {
+		_ = p.link.Close()
+	}
+	if p.iter != nil {
+		_ = p.iter.Close()
+	}
+	if p.prog != nil {
+		_ = p.prog.Close()
+	}
+}
+
+// objects is everything of ours in the kernel.
+type objects struct {
+	maps     map[string]*ebpf.Map
+	programs []*program
+}
+
+func (o *objects) close() {
+	for _, p := range o.programs {
+		p.close()
+	}
+	for _, m := range o.maps {
+		_ = m.Close()
+	}
+}
+
+// attached reports how many tracepoints have a program.
+func (o *objects) attached() (n int) {
+	for _, p := range o.programs {
+		if p.link != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// firstReason gives why a program is missing, the first that is not switched off.
+func (o *objects) firstReason() error {
+	for _, p := range o.programs {
+		if p.reason != nil && !errors.Is(p.reason, errDisabled) {
+			return p.reason
+		}
+	}
+	return errDisabled
+}
+
+var errDisabled = errors.New("switched off")
+
+// loadOptions is what load needs to know of TracerOptions and of the host.
+type loadOptions struct {
+	config       bpf.TracerTracerConfig
+	processBytes uint32
+	cgroupBytes  uint32
+	disable      []Type
+	log          *slog.Logger
+}
+
+// load makes the maps and then loads and attaches each program by itself, so
+// that one which a kernel does not take costs only its own events.
+func load(o loadOptions) (*objects, error) {
+	spec, err := bpf.LoadTracer()
+	if err != nil {
+		return nil, fmt.Errorf("read BPF object: %w", err)
+	}
+	if err := spec.Variables[bpf.TracerVarConfig].Set(o.config); err != nil {
+		return nil, fmt.Errorf("set BPF constants: %w", err)
+	}
+	spec.Maps[bpf.TracerMapProcessRing].MaxEntries = o.processBytes
+	spec.Maps[bpf.TracerMapCgroupRing].MaxEntries = o.cgroupBytes
+	objs := &objects{maps: make(map[string]*ebpf.Map)}
+	if err := objs.loadMaps(spec); err != nil {
+		objs.close()
+		return nil, err
+	}
+	for _, tp := range tracepoints {
+		p := &program{typ: tp.typ, name: tp.program, tracepoint: tp.tracepoint, reason: errDisabled}
+		if !slices.Contains(o.disable, tp.typ) {
+			p.reason = p.load(spec, objs.maps)
+		}
+		if p.reason != nil && !errors.Is(p.reason, errDisabled) {
+			o.log.Warn("BPF program is not attached", "program", p.name, "err", p.reason)
+		}
+		objs.programs = append(objs.programs, p)
+	}
+	return objs, nil
+}
+
+// loadMaps makes the maps that the programs share; each program has its own
+// copy of the constants.
+func (o *objects) loadMaps(spec *ebpf.CollectionSpec) error {
+	for name, ms := range spec.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		m, err := ebpf.NewMap(ms)
+		if err != nil {
+			return fmt.Errorf("make BPF map %s: %w", name, err)
+		}
+		o.maps[name] = m
+	}
+	return nil
+}
+
+func (p *program) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) error {
+	one := spec.Copy()
+	for name := range one.Programs {
+		if name != p.name {
+			delete(one.Programs, name)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: maps})
+	if err != nil {
+		return fmt.Errorf("load %s: %w", p.name, briefly(err))
+	}
+	p.prog = coll.DetachProgram(p.name)
+	coll.Close()
+	if err := p.attach(); err != nil {
+		p.close()
+		p.prog = nil
+		return fmt.Errorf("attach %s: %w", p.name, err)
+	}
+	return nil
+}
+
+func (p *program) attach() (err error) {
+	if p.typ == Task {
+		p.iter, err = link.AttachIter(link.IterOptions{Program: p.prog})
+		return err
+	}
+	p.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog})
+	return err
+}
+
+// briefly cuts a verifier's log of thousands of lines to its last one.
+func briefly(err error) error {
+	var ve *ebpf.VerifierError
+	if !errors.As(err, &ve) || len(ve.Log) == 0 {
+		return err
+	}
+	ve.Log = ve.Log[max(0, len(ve.Log)-2):]
+	return err
+}
+
+// kernelConfig works out the constants of the programs.
+func kernelConfig(types *btf.Spec, hs []Hierarchy) (bpf.TracerTracerConfig, error) {
+	var c bpf.TracerTracerConfig
+	if hasGroupDead(types) {
+		c.HasGroupDead = 1
+	}
+	var subsystems *btf.Enum
+	if err := types.TypeByName("cgroup_subsys_id", &subsystems); err != nil {
+		return c, fmt.Errorf("find cgroup controllers in BTF: %w", err)
+	}
+	for _, h := range hs {
+		// v2 is slot 0; together they may not exceed MAX_HIERARCHIES.
+		full := 1+int(c.V1Count)+int(c.NamedCount) >= MaxHierarchies
+		switch {
+		case h.ID == 0 || full:
+		case len(h.Controllers) > 0:
+			if i, ok := subsystemIndex(subsystems, h.Controllers); ok {
+				c.V1Subsys[c.V1Count] = i
+				c.V1Count++
+			}
+		case int(c.NamedCount) < len(c.Named):
+			c.Named[c.NamedCount] = h.ID
+			c.NamedCount++
+		}
+	}
+	return c, nil
+}
+
+// subsystemIndex gives the place in css_set.subsys of the first controller
+// known to BTF; all of a hierarchy have the same cgroup.
+func subsystemIndex(e *btf.Enum, controllers []string) (uint8, bool) {
+	for _, c := range controllers {
+		if c == "blkio" {
+			c = "io" // SUBSYS(io) has the legacy name blkio
+		}
+		for _, v := range e.Values {
+			// The program masks with 31; there have never been more than 14.
+			if v.Name == c+"_cgrp_id" && v.Value < 32 {
+				return uint8(v.Value), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// hasGroupDead reports whether sched_process_exit says which thread is the
+// last: (void *, struct task_struct *, bool) against one parameter less.
+func hasGroupDead(types *btf.Spec) bool {
+	var t *btf.Typedef
+	if types.TypeByName("btf_trace_sched_process_exit", &t) != nil {
+		return false
+	}
+	ptr, ok := t.Type.(*btf.Pointer)
+	if !ok {
+		return false
+	}
+	proto, ok := ptr.Target.(*btf.FuncProto)
+	return ok && len(proto.Params) >= 3
+}

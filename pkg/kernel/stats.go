@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats is what a source has done so far. Counters only grow.
+type Stats struct {
+	// Delivered counts the events given to Run's function, by type.
+	Delivered map[Type]uint64
+	// Lost counts the events without room in a ring, by type and then CPU.
+	Lost map[Type][]uint64
+	// Programs says for each BPF program whether it works. Empty for a Poller.
+	Programs []ProgramStats
+	// Rings is empty for a Poller.
+	Rings []RingStats
+	// Snapshots counts those completed, Fallbacks those of them that were read
+	// from /proc because the task iterator would not work.
+	Snapshots, Fallbacks uint64
+	// Malformed counts records that could not be decoded, Duplicates the second
+	// exit event of a process (kernels before 6.17).
+	Malformed, Duplicates uint64
+	// Hierarchies are the cgroup hierarchies that process events cover.
+	Hierarchies []Hierarchy
+	// StrayHierarchies counts cgroup events of a hierarchy that is not among
+	// those, mounted since: a new Tracer would cover it.
+	StrayHierarchies uint64
+	// Scans counts a Poller's scans, ScanTime is how long the last one took.
+	Scans    uint64
+	ScanTime time.Duration
+}
+
+// ProgramStats is one BPF program.
+type ProgramStats struct {
+	Name string
+	// Tracepoint is what it is attached to.
+	Tracepoint string
+	Type       Type
+	Attached   bool
+	// Reason says why it is not attached.
+	Reason string
+	// Skipped counts the times that the kernel did not run it, because it was
+	// running on that CPU already (recursion_misses, 5.12 and later).
+	Skipped uint64
+	// Runs and Runtime stay 0 unless somebody enabled BPF statistics.
+	Runs    uint64
+	Runtime time.Duration
+}
+
+// RingStats is one ring buffer.
+type RingStats struct {
+	Name   string
+	Bytes  int
+	Unread int
+}
+
+// LostTotal adds up the events without room and the skipped program runs.
+func (s Stats) LostTotal() (n uint64) {
+	for _, cpus := range s.Lost {
+		n += sum(cpus)
+	}
+	for _, p := range s.Programs {
+		n += p.Skipped
+	}
+	return n
+}
+
+func sum(counts []uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+// counters are the ones that user space keeps. Any goroutine may use them.
+type counters struct {
+	delivered             [Lost + 1]atomic.Uint64
+	snapshots, fallbacks  atomic.Uint64
+	malformed, duplicates atomic.Uint64
+	stray                 atomic.Uint64
+}
+
+// deliver counts and hands over.
+func (c *counters) deliver(fn func(Event), e *Event) {
+	c.delivered[e.Type].Add(1)
+	fn(*e)
+}
+
+func (c *counters) fill(s *Stats) {
+	s.Delivered = make(map[Type]uint64)
+	for t := range c.delivered {
+		if n := c.delivered[t].Load(); n > 0 {
+			s.Delivered[Type(t)] = n
+		}
+	}
+	s.Snapshots, s.Fallbacks = c.snapshots.Load(), c.fallbacks.Load()
+	s.Malformed, s.Duplicates = c.malformed.Load(), c.duplicates.Load()
+	s.StrayHierarchies = c.stray.Load()
+}
