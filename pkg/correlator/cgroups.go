@@ -78,7 +78,7 @@ func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
 func (m *machine) mkdir(e *kernel.Event) {
 	g := m.cgroupOf(e.Cgroup.ID)
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
-	m.claimed(g, e.Time)
+	m.followClaim(g, e.Time)
 }
 
 // learn sets a cgroup's place in its hierarchy.
@@ -135,10 +135,10 @@ func claimAt(p pcgroup.Parsed, path string) (workload.ContainerID, bool) {
 	return workload.ContainerID{Runtime: c.Engine, Namespace: c.Namespace, ID: c.ID}, true
 }
 
-// claimed follows up a name that claims a container. Below a registered cgroup
+// followClaim follows up a name that claims a container. Below a registered cgroup
 // a name is the container's own business: nothing is asked then, unless few are
 // pending, because a host engine may legitimately nest (--cgroup-parent).
-func (m *machine) claimed(g *cgroup, at workload.KTime) {
+func (m *machine) followClaim(g *cgroup, at workload.KTime) {
 	if g.claim.IsZero() || g.candidate != nil {
 		return
 	}
@@ -199,7 +199,7 @@ func (m *machine) lineage(e evLineage) {
 		m.learnRead(g, l.Path, parent)
 	}
 	for _, l := range e.lineage {
-		m.claimed(m.cgroupOf(l.CgroupID), m.now)
+		m.followClaim(m.cgroupOf(l.CgroupID), m.now)
 	}
 }
 

@@ -130,6 +130,8 @@ type machine struct {
 	// inNS are the processes in or below each PID namespace.
 	inNS map[uint32]map[*proc]struct{}
 	all  []*container
+	// claimed are the processes that are named by a claim alone.
+	claimed map[*proc]struct{}
 	// listBegan is when a source's list that is under way began.
 	listBegan map[int]workload.KTime
 	// waiting are containers whose init is being read, by its PID.
@@ -168,6 +170,7 @@ func newMachine(cfg config) *machine {
 		byPIDNS: map[uint32]*container{},
 		inNS:    map[uint32]map[*proc]struct{}{},
 
+		claimed:   map[*proc]struct{}{},
 		listBegan: map[int]workload.KTime{},
 		waiting:   map[workload.PID][]*container{},
 	}

@@ -100,6 +100,7 @@ func (m *machine) newProc(e *kernel.Event) *proc {
 
 // forget drops the last trace of a ghost.
 func (m *machine) forget(p *proc) {
+	delete(m.claimed, p)
 	if m.ghosts.byPID[p.kp.Key.PID] == p {
 		delete(m.ghosts.byPID, p.kp.Key.PID)
 	}
@@ -208,7 +209,7 @@ func (m *machine) current(e *kernel.Event) *proc {
 	}
 	p = m.newProc(e)
 	p.lost = true
-	m.fromParent(p, e)
+	m.fromParent(p)
 	return p
 }
 
@@ -216,9 +217,9 @@ func (m *machine) current(e *kernel.Event) *proc {
 // by start time, is the one that forked it or an ancestor's reaper, and a reaper
 // inside a container only ever inherits what came from there: so membership of
 // the parent is membership of the child. Without one, namespaces decide.
-func (m *machine) fromParent(p *proc, e *kernel.Event) {
-	parent := m.procs[e.Process.Parent]
-	if parent == nil || parent == p || e.Process.ParentStart == 0 || !startsAs(parent, e.Process.ParentStart) {
+func (m *machine) fromParent(p *proc) {
+	parent := m.procs[p.kp.Parent]
+	if parent == nil || parent == p || p.kp.ParentStart == 0 || !startsAs(parent, p.kp.ParentStart) {
 		return
 	}
 	if parent.member == nil && parent.taint == "" {
@@ -332,8 +333,12 @@ func (m *machine) settle(p *proc) {
 	}
 	v := m.verdict(p.set)
 	before := *p
+	if p.lost && p.member == nil && p.taint == "" {
+		m.fromParent(p)
+	}
 	m.join(p, v)
 	m.judge(p, v)
+	m.noteClaimed(p)
 	p.service = v.service
 	if p.status != before.status || p.conf != before.conf || p.member != before.member ||
 		p.reason != before.reason || p.entry != before.entry || p.service != before.service || p.foreign != before.foreign {
@@ -450,6 +455,8 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 	c := v.candidate
 	p.status = workload.StatusUnknown
 	switch {
+	case m.borrowed(p) != nil:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", its namespaces are those of " + m.borrowed(p).label()
 	case len(v.claims) > 1:
 		p.reason = "its cgroup's path claims several containers and none is registered"
 	case c == nil || c.pending():
@@ -460,6 +467,37 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
 		c.claimedOnly = true
 		m.dirtyContainer(c)
+	}
+}
+
+// borrowed gives the registered container whose namespaces a process is in that
+// sits in a cgroup of no registered container: no name is believed of such a one.
+func (m *machine) borrowed(p *proc) *container {
+	if !m.looksContained(p) {
+		return nil
+	}
+	for _, c := range m.all {
+		if c.run == nil || c.run.exit != nil {
+			continue
+		}
+		in := innermost(c.run.init)
+		if in.Inum != 0 && slices.ContainsFunc(p.kp.PIDNS[:], func(n workload.PIDNamespace) bool { return n.Inum == in.Inum }) {
+			return c
+		}
+		if mnt := c.run.init.kp.MountNS; mnt == p.kp.MountNS && mnt != m.cfg.hostMountNS {
+			return c
+		}
+	}
+	return nil
+}
+
+// noteClaimed keeps the processes that are named by a claim alone: each new
+// registration may show that the claim was borrowed.
+func (m *machine) noteClaimed(p *proc) {
+	if p.conf == workload.Claimed {
+		m.claimed[p] = struct{}{}
+	} else {
+		delete(m.claimed, p)
 	}
 }
 

@@ -104,25 +104,28 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	m.bind(c, i, p, gs)
 }
 
-// registerLater waits for lineages that are not known yet.
+// registerLater tries again: a lineage may not be known yet, or the init's move
+// into its cgroup may still be under way to us.
 func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
-	unknown := false
 	for _, g := range p.set.cgroups {
 		if !g.known() {
-			unknown = true
 			m.askLineage(g)
 		}
 	}
-	if !unknown || c.registerTries > 20 {
+	if c.registerTries >= maxRegisterTries {
 		return
 	}
+	pause := workload.KTime(time.Millisecond) << min(c.registerTries, 10)
 	c.registerTries++
-	m.at(m.now+2*workload.KTime(time.Millisecond), func() {
+	m.at(m.now+pause, func() {
 		if !c.forgotten && c.layers[i] != nil && c.layers[i].Run == r {
 			m.register(c, i, r)
 		}
 	})
 }
+
+// maxRegisterTries spans about eight seconds of growing pauses.
+const maxRegisterTries = 17
 
 // runOf gives the container whose run has this init.
 func (m *machine) runOf(p *proc) *container {
@@ -188,6 +191,9 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 	m.ownPIDNS(c, p)
 	for _, g := range gs {
 		m.resettle(g)
+	}
+	for _, q := range sortedSet(m.claimed) {
+		m.settle(q)
 	}
 	if p.exit != nil {
 		m.runEnded(c, *p.exit, p.exit.At)
