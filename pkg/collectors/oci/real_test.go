@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+func tool(tb testing.TB, name string) string {
+	tb.Helper()
+	needRoot(tb)
+	path, err := exec.LookPath(name)
+	if err != nil {
+		tb.Skipf("%v; install %s", err, name)
+	}
+	return path
+}
+
+// realBundle makes a bundle that a runtime can run: a static busybox that
+// waits, and what edit makes of `runc spec`.
+func realBundle(tb testing.TB, edit func(spec map[string]any)) string {
+	tb.Helper()
+	dir := mkdir(tb, filepath.Join(tb.TempDir(), "bundle"))
+	mkdir(tb, dir+"/rootfs/bin")
+	box, err := os.ReadFile(tool(tb, "busybox"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/rootfs/bin/busybox", box, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command(tool(tb, "runc"), "spec")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		tb.Fatalf("runc spec: %v: %s", err, out)
+	}
+	data, err := os.ReadFile(dir + "/config.json")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(data, &spec); err != nil {
+		tb.Fatal(err)
+	}
+	process := spec["process"].(map[string]any)
+	process["terminal"] = false
+	process["args"] = []string{"/bin/busybox", "sleep", "300"}
+	process["env"] = []string{"PATH=/bin", "APP=shop", "PASSWORD=x"}
+	edit(spec)
+	write(tb, dir+"/config.json", mustJSON(tb, spec))
+	return dir
+}
+
+// runtimeCommand runs a runtime's client; the container's output is not the test's.
+func runtimeCommand(tb testing.TB, name string, args ...string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	var errs bytes.Buffer
+	log, err := os.CreateTemp(tb.TempDir(), "log")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		data, _ := os.ReadFile(log.Name())
+		errs.Write(data)
+		tb.Errorf("%s %q: %v: %s", name, args, err, errs.String())
+	}
+}
+
+// cgroupsOf reads the cgroups of a process: an oracle that is not the collector.
+func cgroupsOf(tb testing.TB, pid workload.PID) []workload.CgroupPath {
+	tb.Helper()
+	data, err := os.ReadFile("/proc/" + pidString(pid) + "/cgroup")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var list []workload.CgroupPath
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		var p workload.CgroupPath
+		_, _ = fmt.Sscan(f[0], &p.Hierarchy)
+		p.Path = f[2]
+		list = append(list, p)
+	}
+	return list
+}
+
+func TestRealRuncIsDescribedFromCreateToDelete(t *testing.T) {
+	runc := tool(t, "runc")
+	id := fmt.Sprintf("pidigree-oci-%d", os.Getpid())
+	cgroup := "/pidigree-oci/any-path-" + id
+	bundle := realBundle(t, func(spec map[string]any) {
+		spec["annotations"] = map[string]string{"org.example.team": "red", "bundle": "/not/the/bundle"}
+		spec["linux"].(map[string]any)["cgroupsPath"] = cgroup
+	})
+	run := testRun(t)
+	root := run + "/runc"
+	c := newCollector(t, Options{RunDir: run, EnvAllow: []string{"APP"}})
+	hints := startWatch(t, c) // before the directory exists
+	t.Cleanup(func() { removeCgroups(t, "/pidigree-oci") })
+
+	runtimeCommand(t, runc, "--root", root, "create", "--bundle", bundle, id)
+	defer func() {
+		if _, err := os.Stat(root + "/" + id); err == nil {
+			runtimeCommand(t, runc, "--root", root, "delete", "--force", id)
+		}
+	}()
+	created := awaitKind(t, hints, collectors.HintCreated, id)
+	l := created.Layer
+	if l == nil || l.Run == nil || !l.Run.Registers || l.State != workload.StateCreated {
+		t.Fatalf("hint at create: %+v", l)
+	}
+	if want := (workload.ContainerID{Runtime: "runc", ID: id}); created.ID != want || l.ID != want {
+		t.Errorf("id %+v, layer's %+v, want %+v", created.ID, l.ID, want)
+	}
+	if l.Bundle != bundle || l.Name != id || l.Hostname != "runc" || l.Env["APP"] != "shop" || len(l.Env) != 1 {
+		t.Errorf("layer: %+v", l)
+	}
+	if l.Labels["org.example.team"] != "red" || l.Security == nil || l.Security.HostPID || !l.Security.ReadOnlyRoot {
+		t.Errorf("labels %v, security %+v", l.Labels, l.Security)
+	}
+	runtimeCommand(t, runc, "--root", root, "start", id)
+	awaitKind(t, hints, collectors.HintStarted, id)
+	checkRun(t, c, created.ID, "busybox")
+	runtimeCommand(t, runc, "--root", root, "delete", "--force", id)
+	awaitKind(t, hints, collectors.HintDeleted, id)
+	if _, err := c.Lookup(t.Context(), created.ID); err == nil {
+		t.Error("Lookup finds a deleted container")
+	}
+}
+
+// checkRun compares what Lookup says with /proc, and asks Locate in every way.
+func checkRun(t *testing.T, c *Collector, id workload.ContainerID, comm string) *workload.Container {
+	t.Helper()
+	got, err := c.Lookup(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.State != workload.StateRunning || got.Run == nil || !got.Run.Registers {
+		t.Fatalf("Lookup: state %q, run %+v", got.State, got.Run)
+	}
+	init := got.Run.Init
+	stat, err := os.ReadFile("/proc/" + pidString(init.PID) + "/stat")
+	if err != nil || !bytes.Contains(stat, []byte(comm)) {
+		t.Fatalf("init %v: %s, %v; want %s", init, stat, err, comm)
+	}
+	if ticks, _ := parseStat(stat); init.Start != ticks*workload.TickNS {
+		t.Errorf("init began at %d, /proc says %d ticks", init.Start, ticks)
+	}
+	cgroups := cgroupsOf(t, init.PID)
+	for _, p := range cgroups {
+		if !slices.ContainsFunc(got.Run.ClaimedPaths, func(s string) bool { return strings.HasSuffix(s, p.Path) }) {
+			t.Errorf("no claimed path for hierarchy %d, %q: %q", p.Hierarchy, p.Path, got.Run.ClaimedPaths)
+		}
+		if _, err := os.Stat(got.Run.ClaimedPaths[0]); err != nil {
+			t.Error(err)
+		}
+		at, err := c.Locate(t.Context(), workload.Evidence{Cgroups: []workload.CgroupPath{p}})
+		if err != nil || at != got.ID {
+			t.Errorf("Locate by cgroup %d:%s: %v, %v", p.Hierarchy, p.Path, at, err)
+		}
+	}
+	for name, e := range map[string]workload.Evidence{
+		"init":   {Init: init},
+		"bundle": {Bundle: got.Bundle},
+		"claim":  {Claims: []workload.ContainerID{{Runtime: "docker", ID: id.ID}}, Cgroups: cgroups},
+	} {
+		if at, err := c.Locate(t.Context(), e); err != nil || at != got.ID {
+			t.Errorf("Locate by %s: %v, %v; want %v", name, at, err, got.ID)
+		}
+	}
+	return got
+}
+
+// removeCgroups removes the cgroup that a test made, below every hierarchy.
+func removeCgroups(tb testing.TB, path string) {
+	tb.Helper()
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
+	more, _ := filepath.Glob("/sys/fs/cgroup/memory/*/*" + path)
+	for _, d := range append(dirs, more...) {
+		if err := os.Remove(d); err != nil {
+			tb.Log(err)
+		}
+	}
+}
+
+func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
+	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
+	c := newCollector(t, Options{RunDir: testRun(t), Roots: []string{e.State + "/" + taskDir + "/*"}})
+	hints := startWatch(t, c)
+	e.ImportBusybox("shop")
+	e.Run("shop", collectortest.BusyboxImage, "web", "sleep", "300")
+	h := await(t, hints, "web", func(h collectors.Hint) bool { return h.ID.ID == "web" && h.Layer != nil })
+	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot + "/shop", Namespace: "shop", ID: "web"}
+	if h.ID != want || h.Layer.Runtime != "containerd" || h.Layer.Name != "web" {
+		t.Errorf("hint for %+v (%s %q), want %+v", h.ID, h.Layer.Runtime, h.Layer.Name, want)
+	}
+	if int(h.Layer.Run.Init.PID) != e.InitPID("shop", "web") {
+		t.Errorf("init %v, containerd says %d", h.Layer.Run.Init, e.InitPID("shop", "web"))
+	}
+	awaitKind(t, hints, collectors.HintStarted, "web")
+	checkRun(t, c, want, "sleep")
+	e.Ctr("--namespace", "shop", "tasks", "rm", "--force", "web")
+	awaitKind(t, hints, collectors.HintDeleted, "web")
+}
