@@ -119,11 +119,8 @@ show who "$web"
 say "a process that docker exec put into it"
 engine exec --detach web /bin/sleep 1111
 inside=
-for ((i = 0; i < 100; i++)); do
-	inside=$(engine top web -o pid,args 2>/dev/null | awk '$NF == "1111" {print $1}')
-	[[ -z $inside ]] || break
-	sleep 0.05
-done
+found() { inside=$(grep -lzx 1111 /proc/[0-9]*/cmdline 2>/dev/null | while read -r f; do [[ $(<"${f%cmdline}comm") != sleep ]] || basename "${f%/cmdline}"; done) && [[ -n $inside ]]; }
+until_ok found
 show who "$inside"
 
 say "a container of ctr's, in a cgroup whose path says nothing"
