@@ -718,13 +718,11 @@ func (m *machine) listed(i int, l *workload.Container) {
 // listEnd ends a complete list: what the source described before the list began
 // and did not list is deleted there.
 func (m *machine) listEnd(e evListEnd) {
-	began, ok := m.listBegan[e.source]
-	delete(m.listBegan, e.source)
-	if !e.complete || !ok {
+	if !e.complete {
 		return
 	}
 	for _, c := range slices.Clone(m.all) {
-		if c.layers[e.source] != nil && !c.gone[e.source] && c.layerAt[e.source] < began {
+		if c.layers[e.source] != nil && !c.gone[e.source] && c.layerAt[e.source] < e.began {
 			m.deleted(c, e.source)
 		}
 	}

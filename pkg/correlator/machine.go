@@ -58,10 +58,11 @@ type (
 		source    int
 		container *workload.Container
 	}
-	evListBegin struct{ source int }
-	evListEnd   struct {
+	evListEnd struct {
 		source   int
 		complete bool
+		// began is when the list was asked for.
+		began workload.KTime
 	}
 	// evProcess answers reqProcess: what /proc says now, or that it is gone.
 	evProcess struct {
@@ -132,8 +133,6 @@ type machine struct {
 	all  []*container
 	// claimed are the processes that are named by a claim alone.
 	claimed map[*proc]struct{}
-	// listBegan is when a source's list that is under way began.
-	listBegan map[int]workload.KTime
 	// waiting are containers whose init is being read, by its PID.
 	waiting map[workload.PID][]*container
 
@@ -170,9 +169,8 @@ func newMachine(cfg config) *machine {
 		byPIDNS: map[uint32]*container{},
 		inNS:    map[uint32]map[*proc]struct{}{},
 
-		claimed:   map[*proc]struct{}{},
-		listBegan: map[int]workload.KTime{},
-		waiting:   map[workload.PID][]*container{},
+		claimed: map[*proc]struct{}{},
+		waiting: map[workload.PID][]*container{},
 	}
 }
 
@@ -202,8 +200,6 @@ func (m *machine) handle(in any) {
 		m.hint(e)
 	case evListed:
 		m.listed(e.source, e.container)
-	case evListBegin:
-		m.listBegan[e.source] = m.now
 	case evListEnd:
 		m.listEnd(e)
 	case evProcess:
@@ -288,6 +284,27 @@ func (m *machine) snapshotEnd() {
 			m.end(p, workload.Exit{At: s.at}, s.at)
 		}
 	}
+}
+
+// settling reports whether a first answer is still awaited about a run that is
+// there: what a one-shot question should wait for.
+func (m *machine) settling() bool {
+	for _, c := range m.all {
+		for i := range c.asks {
+			if a := &c.asks[i]; a.busy && !a.answered {
+				return true
+			}
+		}
+		if len(c.waiting) > 0 {
+			return true
+		}
+	}
+	for _, g := range m.cgroups {
+		if g.asked && !g.dead {
+			return true
+		}
+	}
+	return false
 }
 
 // timer is a deadline; seq keeps equal deadlines in order.

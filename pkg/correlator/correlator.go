@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/store"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// Source is what the kernel's side must do: *kernel.Tracer and *kernel.Poller.
+type Source interface {
+	// Run gives events until ctx ends; fn does not block.
+	Run(ctx context.Context, fn func(kernel.Event)) error
+	// Snapshot gives all processes, between SnapshotBegin and SnapshotEnd.
+	Snapshot(ctx context.Context, fn func(kernel.Event)) error
+	// Flush returns when what was pending at the call has been delivered.
+	Flush(ctx context.Context) error
+	// Process reads one process from /proc.
+	Process(pid workload.PID) (kernel.Process, error)
+}
+
+// Cgroups is what is needed of *cgroup.FS.
+type Cgroups interface {
+	Lineage(id workload.CgroupID) (pcgroup.Lineage, error)
+	Path(id workload.CgroupID) (string, error)
+	StripMount(abs string) (hierarchy uint32, path string, ok bool)
+}
+
+// Options configure a Correlator. Store, Source and Cgroups are required.
+type Options struct {
+	Store   *store.Store
+	Source  Source
+	Cgroups Cgroups
+	// Collectors are the sources, supervised by the Correlator. May be empty.
+	Collectors []collectors.Collector
+	// FilesOnly names the collectors that have nothing but files: reading them
+	// again costs no runtime anything. Default: "oci".
+	FilesOnly []string
+	// HostMountNS is the inode of the host's mount namespace, 0 if unknown.
+	HostMountNS uint32
+	// Logger gets state changes. Default: none.
+	Logger *slog.Logger
+	// Tick bounds how old an unnoticed deadline or tombstone can get. Default 1 s.
+	Tick time.Duration
+}
+
+// Correlator runs the machine: it feeds it, carries out what it asks for and
+// writes the store. Methods may be called concurrently.
+type Correlator struct {
+	opts  Options
+	sup   *collectors.Supervisor
+	names []string
+	index map[string]int
+	ready chan struct{}
+	wake  chan struct{} // holds one: the earliest deadline has changed
+	ctx   atomic.Pointer[context.Context]
+
+	work  sync.WaitGroup
+	calls chan struct{} // a place for each request under way
+
+	pending atomic.Int64 // events seen, for Stats
+
+	mu sync.Mutex // guards all below; held for one step
+	m  *machine
+	ev kernel.Event
+	// listed are the sources whose first list has ended.
+	listed   map[string]bool
+	snapped  workload.KTime
+	isReady  bool
+	lagNanos int64
+	deadline workload.KTime
+}
+
+// maxCalls bounds the requests that are carried out at once; more wait their turn.
+const maxCalls = 256
+
+// New makes a correlator; Run starts it.
+func New(o Options) (*Correlator, error) {
+	if o.Store == nil || o.Source == nil || o.Cgroups == nil {
+		return nil, errors.New("new correlator: store, source and cgroups are required")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Tick <= 0 {
+		o.Tick = time.Second
+	}
+	if o.FilesOnly == nil {
+		o.FilesOnly = []string{"oci"}
+	}
+	c := &Correlator{
+		opts: o, index: map[string]int{}, ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		calls: make(chan struct{}, maxCalls), listed: map[string]bool{},
+	}
+	var err error
+	c.sup, err = collectors.NewSupervisor(collectors.SupervisorOptions{
+		Collectors: o.Collectors, Logger: o.Logger,
+		OnHint:      func(s string, h collectors.Hint) { c.feed(evHint{source: c.index[s], hint: h}) },
+		OnContainer: func(s string, w *workload.Container) { c.feed(evListed{source: c.index[s], container: w}) },
+		OnListed:    c.onListed,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("new correlator: %w", err)
+	}
+	c.m = newMachine(c.config())
+	return c, nil
+}
+
+func (c *Correlator) config() config {
+	cfg := config{hostMountNS: c.opts.HostMountNS, strip: func(abs string) (workload.CgroupPath, bool) {
+		h, path, ok := c.opts.Cgroups.StripMount(abs)
+		return workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: h}, Path: path}, ok
+	}}
+	for i, col := range c.opts.Collectors {
+		_, prefill := col.(collectors.Prefiller)
+		c.index[col.Name()] = i
+		c.names = append(c.names, col.Name())
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+	}
+	return cfg
+}
+
+// Ready is closed when the first snapshot has been applied and every source that
+// is there has been listed once.
+func (c *Correlator) Ready() <-chan struct{} { return c.ready }
+
+// Sources says how the collectors do.
+func (c *Correlator) Sources() []workload.SourceStatus { return c.sup.Status() }
+
+// Stats is what the correlator itself counts.
+type Stats struct {
+	// Repairs counts snapshots taken after a loss.
+	Repairs uint64
+	// Conflicts counts processes found in conflict.
+	Conflicts uint64
+	// Lag is how old the last event was when it was applied.
+	Lag time.Duration
+	// Processes, Cgroups and Containers are what the machine holds.
+	Processes, Cgroups, Containers int
+}
+
+// Stats gives the counters.
+func (c *Correlator) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Stats{
+		Repairs: c.m.repairs, Conflicts: c.m.conflicts, Lag: time.Duration(c.lagNanos),
+		Processes: len(c.m.procs), Cgroups: len(c.m.cgroups), Containers: len(c.m.all),
+	}
+}
+
+// Run correlates until ctx ends. It returns an error only where the kernel's
+// side broke.
+func (c *Correlator) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.ctx.Store(&ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.opts.Source.Run(ctx, c.onEvent) })
+	g.Go(func() error {
+		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("first snapshot: %w", err)
+		}
+		c.mu.Lock()
+		c.snapped = now()
+		c.mu.Unlock()
+		c.checkReady()
+		return nil
+	})
+	g.Go(func() error { return c.sup.Run(ctx) })
+	g.Go(func() error { c.clock(ctx); return nil })
+	err := g.Wait()
+	cancel()
+	c.work.Wait()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("correlate: %w", err)
+	}
+	return nil
+}
+
+// now is CLOCK_BOOTTIME, the clock of all stamps.
+func now() workload.KTime {
+	var ts unix.Timespec
+	// Cannot fail: the clock exists since 2.6.39 and the pointer is good.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return workload.KTime(ts.Nano())
+}
+
+func (c *Correlator) onEvent(e kernel.Event) {
+	at := now()
+	c.mu.Lock()
+	c.ev = e
+	if e.Time != 0 && e.Type != kernel.Task {
+		c.lagNanos = int64(at - e.Time)
+	}
+	reqs := c.stepLocked(at, &c.ev)
+	c.mu.Unlock()
+	c.carryOut(reqs)
+	if e.Type == kernel.CgroupMkdir || e.Type == kernel.CgroupRmdir {
+		c.sup.Nudge()
+	}
+}
+
+func (c *Correlator) feed(in any) {
+	at := now()
+	c.mu.Lock()
+	reqs := c.stepLocked(at, in)
+	c.mu.Unlock()
+	c.carryOut(reqs)
+}
+
+// stepLocked steps the machine and writes the store: in one critical section, so
+// that the store sees the changes in the machine's order.
+func (c *Correlator) stepLocked(at workload.KTime, in any) []request {
+	out := c.m.step(at, in)
+	if len(out.changes) > 0 {
+		c.opts.Store.Apply(out.changes...)
+	}
+	c.opts.Store.SetAsOf(at)
+	if next := c.m.next(); next != 0 && (c.deadline == 0 || next < c.deadline) {
+		c.deadline = next
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	if len(out.requests) == 0 {
+		return nil
+	}
+	return slices.Clone(out.requests)
+}
+
+// clock steps the machine at its deadlines, and drops tombstones.
+func (c *Correlator) clock(ctx context.Context) {
+	t := time.NewTimer(c.opts.Tick)
+	defer t.Stop()
+	var expired workload.KTime
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-t.C:
+			c.mu.Lock()
+			c.deadline = 0
+			c.mu.Unlock()
+			c.feed(evTick{})
+		}
+		c.checkReady()
+		at := now()
+		if at-expired >= expireEvery {
+			expired = at
+			c.opts.Store.Apply(store.Change{Expire: at})
+		}
+		t.Reset(c.untilNext(at))
+	}
+}
+
+func (c *Correlator) untilNext(at workload.KTime) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.m.next()
+	c.deadline = next
+	tick := c.opts.Tick
+	if !c.isReady {
+		tick = min(tick, readyTick)
+	}
+	if next == 0 {
+		return tick
+	}
+	return min(tick, max(time.Duration(next-at), 0))
+}
+
+// carryOut does what the machine asked for, each request in a goroutine of its
+// own: a slow one delays no other. Their number is bounded by the machine, which
+// has one request under way for each container and source, and by maxCalls.
+func (c *Correlator) carryOut(reqs []request) {
+	if len(reqs) == 0 {
+		return
+	}
+	ctxp := c.ctx.Load()
+	if ctxp == nil || (*ctxp).Err() != nil {
+		return
+	}
+	for _, r := range reqs {
+		c.work.Go(func() { c.do(*ctxp, r) })
+	}
+}
+
+func (c *Correlator) do(ctx context.Context, r request) {
+	switch r.kind {
+	case reqPrefill, reqLookup, reqLocate: // the supervisor bounds and times these
+	default:
+		select {
+		case c.calls <- struct{}{}:
+			defer func() { <-c.calls }()
+		case <-ctx.Done():
+			return
+		}
+	}
+	switch r.kind {
+	case reqPrefill, reqLookup, reqLocate:
+		c.ask(ctx, r)
+	case reqLineage:
+		l, err := c.opts.Cgroups.Lineage(r.cgroup)
+		c.feed(evLineage{id: r.cgroup, lineage: l, err: err})
+	case reqProcess:
+		c.readProcess(r.pid)
+	case reqSnapshot:
+		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
+			c.opts.Logger.Warn("repair failed", "err", err)
+			return
+		}
+		c.sweep()
+	}
+}
+
+func (c *Correlator) ask(ctx context.Context, r request) {
+	name := c.names[r.source]
+	a := evAnswer{req: r}
+	switch r.kind {
+	case reqPrefill:
+		a.container, a.err = c.sup.Prefill(ctx, name, r.id)
+	case reqLookup:
+		a.container, a.err = c.sup.Lookup(ctx, name, r.id)
+	case reqLocate:
+		a.located, a.err = c.sup.Locate(ctx, name, r.evidence)
+	}
+	if ctx.Err() == nil {
+		c.feed(a)
+	}
+}
+
+func (c *Correlator) readProcess(pid workload.PID) {
+	p, err := c.opts.Source.Process(pid)
+	switch {
+	case err == nil:
+		c.feed(evProcess{pid: pid, proc: p})
+	case errors.Is(err, kernel.ErrGone):
+		c.feed(evProcess{pid: pid, gone: true})
+	default:
+		c.opts.Logger.Debug("process unreadable", "pid", pid, "err", err)
+		c.feed(evProcess{pid: pid, gone: true})
+	}
+}
+
+// snapshot applies all processes, in steps of one process each so that events go
+// on being applied between them.
+func (c *Correlator) snapshot(ctx context.Context) error {
+	return c.opts.Source.Snapshot(ctx, func(e kernel.Event) {
+		if e.Type == kernel.Task && e.Process.KernelThread {
+			return
+		}
+		c.feed(evEvent{e})
+	})
+}
+
+// sweep forgets cgroups whose removal was lost.
+func (c *Correlator) sweep() {
+	c.mu.Lock()
+	var idle []workload.CgroupID
+	for id, g := range c.m.cgroups {
+		if len(g.sets) == 0 && len(g.children) == 0 && !g.root {
+			idle = append(idle, id)
+		}
+	}
+	c.mu.Unlock()
+	for _, id := range idle {
+		if _, err := c.opts.Cgroups.Path(id); errors.Is(err, pcgroup.ErrGone) {
+			c.feed(evEvent{kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: id}}})
+		}
+	}
+}
+
+func (c *Correlator) onListed(source string, l collectors.Listing) {
+	began := now() - workload.KTime(time.Since(l.Began))
+	c.feed(evListEnd{source: c.index[source], complete: l.Complete, began: began})
+	c.mu.Lock()
+	c.listed[source] = true
+	c.mu.Unlock()
+	c.checkReady()
+}
+
+// readyTick is how often readiness is looked at; readyPatience is how long a
+// source that hangs can put it off.
+const (
+	readyTick     = 5 * time.Millisecond
+	readyPatience = 3 * workload.KTime(time.Second)
+)
+
+// checkReady closes Ready once the snapshot is in and every source that is there
+// has been listed; those absent or failing are not waited for.
+func (c *Correlator) checkReady() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isReady || c.snapped == 0 {
+		return
+	}
+	if now() < c.snapped+readyPatience && !c.allListedLocked() {
+		return
+	}
+	c.isReady = true
+	close(c.ready)
+}
+
+func (c *Correlator) allListedLocked() bool {
+	for _, s := range c.sup.Status() {
+		_, lists := c.sup.Collector(s.Name).(collectors.Lister)
+		if lists && !c.listed[s.Name] && s.State != "absent" && s.State != "failing" {
+			return false
+		}
+	}
+	return !c.m.settling()
+}
+
+// Observe makes sure that what the kernel knows of a process now is in the
+// store: pending events are delivered first, then, if that did not bring it, the
+// process is read from /proc. ErrNotFound: there is no such process.
+func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func() bool) error {
+	if err := c.opts.Source.Flush(ctx); err != nil && ctx.Err() != nil {
+		return fmt.Errorf("observe process %d: %w", pid, err)
+	}
+	if known != nil && known() {
+		return nil
+	}
+	p, err := c.opts.Source.Process(pid)
+	switch {
+	case errors.Is(err, kernel.ErrGone):
+		return fmt.Errorf("observe process %d: %w", pid, workload.ErrNotFound)
+	case err != nil:
+		return fmt.Errorf("observe process %d: %w", pid, err)
+	}
+	c.feed(evProcess{pid: pid, proc: p})
+	for _, id := range c.unknownCgroups(pid) {
+		l, err := c.opts.Cgroups.Lineage(id)
+		c.feed(evLineage{id: id, lineage: l, err: err})
+	}
+	return nil
+}
+
+// unknownCgroups lists the cgroups of a process whose lineage is not known yet.
+func (c *Correlator) unknownCgroups(pid workload.PID) []workload.CgroupID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.m.procs[pid]
+	if p == nil || p.set == nil {
+		return nil
+	}
+	var ids []workload.CgroupID
+	for _, g := range p.set.cgroups {
+		if !g.known() {
+			ids = append(ids, g.id)
+		}
+	}
+	return ids
+}
