@@ -47,12 +47,14 @@ func (g cgroup) relative(unified bool) (path string, v2, ok bool) {
 	if !ok {
 		return "", false, false
 	}
-	if g.controller == "" && unified {
-		return "/" + rest, true, true
+	if g.controller != "" { // below the mount point of one hierarchy: "pids/c1", "cpu,cpuacct/c1"
+		_, rest, ok = strings.Cut(rest, "/")
+		return "/" + rest, false, ok
 	}
-	// Below the mount point of one hierarchy: "pids/c1", "unified/c1", "cpu,cpuacct/c1".
-	_, rest, ok = strings.Cut(rest, "/")
-	return "/" + rest, g.controller == "", ok
+	if !unified { // "unified/c1"; or "c1" from an engine with a v2 mount of its own
+		rest = strings.TrimPrefix(rest, "unified/")
+	}
+	return "/" + rest, true, true
 }
 
 // is says whether a cgroup is the one that the state names.

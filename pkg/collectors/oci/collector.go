@@ -117,6 +117,9 @@ func (c *Collector) Lookup(ctx context.Context, id workload.ContainerID) (*workl
 	if !validID(id.ID) {
 		return nil, fmt.Errorf("container id %q: %w", cut(id.ID), collectors.ErrNotFound)
 	}
+	if !knownRuntimes[id.Runtime] {
+		return nil, fmt.Errorf("look up %s: %w", id, collectors.ErrNotMine)
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -125,6 +128,14 @@ func (c *Collector) Lookup(ctx context.Context, id workload.ContainerID) (*workl
 		return nil, fmt.Errorf("look up %s: %w", id, err)
 	}
 	return c.describe(found), nil
+}
+
+// knownRuntimes are the words by which a claim may call what one of the three
+// runtimes runs; empty is a claim that does not say.
+var knownRuntimes = map[string]bool{
+	"": true, runtimeRunc: true, runtimeCrun: true, runtimeYouki: true,
+	engineDocker: true, engineContainerd: true, "cri-o": true, "podman": true, "buildkit": true,
+	"kubernetes": true, "ecs": true, "garden": true,
 }
 
 // find gives the one place that has the id.
@@ -271,7 +282,7 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 func (c *Collector) listRoot(ctx context.Context, r root, yield func(*workload.Container, error) bool) bool {
 	list, err := subdirs(r.path)
 	if err != nil && !missing(err) {
-		return yield(nil, fmt.Errorf("list: %w: %w", collectors.ErrUnavailable, err))
+		return yield(nil, fmt.Errorf("list: %w", err))
 	}
 	for _, d := range list {
 		if err := ctx.Err(); err != nil {
@@ -289,7 +300,7 @@ func (c *Collector) listRoot(ctx context.Context, r root, yield func(*workload.C
 		case errors.Is(err, errUntrusted), missing(err), errors.Is(err, errNoState):
 			// Not a container, or not yet or no longer one: the others are complete without it.
 			c.log.Debug("state not listed", "container", d.name, "err", err)
-		case !yield(nil, fmt.Errorf("list %s: %w", d.name, refusal(err))):
+		case !yield(nil, fmt.Errorf("list: %w", err)): // about one container, so not ErrUnavailable
 			return false
 		}
 	}

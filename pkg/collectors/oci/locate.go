@@ -110,10 +110,10 @@ func (c *Collector) bundleFits(r *reading, e workload.Evidence) bool {
 		return true
 	}
 	spec, err := c.specOf(r)
-	if err != nil || spec.Linux == nil {
+	if err != nil {
 		return false
 	}
-	want := cgroupsPath(spec.Linux.CgroupsPath)
+	want := spec.CgroupPath()
 	if want == "" {
 		want = "/" + r.id // runc's default
 	}

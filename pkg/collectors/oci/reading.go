@@ -152,24 +152,12 @@ func (c *Collector) describe(s *reading) *workload.Container {
 		out.Truncated = []string{"bundle"}
 		c.log.Debug("bundle not read", "container", s.id, "err", err)
 	} else {
-		spec.fill(out, c.envAllow)
+		spec.Fill(out, c.envAllow)
 		annotations = spec.Annotations
 	}
 	annotate(out, s.root, annotations)
 	collectors.Bound(out)
 	return out
-}
-
-var errNoBundle = errors.New("the state names no bundle")
-
-func (c *Collector) specOf(s *reading) (*bundleSpec, error) {
-	if !filepath.IsAbs(s.bundle) {
-		return nil, errNoBundle
-	}
-	if s.state == nil {
-		return readSpec("/", s.bundle) // found here, not named by a runtime
-	}
-	return readSpec(c.opts.HostRoot, s.bundle)
 }
 
 func (c *Collector) runOf(s *state) *workload.Run {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -132,7 +133,7 @@ func parseYoukiConfig(data []byte) (string, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return "", fmt.Errorf("parse youki_config.json: %w", err)
 	}
-	return cgroupsPath(f.CgroupPath), nil
+	return runtimespec.CgroupPath(f.CgroupPath), nil
 }
 
 // parseStatus reads crun's status.
@@ -166,46 +167,6 @@ func pidOf(p *int64) (workload.PID, error) {
 		return 0, errNoInit
 	}
 	return workload.PID(*p), nil
-}
-
-// cgroupsPath turns a runtime-spec cgroupsPath into a path inside a hierarchy.
-// The systemd driver's form is slice:prefix:name.
-func cgroupsPath(p string) string {
-	f := strings.Split(p, ":")
-	if len(f) != 3 {
-		if p == "" {
-			return ""
-		}
-		return "/" + strings.TrimPrefix(p, "/")
-	}
-	unit := f[2]
-	if !strings.HasSuffix(unit, ".slice") {
-		if f[1] != "" {
-			unit = f[1] + "-" + unit
-		}
-		unit += ".scope"
-	}
-	slice := f[0]
-	if slice == "" {
-		slice = "system.slice"
-	}
-	return expandSlice(slice) + "/" + unit
-}
-
-// expandSlice gives the path of a slice: a-b.slice lies in a.slice.
-func expandSlice(slice string) string {
-	name, ok := strings.CutSuffix(slice, ".slice")
-	if !ok || name == "-" || name == "" {
-		return ""
-	}
-	var b strings.Builder
-	for i := range len(name) {
-		if name[i] == '-' {
-			b.WriteString("/" + name[:i] + ".slice")
-		}
-	}
-	b.WriteString("/" + slice)
-	return b.String()
 }
 
 // cut shortens a hostile string for an error.
