@@ -3,6 +3,8 @@
 package store
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -57,4 +59,119 @@ type Counts struct {
 	Rejected uint64
 	// Resyncs counts streams that could not be resumed or fell too far behind.
 	Resyncs uint64
+}
+
+// Store is the state. Make one with New.
+type Store struct {
+	opt Options
+
+	// What readers use; the writer swaps what is behind.
+	rev                                atomic.Uint64 // last revision published
+	asOf                               atomic.Int64
+	pids                               pidTable
+	ids                                *index[workload.ContainerID, cell]
+	cgroups                            *index[workload.CgroupID, contItem]
+	procLog                            *changeLog
+	contLog                            *changeLog
+	watchers                           atomic.Int64
+	conts, contsGone, procs, procsGone atomic.Int64
+	dropped, rejected, resyncs         atomic.Uint64
+
+	mu sync.Mutex // for the writer alone; guards all below, and who may change what is above
+	// head is the last revision given, which is rev once the batch is done.
+	head        workload.Revision
+	byKey       map[workload.ContainerID]*contItem
+	children    map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
+	claims      map[workload.CgroupID][]*contItem
+	procTombs   tombs
+	contTombs   tombs
+	procMarkers *markers[workload.ProcessKey]
+	contMarkers *markers[workload.ContainerID]
+}
+
+// New makes an empty store.
+func New(opt Options) *Store {
+	opt = opt.withDefaults()
+	s := &Store{
+		opt:       opt,
+		head:      opt.Base,
+		ids:       newIndex[workload.ContainerID, cell](),
+		cgroups:   newIndex[workload.CgroupID, contItem](),
+		procLog:   newChangeLog(opt.Base),
+		contLog:   newChangeLog(opt.Base),
+		byKey:     map[workload.ContainerID]*contItem{},
+		children:  map[workload.ContainerID]map[*contItem]struct{}{},
+		claims:    map[workload.CgroupID][]*contItem{},
+		procTombs: tombs{max: opt.MaxProcessTombstones},
+		contTombs: tombs{max: opt.MaxContainerTombstones},
+	}
+	s.rev.Store(uint64(opt.Base))
+	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
+	s.contMarkers = newMarkers[workload.ContainerID](s.contLog, opt.MaxContainerTombstones)
+	return s
+}
+
+// Apply makes the changes, in order and as one batch for watchers, and gives
+// the revision of the last. It never waits for a reader. A change without a
+// usable key, or to a container that is not there, is counted and left out. The
+// values given must not be changed any more. For the one writer.
+func (s *Store) Apply(changes ...Change) workload.Revision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range changes {
+		switch ch := &changes[i]; {
+		case ch.Process != nil:
+			s.putProcess(ch.Process)
+		case ch.Container != nil:
+			s.changeContainer(ch.Container)
+		case ch.Expire != 0:
+			s.expire(ch.Expire)
+		default:
+			s.rejected.Add(1)
+		}
+	}
+	s.rev.Store(uint64(s.head)) // after all entries: a watcher reads up to it
+	s.procLog.wake()
+	s.contLog.wake()
+	return s.head
+}
+
+// next gives the revision of the change at hand.
+func (s *Store) next() workload.Revision {
+	s.head++
+	return s.head
+}
+
+func (s *Store) expire(now workload.KTime) {
+	before := now - workload.KTime(s.opt.Grace)
+	for d := s.procTombs.due(before, now); d != nil; d = s.procTombs.due(before, now) {
+		s.dropProcess(d.proc)
+	}
+	for d := s.contTombs.due(before, now); d != nil; d = s.contTombs.due(before, now) {
+		s.removeContainer(d.cont, true)
+	}
+}
+
+// SetAsOf says which instant the store is right at: that of the last event
+// whose consequences have been applied. For the one writer.
+func (s *Store) SetAsOf(t workload.KTime) { s.asOf.Store(int64(t)) }
+
+// AsOf is what SetAsOf said last.
+func (s *Store) AsOf() workload.KTime { return workload.KTime(s.asOf.Load()) }
+
+// Revision is that of the last batch applied.
+func (s *Store) Revision() workload.Revision { return workload.Revision(s.rev.Load()) }
+
+// Counts says what there is. The figures are read one after the other.
+func (s *Store) Counts() Counts {
+	conts, contsGone := int(s.conts.Load()), int(s.contsGone.Load())
+	procs, procsGone := int(s.procs.Load()), int(s.procsGone.Load())
+	return Counts{
+		Containers: conts - contsGone, ContainerTombstones: contsGone,
+		Processes: procs - procsGone, ProcessTombstones: procsGone,
+		Watchers:          int(s.watchers.Load()),
+		DroppedTombstones: s.dropped.Load(),
+		Rejected:          s.rejected.Load(),
+		Resyncs:           s.resyncs.Load(),
+	}
 }

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"reflect"
+	"slices"
+	"sync/atomic"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// view is one immutable version of a container as readers see it.
+type view struct {
+	key    workload.ContainerID
+	merged *workload.Container
+	// chain ends with merged.
+	chain []*workload.Container
+	// up is the view of the parent that chain was made from.
+	up  *view
+	pod *workload.Pod
+	rev workload.Revision
+	// gone: a tombstone. dropped: not in the store any more; only processes
+	// that were in it still lead here.
+	gone, dropped bool
+}
+
+// cell stands for one container id, be it a key, an id of a layer or an alias.
+// Processes point to the cell of the id that they were given, so a change of
+// the container, or its arrival after its processes, touches no process.
+type cell struct {
+	view atomic.Pointer[view] // nil: no container has this id, or several claim it
+	// The rest is the writer's.
+	id     workload.ContainerID
+	nodes  int         // process versions that point here
+	claims []*contItem // containers with this id
+}
+
+// contItem is one container entity through all its versions.
+type contItem struct {
+	latest atomic.Pointer[view]
+	told   atomic.Uint64 // revision at which it became a tombstone
+	// The rest is the writer's.
+	key     workload.ContainerID
+	layers  []layer
+	gone    bool // by Gone; else gone when nothing lives in layers
+	empty   bool // the last layer was taken away; layers keeps it for the tombstone
+	since   workload.KTime
+	tomb    *tomb
+	ids     []workload.ContainerID
+	cgroups []workload.CgroupID
+	parent  workload.ContainerID
+}
+
+func (i *contItem) revision() workload.Revision { return i.latest.Load().rev }
+
+func (i *contItem) state() state {
+	v := i.latest.Load()
+	return state{
+		entity:  workload.Entity{Kind: workload.KindContainer, Container: v.merged, Gone: v.gone, Revision: v.rev},
+		removed: v.dropped,
+		told:    workload.Revision(i.told.Load()),
+	}
+}
+
+// changeContainer applies one change. For the writer, locked.
+func (s *Store) changeContainer(ch *ContainerChange) {
+	it := s.byKey[ch.ID]
+	if it == nil {
+		if ch.ID.IsZero() || ch.Layer == nil || ch.Source == "" {
+			s.rejected.Add(1)
+			return
+		}
+		if ch.Forget {
+			return
+		}
+		it = &contItem{key: ch.ID}
+	}
+	if ch.Forget {
+		s.removeContainer(it, false)
+		return
+	}
+	it.change(ch, workload.KTime(s.asOf.Load()))
+	s.publish(it)
+}
+
+// change works the change into the layers and the life of the entity.
+func (i *contItem) change(ch *ContainerChange, now workload.KTime) {
+	dead := i.gone || i.empty
+	switch {
+	case ch.Source == "":
+	case ch.Layer != nil:
+		i.putLayer(ch.Source, ch.Layer)
+		if i.empty || i.gone && ch.Gone == 0 && revives(ch) {
+			i.gone, i.empty = false, false
+		}
+	case !dead: // a tombstone keeps what it was
+		if len(i.layers) == 1 && i.layers[0].source == ch.Source {
+			i.empty, i.since = true, now
+			break
+		}
+		i.layers = slices.DeleteFunc(i.layers, func(l layer) bool { return l.source == ch.Source })
+	}
+	if ch.Gone != 0 {
+		i.gone, i.empty, i.since = true, false, ch.Gone
+	}
+}
+
+// revives reports whether a change brings a tombstone back: only the correlator
+// may say so, with a run that has not ended. An engine's late answer does not.
+func revives(ch *ContainerChange) bool {
+	return ch.Source == KernelSource && (ch.Layer.Run == nil || ch.Layer.Run.Exit == nil)
+}
+
+// putLayer sets a layer. One that says the same as before changes nothing and
+// keeps its first time; layers stay in the order of their first arrival.
+func (i *contItem) putLayer(source string, c *workload.Container) {
+	l := newLayer(source, c)
+	for n := range i.layers {
+		old := &i.layers[n]
+		if old.source != source {
+			continue
+		}
+		if !sameLayer(old.c, c) {
+			*old = l
+		}
+		return
+	}
+	i.layers = append(i.layers, l)
+}
+
+func sameLayer(a, b *workload.Container) bool {
+	if a == b {
+		return true
+	}
+	x, y := *a, *b
+	x.Sources, y.Sources = nil, nil
+	return reflect.DeepEqual(&x, &y)
+}
+
+// publish makes what the entity has become visible, if it is anything new.
+func (s *Store) publish(it *contItem) {
+	gone := it.gone || it.empty
+	merged := merge(it.key, it.layers, gone)
+	old := it.latest.Load()
+	if old != nil && old.gone == gone && reflect.DeepEqual(old.merged, merged) {
+		return
+	}
+	if old == nil {
+		s.byKey[it.key] = it
+		s.conts.Add(1)
+	} else if old.merged.ID != merged.ID { // watchers keep it by that id
+		s.markContainer(it, old.merged.ID, s.next(), 0)
+	}
+	v := &view{key: it.key, merged: merged, rev: s.next(), gone: gone}
+	s.setParent(it, merged.Parent)
+	s.join(v)
+	it.latest.Store(v)
+	s.contMarkers.void(merged.ID, v.rev)
+	s.contLog.append(v.rev, it)
+	s.setIDs(it, idsOf(it.key, merged))
+	s.setCgroups(it, merged.Run)
+	s.settleContTomb(it, v)
+	s.rejoinChildren(it, maxChain)
+}
+
+func idsOf(key workload.ContainerID, merged *workload.Container) []workload.ContainerID {
+	ids := []workload.ContainerID{key}
+	for _, id := range append([]workload.ContainerID{merged.ID}, merged.Aliases...) {
+		if !id.IsZero() && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// setIDs makes the entity known by these ids and no others.
+func (s *Store) setIDs(it *contItem, ids []workload.ContainerID) {
+	was := it.ids
+	it.ids = ids
+	for _, id := range was {
+		if !slices.Contains(ids, id) {
+			s.unclaim(s.ids.get(id), it, nil)
+		}
+	}
+	for _, id := range ids {
+		c := s.cell(id)
+		if !slices.Contains(c.claims, it) {
+			c.claims = append(c.claims, it)
+		}
+		s.settleCell(c)
+	}
+}
+
+func (s *Store) cell(id workload.ContainerID) *cell {
+	c := s.ids.get(id)
+	if c == nil {
+		c = &cell{id: id}
+		s.ids.put(id, c)
+	}
+	return c
+}
+
+// unclaim takes an id from an entity. Where nobody else has it and last is
+// given, processes and inner containers keep leading to last.
+func (s *Store) unclaim(c *cell, it *contItem, last *view) {
+	c.claims = slices.DeleteFunc(c.claims, func(o *contItem) bool { return o == it })
+	s.settleCell(c)
+	if last != nil && len(c.claims) == 0 {
+		c.view.Store(last)
+		return
+	}
+	s.rejoinAll(s.children[c.id], maxChain)
+}
+
+// settleCell decides which container an id means: the one whose key it is, else
+// the only one that claims it, else the only living one that does.
+func (s *Store) settleCell(c *cell) {
+	if len(c.claims) == 0 && c.nodes == 0 {
+		s.ids.del(c.id)
+	}
+	if it := c.owner(); it != nil {
+		c.view.Store(it.latest.Load())
+		return
+	}
+	c.view.Store(nil)
+}
+
+func (c *cell) owner() *contItem {
+	var live []*contItem
+	for _, it := range c.claims {
+		if it.key == c.id {
+			return it
+		}
+		if !it.latest.Load().gone {
+			live = append(live, it)
+		}
+	}
+	switch {
+	case len(c.claims) == 1:
+		return c.claims[0]
+	case len(live) == 1:
+		return live[0]
+	default:
+		return nil
+	}
+}
+
+// hold gives the cell of a process's container, nil if it has none.
+func (s *Store) hold(p *workload.Process) *cell {
+	if p.Status != workload.StatusContainer || p.Container.IsZero() {
+		return nil
+	}
+	c := s.cell(p.Container)
+	c.nodes++
+	return c
+}
+
+func (s *Store) release(c *cell) {
+	if c == nil {
+		return
+	}
+	if c.nodes--; c.nodes == 0 && len(c.claims) == 0 {
+		s.ids.del(c.id)
+	}
+}
+
+// settleContTomb makes the tombstone queue agree with the view.
+func (s *Store) settleContTomb(it *contItem, v *view) {
+	switch {
+	case !v.gone && it.tomb != nil:
+		s.contTombs.remove(it.tomb)
+		it.tomb = nil
+		it.told.Store(0)
+		s.contsGone.Add(-1)
+	case v.gone && it.tomb != nil && it.since != 0:
+		s.contTombs.move(it.tomb, it.since)
+	case v.gone && it.tomb == nil:
+		it.told.Store(uint64(v.rev))
+		it.tomb = s.contTombs.add(&tomb{since: it.since, cont: it})
+		s.contsGone.Add(1)
+		for d := s.contTombs.excess(); d != nil; d = s.contTombs.excess() {
+			s.dropped.Add(1)
+			s.removeContainer(d.cont, true)
+		}
+	}
+}
+
+// removeContainer takes an entity out of the store. Its processes lead to its
+// last view where it was kept to its end, and nowhere where it was forgotten.
+func (s *Store) removeContainer(it *contItem, keep bool) {
+	if it.tomb != nil {
+		s.contTombs.remove(it.tomb)
+		it.tomb = nil
+		s.contsGone.Add(-1)
+	}
+	s.conts.Add(-1)
+	delete(s.byKey, it.key)
+	last := *it.latest.Load()
+	last.rev, last.dropped = s.next(), true
+	it.latest.Store(&last)
+	s.setParent(it, workload.ContainerID{})
+	s.setCgroups(it, nil)
+	var left *view
+	if keep {
+		left = &last
+	}
+	for _, id := range it.ids {
+		s.unclaim(s.ids.get(id), it, left)
+	}
+	s.markContainer(it, last.merged.ID, last.rev, workload.Revision(it.told.Load()))
+}
+
+// markContainer says that the id by which watchers knew the entity is gone. If
+// another entity is known by it too, watchers get that one instead.
+func (s *Store) markContainer(it *contItem, id workload.ContainerID, rev, told workload.Revision) {
+	if c := s.ids.get(id); c != nil {
+		for _, o := range c.claims {
+			if o != it && o.latest.Load().merged.ID == id {
+				s.touch(o)
+				return
+			}
+		}
+	}
+	s.contMarkers.add(id, state{
+		entity: workload.Entity{
+			Kind: workload.KindContainer, Container: &workload.Container{ID: id}, Gone: true, Revision: rev,
+		},
+		removed: true,
+		told:    told,
+	})
+}
+
+// touch makes watchers see the entity again.
+func (s *Store) touch(it *contItem) {
+	v := *it.latest.Load()
+	v.rev = s.next()
+	it.latest.Store(&v)
+	for _, id := range it.ids {
+		s.settleCell(s.ids.get(id))
+	}
+	s.contLog.append(v.rev, it)
+}

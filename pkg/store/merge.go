@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// layer is what one source says of a container.
+type layer struct {
+	source string
+	c      *container
+}
+
+func newLayer(source string, c *container) layer { return layer{source, c} }
+
+// provenance is when the layer arrived, as far as the writer said so.
+func (l layer) provenance() workload.Provenance {
+	p := workload.Provenance{Source: l.source}
+	if len(l.c.Sources) > 0 {
+		p.At = l.c.Sources[0].At
+	}
+	return p
+}
+
+// merge joins the layers by the table. The result shares maps and slices with
+// the layers, which are immutable too.
+func merge(key workload.ContainerID, layers []layer, gone bool) *container {
+	in := merging{key: key, arrived: layers, gone: gone, layers: make([]layer, 0, len(layers))}
+	for _, l := range layers {
+		if l.source == KernelSource {
+			in.kernel = l.c
+		}
+	}
+	c := &container{}
+	for _, r := range precedence {
+		in.layers = r.sorted(in.layers[:0], layers)
+		r.merge(c, in)
+	}
+	return c
+}
+
+// sorted gives the layers in the order of the rule's sources.
+func (r rule) sorted(to, layers []layer) []layer {
+	for _, l := range layers {
+		if !r.only || slices.Contains(r.order, l.source) {
+			to = append(to, l)
+		}
+	}
+	slices.SortFunc(to, func(a, b layer) int {
+		return cmp.Or(cmp.Compare(r.rank(a.source), r.rank(b.source)), strings.Compare(a.source, b.source))
+	})
+	return to
+}
+
+func (r rule) rank(source string) int {
+	if i := slices.Index(r.order, source); i >= 0 {
+		return i
+	}
+	return len(r.order)
+}
+
+// pick takes a field from the first layer that says anything in it.
+func pick[T any](field func(*container) *T, said func(T) bool) func(*container, merging) {
+	return func(dst *container, in merging) {
+		for _, l := range in.layers {
+			if v := *field(l.c); said(v) {
+				*field(dst) = v
+				return
+			}
+		}
+	}
+}
+
+func notZero[T comparable](v T) bool {
+	var zero T
+	return v != zero
+}
+
+func mapSaid[M ~map[K]V, K comparable, V any](m M) bool { return m != nil }
+
+func listSaid[S ~[]E, E any](s S) bool { return s != nil }
+
+func mergeID(dst *container, in merging) {
+	named := slices.IndexFunc(in.layers, func(l layer) bool { return l.c.Name != "" && !l.c.ID.IsZero() })
+	if named < 0 {
+		named = slices.IndexFunc(in.layers, func(l layer) bool { return !l.c.ID.IsZero() })
+	}
+	if dst.ID = in.key; named >= 0 {
+		dst.ID = in.layers[named].c.ID
+	}
+}
+
+// maxAliases bounds what a lying source can make the store index.
+const maxAliases = 16
+
+func mergeAliases(dst *container, in merging) {
+	add := func(id workload.ContainerID) {
+		if !id.IsZero() && id != dst.ID && !slices.Contains(dst.Aliases, id) && len(dst.Aliases) < maxAliases {
+			dst.Aliases = append(dst.Aliases, id)
+		}
+	}
+	add(in.key)
+	for _, l := range in.layers {
+		add(l.c.ID)
+	}
+	for _, l := range in.layers {
+		for _, id := range l.c.Aliases {
+			add(id)
+		}
+	}
+}
+
+func mergeImageName(dst *container, in merging) {
+	for _, l := range in.layers {
+		if l.c.Image.Name != "" {
+			dst.Image.Name, dst.Image.Tag = l.c.Image.Name, l.c.Image.Tag
+			return
+		}
+	}
+}
+
+func mergeState(dst *container, in merging) {
+	for _, l := range in.layers {
+		if l.source != KernelSource && l.c.State != workload.StateUnknown {
+			dst.State = l.c.State
+			break
+		}
+	}
+	var kernel workload.State
+	if in.kernel != nil {
+		kernel = in.kernel.State
+	}
+	switch {
+	case in.gone || kernel == workload.StateExited:
+		dst.State = workload.StateExited
+	case dst.State == workload.StateUnknown:
+		dst.State = kernel
+	case kernel == workload.StateRunning && (dst.State == workload.StateCreated || dst.State == workload.StateExited):
+		dst.State = kernel
+	}
+}
+
+func mergeExit(dst *container, in merging) {
+	if dst.State == workload.StateRunning || dst.State == workload.StatePaused {
+		return // what an engine still says of the run before
+	}
+	exits := kernelExits(in.kernel)
+	for _, l := range in.layers {
+		if l.source != KernelSource && l.c.Exit != nil {
+			exits = append(exits, l.c.Exit)
+		}
+	}
+	if len(exits) == 0 {
+		return
+	}
+	best := exits[0]
+	if i := slices.IndexFunc(exits, func(e *workload.Exit) bool { return e.Known }); i > 0 {
+		best = exits[i]
+	}
+	e := *best
+	for _, o := range exits {
+		e.OOM = e.OOM || o.OOM
+		if e.At == 0 {
+			e.At = o.At
+		}
+	}
+	dst.Exit = &e
+}
+
+func kernelExits(c *container) []*workload.Exit {
+	switch {
+	case c == nil:
+		return nil
+	case c.Exit != nil:
+		return []*workload.Exit{c.Exit}
+	case c.Run != nil && c.Run.Exit != nil:
+		return []*workload.Exit{c.Run.Exit}
+	default:
+		return nil
+	}
+}
+
+func mergeSandbox(dst *container, in merging) {
+	dst.Sandbox = slices.ContainsFunc(in.layers, func(l layer) bool { return l.c.Sandbox })
+}
+
+func mergeSources(dst *container, in merging) {
+	for _, l := range in.arrived {
+		dst.Sources = append(dst.Sources, l.provenance())
+	}
+}
+
+func mergeTruncated(dst *container, in merging) {
+	for _, l := range in.layers {
+		dst.Truncated = append(dst.Truncated, l.c.Truncated...)
+	}
+	slices.Sort(dst.Truncated)
+	dst.Truncated = slices.Compact(dst.Truncated)
+}
+
+// PrecedenceMarkdown renders the table of precedence for docs/precedence.md.
+func PrecedenceMarkdown() string {
+	var b strings.Builder
+	b.WriteString(precedenceIntro)
+	b.WriteString("| field | sources, the first wins | how |\n|---|---|---|\n")
+	for _, r := range precedence {
+		order := strings.Join(r.order, ", ")
+		switch {
+		case r.order == nil:
+			order = "all"
+		case !r.only:
+			order += ", others"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.field, order, r.how)
+	}
+	return b.String()
+}
+
+const precedenceIntro = `<!-- Made from pkg/store/precedence.go by: go test ./pkg/store -run Precedence -update -->
+
+# Who is believed, field by field
+
+A container that several sources know is one entity. Each source keeps a layer of its own, and
+what is shown comes from the layers by this table. "kernel" is pidigree's own layer, made from
+what it saw in the kernel. "Others" are sources that a row does not name; they come last, in
+alphabetical order, so that the outcome never depends on who answered first.
+
+`

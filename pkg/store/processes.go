@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// procItem is one process through all its versions.
+type procItem struct {
+	latest atomic.Pointer[node]
+	told   atomic.Uint64 // revision at which it became a tombstone
+	tomb   *tomb         // writer only; nil while it lives
+}
+
+func (i *procItem) revision() workload.Revision { return i.latest.Load().rev }
+
+func (i *procItem) state() state {
+	n := i.latest.Load()
+	return state{
+		entity:  workload.Entity{Kind: workload.KindProcess, Process: n.proc, Gone: n.exited(), Revision: n.rev},
+		removed: n.flags&flagDropped != 0,
+		told:    workload.Revision(i.told.Load()),
+	}
+}
+
+// putProcess puts or replaces a process. For the writer, locked.
+func (s *Store) putProcess(p *workload.Process) {
+	k := p.Key
+	if k.PID == 0 || k.PID > workload.MaxPID || k.Start == 0 && k.Inode == 0 {
+		s.rejected.Add(1)
+		return
+	}
+	if old := s.replaces(p); old != nil {
+		s.replaceProcess(old, p)
+		return
+	}
+	s.addProcess(p)
+}
+
+// replaces finds the node that p is a new version of. A key that was rounded to
+// a tick may fit several: the living one is meant. A living process is no
+// version of a dead one unless the keys are certain; it is the next with its PID.
+func (s *Store) replaces(p *workload.Process) *node {
+	var found *node
+	for n := s.pids.head(p.Key.PID); n != nil; n = n.older.Load() {
+		k := n.key()
+		switch {
+		case !k.Same(p.Key):
+		case certain(k, p.Key):
+			return n
+		case n.exited() && p.Exit == nil:
+		case found == nil || found.exited() && !n.exited():
+			found = n
+		}
+	}
+	return found
+}
+
+func (s *Store) addProcess(p *workload.Process) {
+	if h := s.pids.head(p.Key.PID); h != nil && p.Exit == nil && startedAfter(h.key(), p.Key) {
+		p = endedUnseen(p)
+	}
+	rev := s.next()
+	item := &procItem{}
+	n := newNode(p, item, s.hold(p), rev)
+	below, atHead := s.pids.insert(n)
+	item.latest.Store(n)
+	s.procMarkers.void(p.Key, rev)
+	s.procLog.append(rev, item)
+	s.procs.Add(1)
+	s.settleProcTomb(n)
+	if atHead && below != nil && !below.exited() {
+		s.replaceProcess(below, endedUnseen(below.proc))
+	}
+}
+
+// endedUnseen is p as a tombstone: somebody else has its PID, so it is gone,
+// though nobody saw how.
+func endedUnseen(p *workload.Process) *workload.Process {
+	p = p.Clone()
+	p.Exit = &workload.Exit{}
+	return p
+}
+
+func (s *Store) replaceProcess(old *node, p *workload.Process) {
+	if sameProcess(old.proc, p) {
+		return
+	}
+	if old.key() != p.Key { // the same process, better known: watchers keep it by key
+		s.markProcess(old, s.next(), 0)
+	}
+	c := s.hold(p)
+	s.release(old.cell)
+	n := newNode(p, old.item, c, s.next())
+	s.pids.swap(old, n)
+	old.item.latest.Store(n)
+	s.procMarkers.void(p.Key, n.rev)
+	s.procLog.append(n.rev, n.item)
+	s.settleProcTomb(n)
+}
+
+// settleProcTomb makes the tombstone queue agree with the node.
+func (s *Store) settleProcTomb(n *node) {
+	item := n.item
+	if !n.exited() {
+		if item.tomb != nil {
+			s.procTombs.remove(item.tomb)
+			item.tomb = nil
+			item.told.Store(0)
+			s.procsGone.Add(-1)
+		}
+		return
+	}
+	since := n.proc.Exit.At
+	if item.tomb != nil {
+		if since != 0 {
+			s.procTombs.move(item.tomb, since)
+		}
+		return
+	}
+	if since == 0 {
+		since = workload.KTime(s.asOf.Load())
+	}
+	item.told.Store(uint64(n.rev))
+	item.tomb = s.procTombs.add(&tomb{since: since, proc: item})
+	s.procsGone.Add(1)
+	for d := s.procTombs.excess(); d != nil; d = s.procTombs.excess() {
+		s.dropped.Add(1)
+		s.dropProcess(d.proc)
+	}
+}
+
+// dropProcess takes a tombstone out of the store.
+func (s *Store) dropProcess(item *procItem) {
+	n, rev := item.latest.Load(), s.next()
+	s.procTombs.remove(item.tomb)
+	s.pids.swap(n, nil)
+	s.release(n.cell)
+	s.procs.Add(-1)
+	s.procsGone.Add(-1)
+	item.latest.Store(&node{rev: rev, proc: n.proc, flags: flagDropped})
+	for o := s.pids.head(n.pid); o != nil; o = o.older.Load() {
+		if o.key() == n.key() {
+			return // the next process of the same clock tick, which watchers cannot tell from this one
+		}
+	}
+	s.markProcess(n, rev, workload.Revision(item.told.Load()))
+}
+
+func (s *Store) markProcess(n *node, rev, told workload.Revision) {
+	s.procMarkers.add(n.key(), state{
+		entity: workload.Entity{
+			Kind: workload.KindProcess, Process: &workload.Process{Key: n.key()}, Gone: true, Revision: rev,
+		},
+		removed: true,
+		told:    told,
+	})
+}
+
+// sameProcess reports whether both say the same.
+func sameProcess(a, b *workload.Process) bool {
+	return a == b ||
+		a.Key == b.Key && a.Parent == b.Parent && a.Comm == b.Comm && a.Exe == b.Exe &&
+			slices.Equal(a.Cgroups, b.Cgroups) && slices.Equal(a.PIDNamespaces, b.PIDNamespaces) &&
+			a.MountNS == b.MountNS && a.Status == b.Status && a.Confidence == b.Confidence &&
+			a.Container == b.Container && a.Entry == b.Entry && a.ForeignNamespaces == b.ForeignNamespaces &&
+			a.Reason == b.Reason && sameValue(a.Service, b.Service) &&
+			a.Started == b.Started && a.Exec == b.Exec && sameValue(a.Exit, b.Exit)
+}
+
+func sameValue[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
