@@ -40,11 +40,11 @@ func run(m *testing.M) int {
 const askerImage = "registry.test/asker:1"
 
 // engineOptions load the asker's image beside busybox.
-func engineOptions(t *testing.T) collectortest.EngineOptions {
-	t.Helper()
+func engineOptions(tb testing.TB) collectortest.EngineOptions {
+	tb.Helper()
 	img, err := collectortest.Busybox()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	img.Name = askerImage
 	img.Files["bin/asker"] = programs.Asker

@@ -105,19 +105,8 @@ func containerdFleet(e *collectortest.Containerd) fleet {
 
 // askAll starts the fleet, twelve at a time, and holds every answer to account.
 func askAll(t *testing.T, fl fleet, socketDir string) {
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	reports := make([]report, starts)
-	errs := make([]error, starts)
-	unique := strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
-	for i := range starts {
-		group.Go(func() error {
-			want := identity{name: fmt.Sprintf("asker-%s-%02d", unique, i), image: askerImage, label: strconv.Itoa(i)}
-			reports[i], errs[i] = askOne(t.Context(), fl, socketDir, want)
-			return nil
-		})
-	}
-	_ = group.Wait() // the goroutines return no errors: each has a place of its own for it
+	t.Helper()
+	reports, errs := ask(t, fl, socketDir)
 	good := 0
 	for i, err := range errs {
 		if err == nil {
@@ -127,6 +116,25 @@ func askAll(t *testing.T, fl fleet, socketDir string) {
 		t.Errorf("container %d: %v\nanswer %s", i, err, brief(reports[i]))
 	}
 	t.Logf("%s: %d of %d were told their own name, image and labels; %s", fl.name, good, starts, leads(reports))
+}
+
+// ask gives what each container of the fleet was told, and what was wrong with it.
+func ask(tb testing.TB, fl fleet, socketDir string) ([]report, []error) {
+	tb.Helper()
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	reports := make([]report, starts)
+	errs := make([]error, starts)
+	unique := strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
+	for i := range starts {
+		group.Go(func() error {
+			want := identity{name: fmt.Sprintf("asker-%s-%02d", unique, i), image: askerImage, label: strconv.Itoa(i)}
+			reports[i], errs[i] = askOne(tb.Context(), fl, socketDir, want)
+			return nil
+		})
+	}
+	_ = group.Wait() // the goroutines return no errors: each has a place of its own for it
+	return reports, errs
 }
 
 func askOne(ctx context.Context, fl fleet, socketDir string, want identity) (report, error) {
@@ -172,18 +180,12 @@ func brief(r report) string {
 	return string(b[:min(len(b), 4000)])
 }
 
-// leads says how long before the containers' first instruction they were known:
-// registered and described, by the kernel's clock.
+// leads says how long before the containers' first act they were known.
 func leads(reports []report) string {
 	var all []time.Duration
 	for _, r := range reports {
-		c := r.Answer.Container()
-		if c == nil {
-			continue
-		}
-		registered, described := mark(c, workload.MarkRegistered), mark(c, workload.MarkLayer)
-		if registered > 0 && described > 0 {
-			all = append(all, time.Duration(r.Before-max(registered, described)))
+		if at := r.known(); at > 0 {
+			all = append(all, time.Duration(r.Before-at))
 		}
 	}
 	if len(all) == 0 {
@@ -192,6 +194,20 @@ func leads(reports []report) string {
 	slices.Sort(all)
 	return fmt.Sprintf("known before the first act by: least %s, median %s, most %s (%d timelines)",
 		round(all[0]), round(all[len(all)/2]), round(all[len(all)-1]), len(all))
+}
+
+// known is when the container was registered and described, by the boot clock; 0
+// if its timeline does not say.
+func (r report) known() workload.KTime {
+	c := r.Answer.Container()
+	if c == nil {
+		return 0
+	}
+	registered, described := mark(c, workload.MarkRegistered), mark(c, workload.MarkLayer)
+	if registered == 0 || described == 0 {
+		return 0
+	}
+	return max(registered, described)
 }
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
