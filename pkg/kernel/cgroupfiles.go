@@ -4,8 +4,6 @@ package kernel
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,26 +134,4 @@ func walkCgroups(mount string, above Cgroup, found map[workload.CgroupID]Cgroup)
 		found[cg.ID] = cg
 		walkCgroups(mount, cg, found)
 	}
-}
-
-// snapshot reads every process and hands it over.
-func (r *procReader) snapshot(stop func() error, fn func(Process)) error {
-	pids, err := r.pids()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if err := stop(); err != nil {
-			return err
-		}
-		p, _, err := r.process(pid)
-		if errors.Is(err, errGone) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read process %d: %w", pid, err)
-		}
-		fn(p)
-	}
-	return nil
 }

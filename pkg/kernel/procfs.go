@@ -52,8 +52,7 @@ func newProcReader(root, cgroupRoot string, cgroups CgroupReader) *procReader {
 	if cgroups == nil {
 		r.cgroups = newCgroupFiles(root, cgroupRoot).read
 	}
-	own := inodeOf("/proc/self/ns/pid")
-	r.pidfds = own != 0 && own == inodeOf(filepath.Join(root, "1/ns/pid"))
+	r.pidfds = r.ownPIDNS()
 	r.pidsEnv = context.WithValue(context.Background(), common.EnvKey, common.EnvMap{common.HostProcEnvKey: root})
 	return r
 }
@@ -66,14 +65,24 @@ func inodeOf(path string) uint64 {
 	return st.Ino
 }
 
-// nestedPIDNS gives the PID namespace that root's numbers are of, which is its
-// PID 1's, or 0 where that is the initial one or cannot be told.
+// ownPIDNS reports whether root's numbers are of our own PID namespace: then
+// NSpid, which begins with procfs's namespace and ends with ours, has one.
+func (r *procReader) ownPIDNS() bool {
+	b, err := os.ReadFile(filepath.Join(r.root, "self/status"))
+	return err == nil && len(parseNSpid(b)) == 1
+}
+
+// nestedPIDNS gives the PID namespace that root's numbers are of, or 0 where
+// that is the initial one or cannot be told.
 func (r *procReader) nestedPIDNS() uint32 {
-	ino := inodeOf(filepath.Join(r.root, "1/ns/pid"))
-	if ino == initialPIDNS {
-		return 0
+	ns := "/proc/self/ns/pid"
+	if !r.pidfds {
+		ns = filepath.Join(r.root, "1/ns/pid")
 	}
-	return uint32(ino)
+	if ino := inodeOf(ns); ino != initialPIDNS {
+		return uint32(ino)
+	}
+	return 0
 }
 
 // pids lists the processes in ascending order.
@@ -177,10 +186,9 @@ func (r *procReader) process(pid workload.PID) (Process, procStat, error) {
 	if r.pidfds {
 		p.Key.Inode = pidfdInode(pid)
 	}
-	if p.Cgroups, err = r.cgroups(dir); err != nil {
-		return p, procStat{}, goneOr(fmt.Errorf("read cgroups of %d: %w", pid, err))
-	}
-	readPIDNS(fd, r.nestedLevel(fd), &p)
+	// An error leaves the set empty, which says that nothing is known.
+	p.Cgroups, _ = r.cgroups(dir)
+	readPIDNS(fd, &p)
 	p.MountNS = uint32(inodeAt(fd, "ns/mnt"))
 	readExe(fd, &p)
 	b, err := readAt(fd, "stat")
@@ -196,6 +204,24 @@ func (r *procReader) process(pid workload.PID) (Process, procStat, error) {
 	}
 	p.Key.Start, p.Parent, p.Comm, p.KernelThread = st.start, st.parent, st.comm, st.kthread
 	return p, st, nil
+}
+
+// each reads the given processes and hands them over, without those that are gone.
+func (r *procReader) each(stop func() error, pids []workload.PID, fn func(Process)) error {
+	for _, pid := range pids {
+		if err := stop(); err != nil {
+			return err
+		}
+		p, _, err := r.process(pid)
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read process %d: %w", pid, err)
+		}
+		fn(p)
+	}
+	return nil
 }
 
 // goneOr turns the errors that a process's end makes into errGone.
@@ -261,12 +287,17 @@ func pidfdInode(pid workload.PID) uint64 {
 
 // readPIDNS reads the process's numbers in the namespaces below procfs's own.
 // Only the innermost namespace's inode can be read.
-func readPIDNS(dir int, numbers []workload.PID, p *Process) {
+func readPIDNS(dir int, p *Process) {
+	b, err := readAt(dir, "status")
+	if err != nil {
+		return
+	}
+	numbers := parseNSpid(b)
 	if len(numbers) < 2 {
 		return
 	}
 	below := numbers[1:]
-	p.PIDNSLevel = uint8(min(len(below), 255))
+	p.PIDNSLevel = uint8(len(below))
 	for i, n := range below[:min(len(below), MaxPIDNamespaces)] {
 		p.PIDNS[i].PID = n
 	}
@@ -275,17 +306,8 @@ func readPIDNS(dir int, numbers []workload.PID, p *Process) {
 	}
 }
 
-// nestedLevel gives the line NSpid of status: the process's number in procfs's
-// namespace and then in each below.
-func (r *procReader) nestedLevel(dir int) []workload.PID {
-	b, err := readAt(dir, "status")
-	if err != nil {
-		return nil
-	}
-	return parseNSpid(b)
-}
-
-// parseNSpid finds the line NSpid. A name cannot forge it: status escapes
+// parseNSpid finds the line NSpid of status: a process's number in procfs's
+// namespace and then in each below. A name cannot forge it: status escapes
 // newlines in it.
 func parseNSpid(b []byte) []workload.PID {
 	_, rest, ok := bytes.Cut(b, []byte("\nNSpid:"))

@@ -134,6 +134,9 @@ func (p *Poller) look(pid workload.PID, was *polled) (*polled, error) {
 	if err != nil {
 		return nil, err
 	}
+	if was != nil && proc.Cgroups.N == 0 && was.Key.Same(proc.Key) {
+		proc.Cgroups = was.Cgroups // could not be read this time
+	}
 	return &polled{Process: proc, stack: st.stack}, nil
 }
 

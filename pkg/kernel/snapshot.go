@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -27,7 +28,7 @@ func (t *Tracer) Snapshot(ctx context.Context, fn func(Event)) error {
 	begin := bootTime()
 	raw, err := t.iterate(ctx)
 	if err == nil {
-		err = t.deliverTasks(begin, raw, fn)
+		err = t.deliverTasks(ctx, begin, raw, fn)
 	} else if ctx.Err() == nil {
 		if !errors.Is(err, errNoIterator) {
 			t.opts.Logger.Warn("task iterator does not work, reading /proc", "err", err)
@@ -79,8 +80,9 @@ func (t *Tracer) iterator() *program {
 	return nil
 }
 
-func (t *Tracer) deliverTasks(begin workload.KTime, raw []byte, fn func(Event)) error {
+func (t *Tracer) deliverTasks(ctx context.Context, begin workload.KTime, raw []byte, fn func(Event)) error {
 	fn(Event{Type: SnapshotBegin, Time: begin})
+	had := make(map[workload.PID]struct{}, len(raw)/256)
 	var e Event
 	for len(raw) > 0 {
 		n, err := decode(raw, &e)
@@ -89,10 +91,31 @@ func (t *Tracer) deliverTasks(begin workload.KTime, raw []byte, fn func(Event)) 
 			return fmt.Errorf("decode task iterator: %w", err)
 		}
 		raw = raw[n:]
+		had[e.Process.Key.PID] = struct{}{}
 		fn(e)
+	}
+	if err := t.addMissing(ctx, had, fn); err != nil {
+		return err
 	}
 	fn(Event{Type: SnapshotEnd, Time: bootTime()})
 	return nil
+}
+
+// addMissing completes a snapshot by the processes that /proc lists and the
+// iterator passed over: usually those that began meanwhile, but there are
+// kernels that hide some from BPF. Taking such a one for dead would be wrong.
+func (t *Tracer) addMissing(ctx context.Context, had map[workload.PID]struct{}, fn func(Event)) error {
+	pids, err := t.proc.pids()
+	if err != nil {
+		return err
+	}
+	missing := slices.DeleteFunc(pids, func(pid workload.PID) bool {
+		_, ok := had[pid]
+		return ok
+	})
+	return t.proc.each(ctx.Err, missing, func(p Process) {
+		fn(Event{Type: Task, Time: bootTime(), Process: p})
+	})
 }
 
 // snapshotProc is a snapshot of /proc: twenty times slower, and its keys have
@@ -100,7 +123,11 @@ func (t *Tracer) deliverTasks(begin workload.KTime, raw []byte, fn func(Event)) 
 func snapshotProc(ctx context.Context, r *procReader, fn func(Event)) error {
 	fn(Event{Type: SnapshotBegin, Time: bootTime()})
 	starts := make(map[workload.PID]uint64)
-	err := r.snapshot(ctx.Err, func(p Process) {
+	pids, err := r.pids()
+	if err != nil {
+		return err
+	}
+	err = r.each(ctx.Err, pids, func(p Process) {
 		starts[p.Key.PID] = p.Key.Start
 		// A parent is nearly always older and has the lower PID.
 		p.ParentStart = starts[p.Parent]
