@@ -32,7 +32,7 @@ flag several times. An empty variable counts as unset.
 
 Under systemd use Type=notify: it is ready once it knows what is running.`,
 		Example: `  pidigree agent
-  pidigree agent --check                  what would be collected, what is missing?
+  pidigree agent --check                  # what would be collected, what is missing?
   pidigree agent --print-config > /etc/pidigree/config.yaml
   pidigree agent --config /etc/pidigree/config.yaml --log-level debug`,
 		Args: noArgs,

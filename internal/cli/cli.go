@@ -122,7 +122,9 @@ func (a *app) report(cmd *cobra.Command, err error) {
 	if name != "" {
 		name += ": "
 	}
-	s.printf("pidigree: %s%s%s\n", name, err, hint(cmd, err))
+	// The client names its call first, which may be what the command is called.
+	text := strings.TrimPrefix(err.Error(), cmd.Name()+": ")
+	s.printf("pidigree: %s%s%s\n", name, text, hint(cmd, err))
 	_ = s.close() // nowhere is left to complain
 }
 
@@ -157,10 +159,10 @@ its socket; where none runs, who, explain and list find out by themselves, which
 is slower and knows nothing of what has ended.
 
 An answer is right, or it says unknown or conflict. It never guesses.`,
-		Example: `  pidigree who 4242              which container is PID 4242?
-  pidigree list                  what runs on this host?
-  pidigree explain 4242          how does pidigree know?
-  pidigree agent                 run the agent (as root)`,
+		Example: `  pidigree who 4242              # which container is PID 4242?
+  pidigree list                  # what runs on this host?
+  pidigree explain 4242          # how does pidigree know?
+  pidigree agent                 # run the agent (as root)`,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          a.noCommand,
 		SilenceUsage:  true,

@@ -28,3 +28,5 @@
 // Concurrency: one Main runs in one goroutine and starts none. Several may run
 // side by side with separate Envs.
 package cli
+
+//go:generate go test . -run ^TestTheReference -update

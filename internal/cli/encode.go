@@ -212,7 +212,7 @@ func (a *app) answerObject(q question, r workload.Result) answerJSON {
 		Revision: uint64(ans.Revision), Explanation: convert(r.Explanation, hopObject),
 	}
 	if r.Err != nil {
-		o.Status, o.Error = string(workload.StatusUnknown), r.Err.Error()
+		o.Status, o.Reason, o.Error = string(workload.StatusUnknown), r.Err.Error(), r.Err.Error()
 	}
 	if o.Status == "" {
 		o.Status = string(workload.StatusUnknown)

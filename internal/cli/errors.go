@@ -76,7 +76,7 @@ func (a *app) explainError(err error) error {
 	case errors.Is(err, workload.ErrDenied):
 		return failf("%w: run this as root or as a member of the socket's group", err)
 	case errors.Is(err, workload.ErrUnavailable):
-		return failf("%w: %s went away or is not ready; see whether it still runs", err, a.asked)
+		return failf("%w: try again in a moment", err)
 	case errors.Is(err, workload.ErrInvalid), errors.Is(err, workload.ErrAmbiguous):
 		return &exitError{ExitUsage, err}
 	case errors.Is(err, workload.ErrNotFound):

@@ -109,7 +109,11 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 		if i < len(ans.Containers)-1 {
 			what = "inside"
 		}
-		p.screen.printf("  %-9s %s  %s  %s\n", what, containerLabel(c), c.ID, shortImage(c))
+		p.screen.printf("  %-9s %s  %s", what, containerLabel(c), c.ID)
+		if image := shortImage(c); image != "" {
+			p.screen.printf("  %s", image)
+		}
+		p.screen.printf("\n")
 	}
 	if pod := podCell(ans); pod != "" {
 		p.screen.printf("  %-9s %s\n", "pod", pod)

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -110,28 +112,47 @@ func marshal(v any) ([]byte, error) {
 // terminal would act on: DEL, C1 controls, bidi and zero-width marks. Outside of
 // strings JSON has none of them, so the value stays the same.
 func plainJSON(data []byte) []byte {
-	out := make([]byte, 0, len(data))
-	for len(data) > 0 {
-		r, size := utf8.DecodeRune(data)
-		switch {
-		case unicode.IsPrint(r) && !invisible(r) || r < 0x7f:
-			out = append(out, data[:size]...)
-		case r > 0xffff:
-			r -= 0x10000
-			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r>>10), 0xdc00+(r&0x3ff))
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
+	return spell(data, func(out []byte, r rune) []byte {
+		if r <= 0xffff {
+			return fmt.Appendf(out, `\u%04x`, r)
 		}
-		data = data[size:]
+		hi, lo := utf16.EncodeRune(r)
+		return fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+	})
+}
+
+// plainYAML does the same for double-quoted strings of YAML.
+func plainYAML(data []byte) []byte {
+	return spell(data, func(out []byte, r rune) []byte {
+		if r <= 0xffff {
+			return fmt.Appendf(out, `\u%04x`, r)
+		}
+		return fmt.Appendf(out, `\U%08x`, r)
+	})
+}
+
+// spell replaces what is not safe to show, but for ASCII controls, which both
+// formats have escaped or use for their layout. The data is valid UTF-8.
+func spell(data []byte, replace func([]byte, rune) []byte) []byte {
+	out := make([]byte, 0, len(data))
+	for _, r := range string(data) {
+		if r >= 0x7f && unsafeRune(r) {
+			out = replace(out, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
 	}
 	return out
 }
+
+func unsafeRune(r rune) bool { return !unicode.IsPrint(r) || invisible(r) }
 
 // yaml turns an object's JSON into a document. Going by JSON keeps the names and
 // their order the same in both.
 func (e *encoder) yaml(data []byte) ([]byte, error) {
 	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
+	// JSON is YAML but for pairs of surrogates, which plainYAML does not write.
+	if err := yaml.Unmarshal(plainYAML(data), &doc); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
 	blockStyle(&doc)
@@ -147,13 +168,21 @@ func (e *encoder) yaml(data []byte) ([]byte, error) {
 	return plainYAML(b.Bytes()), nil
 }
 
-// blockStyle undoes JSON's braces and quotes, but for the strings that need
-// quotes: those with something to escape must stay in double ones.
+// plainWord is a string that no version of YAML reads as anything else, unless
+// it is one of the words of notPlain.
+var plainWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_./-]*$`)
+
+// notPlain are the words that YAML 1.1, which most programs read, takes for a
+// boolean or for nothing.
+var notPlain = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`)
+
+// blockStyle undoes JSON's braces, and its quotes where a word is plain. All
+// other strings stay in double quotes, which plainYAML relies on.
 func blockStyle(n *yaml.Node) {
 	switch n.Kind {
 	case yaml.ScalarNode:
-		if n.Tag == "!!str" && strings.IndexFunc(n.Value, unsafeRune) < 0 {
-			n.SetString(n.Value)
+		if n.Tag == "!!str" && plainWord.MatchString(n.Value) && !notPlain.MatchString(n.Value) {
+			n.Style = 0
 		}
 	case yaml.MappingNode, yaml.SequenceNode:
 		if len(n.Content) > 0 {
@@ -163,27 +192,6 @@ func blockStyle(n *yaml.Node) {
 	for _, c := range n.Content {
 		blockStyle(c)
 	}
-}
-
-func unsafeRune(r rune) bool {
-	return r == utf8.RuneError || !unicode.IsPrint(r) || invisible(r)
-}
-
-// plainYAML spells out what the YAML emitter takes for printable. Such runes are
-// in double-quoted strings only; blockStyle saw to that.
-func plainYAML(data []byte) []byte {
-	out := make([]byte, 0, len(data))
-	for _, r := range string(data) {
-		switch {
-		case r == '\n' || !unsafeRune(r) || r == utf8.RuneError:
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			out = fmt.Appendf(out, `\U%08x`, r)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out
 }
 
 // template runs the user's template over the object as JSON has it, every

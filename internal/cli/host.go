@@ -4,10 +4,17 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"iter"
+	"os"
+	"sync"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/agent"
 	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // This file is where the commands meet the host: what Env.withDefaults puts in
@@ -26,11 +33,137 @@ func dialHost(ctx context.Context, socket string) (Backend, error) {
 	return c, nil
 }
 
-// localHost answers in this process.
-func localHost(context.Context, LocalOptions) (Backend, error) { return nil, ErrNotBuilt }
+// agentOptions turns settings into what package agent takes.
+func agentOptions(c AgentConfig) (agent.Options, error) {
+	o := agent.Options{
+		Procfs: c.ProcFS, Sysfs: c.SysFS, CgroupRoot: c.CgroupRoot, RunDir: c.RunDir,
+		DockerHosts: c.DockerHosts, DockerRoot: c.DockerRoot, ContainerdAddresses: c.ContainerdAddresses,
+		OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
+		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress,
+	}
+	for _, name := range c.DisablePrograms {
+		t, err := programType(name)
+		if err != nil {
+			return o, err
+		}
+		o.Disable = append(o.Disable, t)
+	}
+	return o, nil
+}
+
+func programType(name string) (kernel.Type, error) {
+	for t := kernel.Fork; t <= kernel.CgroupAttach; t++ {
+		if t.String() == name {
+			return t, nil
+		}
+	}
+	return 0, fmt.Errorf("disable-programs: no program is called %q", name)
+}
 
 // runHost runs the agent until ctx ends.
-func runHost(context.Context, AgentConfig) error { return ErrNotBuilt }
+func runHost(ctx context.Context, c AgentConfig) error {
+	o, err := agentOptions(c)
+	if err != nil {
+		return err
+	}
+	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
+	o.Logger = c.Logger(os.Stderr)
+	a, err := agent.New(o)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
 
 // checkHost writes what an agent would collect and what it misses.
-func checkHost(context.Context, AgentConfig, io.Writer) error { return ErrNotBuilt }
+func checkHost(ctx context.Context, c AgentConfig, w io.Writer) error {
+	o, err := agentOptions(c)
+	if err != nil {
+		return err
+	}
+	return agent.Check(ctx, o, w)
+}
+
+// localHost answers in this process: an agent that takes one look at the host.
+func localHost(ctx context.Context, l LocalOptions) (Backend, error) {
+	o, err := agentOptions(l.Config)
+	if err != nil {
+		return nil, err
+	}
+	o.OneShot, o.Nice, o.MetricsAddress = true, 0, ""
+	a, err := agent.New(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	b := &localBackend{a: a, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		b.err = a.Run(ctx)
+	}()
+	select {
+	case <-a.Ready():
+		return b, nil
+	case <-b.done:
+		cancel()
+		return nil, fmt.Errorf("look at the host: %w", b.err)
+	case <-ctx.Done():
+		_ = b.Close()
+		return nil, fmt.Errorf("look at the host: %w", context.Cause(ctx))
+	}
+}
+
+// localBackend answers from an agent in this process.
+type localBackend struct {
+	a      *agent.Agent
+	cancel context.CancelFunc
+	once   sync.Once
+	done   chan struct{}
+	err    error // of Run; readable once done is closed
+}
+
+func (b *localBackend) Resolve(ctx context.Context, qs ...workload.Query) ([]workload.Result, error) {
+	out := make([]workload.Result, len(qs))
+	for i, q := range qs {
+		asked := q
+		if q.Self {
+			asked.Self, asked.PID = false, workload.PID(os.Getppid())
+		}
+		out[i] = b.a.Resolve(ctx, asked)
+		out[i].Query = q
+	}
+	return out, ctx.Err()
+}
+
+func (b *localBackend) List(ctx context.Context, sel workload.Selector) iter.Seq2[workload.Entity, error] {
+	return func(yield func(workload.Entity, error) bool) {
+		for e := range b.a.List(ctx, sel) {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (b *localBackend) Watch(ctx context.Context, sel workload.Selector) iter.Seq2[workload.Change, error] {
+	return func(yield func(workload.Change, error) bool) {
+		for batch := range b.a.Watch(ctx, sel) {
+			for _, c := range batch {
+				if !yield(c, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (b *localBackend) Status(context.Context) (workload.AgentStatus, error) {
+	return b.a.Status(), nil
+}
+
+// Close ends the agent and waits for it.
+func (b *localBackend) Close() error {
+	b.once.Do(b.cancel)
+	<-b.done
+	return nil
+}

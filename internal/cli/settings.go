@@ -136,7 +136,7 @@ func kernelSettings() []setting {
 		{
 			key: "bpf", value: "auto", arg: "MODE", oneOf: []string{"auto", "off"},
 			field: func(c *AgentConfig) any { return &c.BPF },
-			help:  "auto: use BPF where it loads; off: poll /proc",
+			help:  "auto uses BPF where it loads; off polls /proc",
 		},
 		{
 			key: "disable-programs", arg: "NAME",
@@ -183,7 +183,7 @@ func runSettings() []setting {
 		{
 			key: "log-format", value: "text", arg: "FORMAT", oneOf: []string{"text", "json"},
 			field: func(c *AgentConfig) any { return &c.LogFormat },
-			help:  "text or json, on standard error",
+			help:  "how to log on standard error: text or json",
 		},
 	}
 }

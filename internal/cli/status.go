@@ -35,7 +35,7 @@ Needs an agent. Exit status: 0 if it answered, also when it is degraded; scripts
 look at .ready, .mode and .sources[].state of -o json.`,
 		Example: `  pidigree status
   pidigree status -o json | jq '.kernel.lost'
-  pidigree status -o wide              with the calls to each source`,
+  pidigree status -o wide              # with the calls to each source`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd) },
 	}

@@ -53,8 +53,8 @@ could be asked. Of several, the highest.`,
 		Example: `  pidigree who 4242
   pidigree who $(pgrep nginx) -o wide
   pidigree who 4242 -o json | jq -r '.containers[-1].labels'
-  pidigree who --at 2m 4242            who had PID 4242 two minutes ago?
-  pidigree who --wait 500ms 4242       wait until its runtime has told all
+  pidigree who --at 2m 4242            # who had PID 4242 two minutes ago?
+  pidigree who --wait 500ms 4242       # wait until its runtime has told all
   ps -eo pid= | pidigree who - -o name | sort | uniq -c`,
 		Args:              atLeastOne("a PID, container, cgroup:PATH, self or -"),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.who(cmd, &w, args) },
