@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/correlator"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/resolve"
+	"github.com/pidigree/pidigree/pkg/server"
+	"github.com/pidigree/pidigree/pkg/store"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// The modes of AgentStatus.
+const (
+	ModeBPF     = "ebpf"
+	ModePolling = "polling"
+	ModeOneShot = "one-shot"
+)
+
+// Options configure an Agent. The zero value is an agent for this host without
+// a socket, for embedding.
+type Options struct {
+	// Procfs, Sysfs, CgroupRoot and RunDir are where the host's are mounted.
+	// Defaults: /proc, /sys, every cgroup mount, /run.
+	Procfs, Sysfs, CgroupRoot, RunDir string
+	// DockerHosts are Docker's sockets, DockerRoot its data directory.
+	// Defaults: the engine's own.
+	DockerHosts []string
+	DockerRoot  string
+	// ContainerdAddresses are containerd's sockets. Default: the engine's own.
+	ContainerdAddresses []string
+	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
+	OCIRoots []string
+	// EnvAllow names the environment variables of containers that are kept. Default: none.
+	EnvAllow []string
+	// Collectors replace the ones above, where not nil.
+	Collectors []collectors.Collector
+
+	// NoBPF polls /proc instead.
+	NoBPF bool
+	// Disable names BPF programs that are not loaded.
+	Disable []kernel.Type
+	// PollInterval is how often /proc is read where BPF is not used. Default 250 ms.
+	PollInterval time.Duration
+	// OneShot takes one look at the host and answers from it.
+	OneShot bool
+
+	// Grace is how long what is gone stays answerable. Default 5 minutes.
+	Grace time.Duration
+	// Socket is the unix socket to serve on; empty for none. SocketGroup may ask, beside root.
+	Socket, SocketGroup string
+	// MetricsAddress serves Prometheus metrics; empty for none.
+	MetricsAddress string
+	// Nice is the priority that the agent gives itself; 0 leaves it as it is.
+	Nice int
+	// Notify tells systemd when the agent is ready.
+	Notify bool
+	// Version is what Status says.
+	Version string
+	// Logger gets state changes. Default: none.
+	Logger *slog.Logger
+}
+
+// Agent is a running pidigree. Methods may be called concurrently.
+type Agent struct {
+	opts       Options
+	log        *slog.Logger
+	source     source
+	mode       string
+	modeReason string
+	started    time.Time
+	cgroups    *pcgroup.FS
+	store      *store.Store
+	correlator *correlator.Correlator
+	resolver   *resolve.Resolver
+	listener   net.Listener
+	metrics    net.Listener
+	closeOnce  sync.Once
+}
+
+// source is what *kernel.Tracer and *kernel.Poller have in common.
+type source interface {
+	correlator.Source
+	Stats() kernel.Stats
+	Close() error
+}
+
+// New opens what the agent reads and, with Socket, the socket. Events are kept
+// from here on; Run starts to apply them. An engine that is absent is no error.
+// Run, or Close where Run is never called, releases everything.
+func New(o Options) (_ *Agent, err error) {
+	o.Procfs, o.Sysfs, o.RunDir = cmp.Or(o.Procfs, "/proc"), cmp.Or(o.Sysfs, "/sys"), cmp.Or(o.RunDir, "/run")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{opts: o, log: o.Logger, started: time.Now()}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if o.Nice != 0 {
+		if err := setPriority(o.Nice); err != nil {
+			a.log.Warn("priority unchanged", "nice", o.Nice, "err", err)
+		}
+	}
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
+	if a.cgroups, err = pcgroup.New(pcgroup.Options{Procfs: o.Procfs, CgroupRoot: o.CgroupRoot}); err != nil {
+		return nil, fmt.Errorf("start agent: %w", err)
+	}
+	if err := a.openSource(); err != nil {
+		return nil, fmt.Errorf("start agent: %w", err)
+	}
+	return a, a.wire()
+}
+
+func (a *Agent) listen() (err error) {
+	if a.opts.Socket != "" {
+		if a.listener, err = server.Listen(a.opts.Socket, a.opts.SocketGroup); err != nil {
+			return err
+		}
+	}
+	if a.opts.MetricsAddress != "" {
+		if a.metrics, err = net.Listen("tcp", a.opts.MetricsAddress); err != nil {
+			return fmt.Errorf("serve metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// openSource takes BPF where it can, and says why where it cannot.
+func (a *Agent) openSource() error {
+	o := a.opts
+	if !o.OneShot && !o.NoBPF {
+		t, err := kernel.NewTracer(kernel.TracerOptions{
+			Procfs: o.Procfs, Sysfs: o.Sysfs, CgroupRoot: o.CgroupRoot, Logger: a.log, Disable: o.Disable,
+		})
+		if err == nil {
+			a.source, a.mode = t, ModeBPF
+			a.modeReason = missingPrograms(t.Stats())
+			return nil
+		}
+		a.modeReason = oneLine(err)
+		a.log.Warn("polling instead of BPF", "err", err)
+	}
+	p, err := kernel.NewPoller(kernel.PollerOptions{
+		Procfs: o.Procfs, Sysfs: o.Sysfs, CgroupRoot: o.CgroupRoot, Interval: o.PollInterval, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.source, a.mode = p, ModePolling
+	switch {
+	case o.OneShot:
+		a.mode, a.modeReason = ModeOneShot, "no agent"
+	case o.NoBPF:
+		a.modeReason = "switched off by configuration"
+	}
+	return nil
+}
+
+func oneLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
+}
+
+// missingPrograms says in one line which programs do not run, empty for none.
+func missingPrograms(s kernel.Stats) string {
+	var names []string
+	for _, p := range s.Programs {
+		if !p.Attached {
+			names = append(names, p.Name+" ("+p.Reason+")")
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "without " + strings.Join(names, ", ")
+}
+
+func (a *Agent) wire() (err error) {
+	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: workload.Revision(time.Now().UnixMicro())})
+	cols := a.opts.Collectors
+	if cols == nil {
+		if cols, err = a.collectors(); err != nil {
+			return err
+		}
+	}
+	a.correlator, err = correlator.New(correlator.Options{
+		Store: a.store, Source: a.source, Cgroups: a.cgroups, Collectors: cols,
+		HostMountNS: mountNS(a.opts.Procfs), Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.resolver, err = resolve.New(resolve.Options{Store: a.store, Cgroups: a.cgroups, Observer: a.correlator, Procfs: a.opts.Procfs})
+	return err
+}
+
+// mountNS is the host's mount namespace: that of PID 1.
+func mountNS(procfs string) uint32 {
+	var st unix.Stat_t
+	if unix.Stat(filepath.Join(procfs, "1/ns/mnt"), &st) != nil {
+		return 0
+	}
+	return uint32(st.Ino)
+}
+
+// Run collects and serves until ctx ends. It returns nil then, and an error
+// where something broke that the agent cannot do without.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.correlator.Run(ctx) })
+	if a.listener != nil {
+		s, err := server.New(server.Options{Backend: backend{a}, Logger: a.log, Group: a.opts.SocketGroup})
+		if err != nil {
+			return err
+		}
+		s.SetReady(false)
+		g.Go(func() error { return s.Serve(ctx, a.listener) })
+		g.Go(func() error { a.announce(ctx, s); return nil })
+	}
+	if a.metrics != nil {
+		g.Go(func() error { return a.serveMetrics(ctx) })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// announce tells the health service and systemd when the agent knows the host.
+func (a *Agent) announce(ctx context.Context, s *server.Server) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.Ready():
+	}
+	s.SetReady(true)
+	a.log.Info("ready", "mode", a.mode, "reason", a.modeReason, "containers", a.store.Counts().Containers)
+	if !a.opts.Notify {
+		return
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		a.log.Warn("systemd not told", "err", err)
+	}
+}
+
+// Close releases what New opened, where Run is never called.
+func (a *Agent) Close() error {
+	a.close()
+	return nil
+}
+
+func (a *Agent) close() {
+	a.closeOnce.Do(func() {
+		if a.listener != nil {
+			_ = a.listener.Close() // closed by Serve already, where that ran
+		}
+		if a.metrics != nil {
+			_ = a.metrics.Close()
+		}
+		if a.source != nil {
+			if err := a.source.Close(); err != nil {
+				a.log.Warn("kernel source not closed", "err", err)
+			}
+		}
+		if a.cgroups != nil {
+			_ = a.cgroups.Close()
+		}
+	})
+}
+
+// Ready is closed once the processes and containers that were there at the start are known.
+func (a *Agent) Ready() <-chan struct{} { return a.correlator.Ready() }
+
+// Resolve answers one question; see resolve.Resolver. Self means nothing here.
+func (a *Agent) Resolve(ctx context.Context, q workload.Query) workload.Result {
+	return a.resolver.Resolve(ctx, q)
+}
+
+// List gives the entities that are selected.
+func (a *Agent) List(_ context.Context, sel workload.Selector) iter.Seq[workload.Entity] {
+	return a.store.All(sel)
+}
+
+// Watch gives a snapshot and then the changes; see store.Store.Watch.
+func (a *Agent) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
+	return func(yield func([]workload.Change) bool) {
+		for b := range a.store.Watch(ctx, sel) {
+			if !yield(b.Changes) {
+				return
+			}
+		}
+	}
+}
+
+// setPriority gives every thread of the process a nice value: on Linux it is a
+// thread's, and threads to come take their maker's.
+func setPriority(nice int) error {
+	for range 2 { // a thread made meanwhile by one not yet done is caught the second time
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return err
+		}
+		for _, t := range tasks {
+			var tid int
+			if _, err := fmt.Sscan(t.Name(), &tid); err != nil {
+				continue
+			}
+			if err := unix.Setpriority(unix.PRIO_PROCESS, tid, nice); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metric is one line of the table that the exporter and docs/metrics.md share.
+type metric struct {
+	desc   *prometheus.Desc
+	name   string
+	help   string
+	labels []string
+	kind   prometheus.ValueType
+}
+
+// The metrics. Labels are names out of fixed lists: event types, programs,
+// collectors; never a container's, a PID or a path.
+func metrics() map[string]*metric {
+	ms := map[string]*metric{}
+	add := func(name, help string, kind prometheus.ValueType, labels ...string) {
+		ms[name] = &metric{name: name, help: help, labels: labels, kind: kind, desc: prometheus.NewDesc(name, help, labels, nil)}
+	}
+	add("pidigree_ready", "1 once what was there at the start is known.", prometheus.GaugeValue)
+	add("pidigree_mode", "1 for the mode that the agent runs in.", prometheus.GaugeValue, "mode")
+	add("pidigree_containers", "Live containers in the store.", prometheus.GaugeValue)
+	add("pidigree_processes", "Live processes in the store.", prometheus.GaugeValue)
+	add("pidigree_tombstones_dropped_total", "Tombstones dropped before their time because there were too many.", prometheus.CounterValue)
+	add("pidigree_watchers", "Streams of changes being read.", prometheus.GaugeValue)
+	add("pidigree_kernel_events_total", "Kernel events delivered.", prometheus.CounterValue, "type")
+	add("pidigree_kernel_lost_total", "Kernel events for which a ring had no room.", prometheus.CounterValue, "type")
+	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped.", prometheus.CounterValue, "program")
+	add("pidigree_repairs_total", "Snapshots taken after a loss.", prometheus.CounterValue)
+	add("pidigree_conflicts_total", "Processes found in conflict.", prometheus.CounterValue)
+	add("pidigree_lag_seconds", "Age of the last kernel event when it was applied.", prometheus.GaugeValue)
+	add("pidigree_source_up", "1 while the source answers.", prometheus.GaugeValue, "source")
+	add("pidigree_source_calls_total", "Calls to a source, by method.", prometheus.CounterValue, "source", "method")
+	add("pidigree_source_errors_total", "Calls to a source that failed.", prometheus.CounterValue, "source")
+	add("pidigree_source_restarts_total", "How often a source's collector was started again.", prometheus.CounterValue, "source")
+	return ms
+}
+
+// exporter turns Status into metrics at each scrape.
+type exporter struct {
+	a  *Agent
+	ms map[string]*metric
+}
+
+// Describe implements prometheus.Collector.
+func (e *exporter) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range e.ms {
+		ch <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (e *exporter) Collect(ch chan<- prometheus.Metric) {
+	put := func(name string, v float64, labels ...string) {
+		m := e.ms[name]
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
+	}
+	s, cs, counts := e.a.Status(), e.a.correlator.Stats(), e.a.store.Counts()
+	put("pidigree_ready", flag(s.Ready))
+	put("pidigree_mode", 1, s.Mode)
+	put("pidigree_containers", float64(s.Containers))
+	put("pidigree_processes", float64(s.Processes))
+	put("pidigree_tombstones_dropped_total", float64(counts.DroppedTombstones))
+	put("pidigree_watchers", float64(s.Watchers))
+	each(put, "pidigree_kernel_events_total", s.Kernel.Events)
+	each(put, "pidigree_kernel_lost_total", s.Kernel.Lost)
+	each(put, "pidigree_kernel_skipped_total", s.Kernel.Skipped)
+	put("pidigree_repairs_total", float64(s.Kernel.Repairs))
+	put("pidigree_conflicts_total", float64(cs.Conflicts))
+	put("pidigree_lag_seconds", s.Kernel.Lag.Seconds())
+	for _, src := range s.Sources {
+		put("pidigree_source_up", flag(src.State == "running"), src.Name)
+		put("pidigree_source_errors_total", float64(src.Errors), src.Name)
+		put("pidigree_source_restarts_total", float64(src.Restarts), src.Name)
+		for method, n := range src.Calls {
+			put("pidigree_source_calls_total", float64(n), src.Name, method)
+		}
+	}
+}
+
+func each(put func(string, float64, ...string), name string, by map[string]uint64) {
+	for label, n := range by {
+		put(name, float64(n), label)
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&exporter{a: a, ms: metrics()})
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 5 * time.Second}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
+	if err := srv.Serve(a.metrics); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
