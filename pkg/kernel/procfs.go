@@ -120,14 +120,14 @@ type procStat struct {
 func (s *procStat) dead() bool { return s.zombie && s.threads <= 1 }
 
 // parseStat reads /proc/PID/stat. The name in it is hostile: it may hold
-// parentheses and newlines, so the last parenthesis counts. The kernel escapes
-// newline and backslash in it.
+// parentheses and newlines, so the last parenthesis counts. Only status escapes
+// it, stat gives it as it is.
 func parseStat(b []byte) (s procStat, err error) {
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || end < open {
 		return s, errors.New("stat has no name")
 	}
-	copy(s.comm[:len(s.comm)-1], unescapeComm(b[open+1:end]))
+	copy(s.comm[:len(s.comm)-1], b[open+1:end])
 	// Fields are counted from 1 in proc(5); the one after the name is 3.
 	f := strings.Fields(string(b[end+1:]))
 	if len(f) < 20 {
@@ -151,12 +151,6 @@ func parseStat(b []byte) (s procStat, err error) {
 	s.kthread = flags&0x00200000 != 0 // PF_KTHREAD
 	s.start = ticks * workload.TickNS
 	return s, nil
-}
-
-// unescapeComm undoes proc_task_name's escapes (fs/proc/array.c).
-func unescapeComm(b []byte) []byte {
-	b = bytes.ReplaceAll(b, []byte(`\n`), []byte("\n"))
-	return bytes.ReplaceAll(b, []byte(`\\`), []byte(`\`))
 }
 
 func (r *procReader) stat(pid workload.PID) (procStat, error) {
