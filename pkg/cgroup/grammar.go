@@ -227,11 +227,15 @@ func (p *parser) role(c *Claim) Role {
 }
 
 // hasPayload reports whether the engine makes a sub-cgroup of this name for
-// the container's processes: nspawn always, crun below a scope (so that the
-// container may have its cgroup without the unit).
+// the container's processes, so that the container may have that one and not
+// the limits of its own: nspawn always, Proxmox below /lxc/<number>
+// (lxc.cgroup.dir.container.inner), crun below a scope.
 func (c *Claim) hasPayload(name string) bool {
-	if c.Engine == EngineNspawn {
+	switch c.Engine {
+	case EngineNspawn:
 		return name == "payload"
+	case EngineLXC:
+		return name == "ns"
 	}
 	return name == "container" && strings.HasSuffix(c.Path, ".scope")
 }

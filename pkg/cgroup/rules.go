@@ -154,9 +154,11 @@ func (p *parser) podmanPod() bool {
 	return p.add(Claim{Kind: KindPod, Engine: EnginePodman, ID: id})
 }
 
-// conmon: podman's shared /libpod_parent/conmon.
+// conmon: podman's /libpod_parent/conmon, shared by all containers, and
+// /libpod_parent/<pod>/conmon, by those of a pod. Only pids has it on v1.
 func (p *parser) conmon() bool {
-	if p.name != "conmon" || p.up != "libpod_parent" {
+	pod := p.upup == "libpod_parent" && isHex64(p.up)
+	if p.name != "conmon" || p.up != "libpod_parent" && !pod {
 		return false
 	}
 	return p.add(Claim{Kind: KindHelper, Engine: EnginePodman, Role: RoleConmon})
