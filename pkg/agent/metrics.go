@@ -36,7 +36,7 @@ func metrics() map[string]*metric {
 	add("pidigree_watchers", "Streams of changes being read.", prometheus.GaugeValue)
 	add("pidigree_kernel_events_total", "Kernel events delivered.", prometheus.CounterValue, "type")
 	add("pidigree_kernel_lost_total", "Kernel events for which a ring had no room.", prometheus.CounterValue, "type")
-	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped.", prometheus.CounterValue, "program")
+	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped.", prometheus.CounterValue, "type")
 	add("pidigree_repairs_total", "Snapshots taken after a loss.", prometheus.CounterValue)
 	add("pidigree_conflicts_total", "Processes found in conflict.", prometheus.CounterValue)
 	add("pidigree_lag_seconds", "Age of the last kernel event when it was applied.", prometheus.GaugeValue)

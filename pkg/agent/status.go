@@ -53,11 +53,12 @@ func kernelStatus(ks kernel.Stats) workload.KernelStatus {
 		}
 	}
 	for _, p := range ks.Programs {
-		s.Programs[p.Name] = "attached"
+		name := p.Type.String()
+		s.Programs[name] = "attached"
 		if !p.Attached {
-			s.Programs[p.Name] = p.Reason
+			s.Programs[name] = p.Reason
 		}
-		s.Skipped[p.Name] = p.Skipped
+		s.Skipped[name] += p.Skipped
 	}
 	return s
 }

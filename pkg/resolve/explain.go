@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/store"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -79,6 +80,9 @@ func explainContainer(c *workload.Container, add func(what, source string, at wo
 		add("registration", source, at, "%d cgroups, first %s %s, by init %s", len(c.Run.Cgroups), c.Run.Cgroups[0].CgroupID, c.Run.Cgroups[0].Path, c.Run.Init)
 	}
 	for _, s := range c.Sources {
+		if s.Source == store.KernelSource {
+			continue // what it says is in the other hops
+		}
 		add("layer", s.Source, s.At, "describes %s", c.ID)
 	}
 	add("container", "", 0, "%s, name %s, image %s, %s", c.ID, c.Name, c.Image.Name, c.State)
