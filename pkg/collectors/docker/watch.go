@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+const (
+	// overlap is how far a window reaches back into the one before: an event is
+	// stamped before it is put where a window finds it.
+	overlap = time.Second
+	// minSpacing is the least time between two windows, however often nudged.
+	minSpacing = 100 * time.Millisecond
+	// maxEvents bounds one window. The engine keeps 256.
+	maxEvents = 4096
+)
+
+// kinds says what each event means; others are not asked for.
+var kinds = map[events.Action]collectors.HintKind{
+	events.ActionCreate:       collectors.HintCreated,
+	events.ActionStart:        collectors.HintStarted,
+	events.ActionRename:       collectors.HintChanged,
+	events.ActionUpdate:       collectors.HintChanged,
+	events.ActionPause:        collectors.HintChanged,
+	events.ActionUnPause:      collectors.HintChanged,
+	events.ActionOOM:          collectors.HintChanged,
+	events.ActionHealthStatus: collectors.HintChanged,
+	events.ActionDie:          collectors.HintExited,
+	events.ActionDestroy:      collectors.HintDeleted,
+}
+
+// Nudge implements collectors.Nudger: the next window is asked for now.
+func (c *Collector) Nudge() {
+	select {
+	case c.nudged <- struct{}{}:
+	default:
+	}
+}
+
+// Watch implements collectors.Watcher, by windows of the engine's events. It
+// ends with the first window that fails: the caller lists, and begins again.
+func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
+	w := window{c: c, since: time.Now(), seen: map[eventKey]bool{}}
+	tick := time.NewTicker(c.interval)
+	defer tick.Stop()
+	for {
+		if err := w.next(ctx, fn); err != nil {
+			return fmt.Errorf("docker: watch: %w", err)
+		}
+		pause := time.NewTimer(min(minSpacing, c.interval))
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return fmt.Errorf("docker: watch: %w", ctx.Err())
+		case <-pause.C:
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("docker: watch: %w", ctx.Err())
+		case <-tick.C:
+		case <-c.nudged:
+		}
+	}
+}
+
+// window walks through the engine's events without a gap. Each window begins
+// overlap before the end of the last, and what was seen twice is given once.
+type window struct {
+	c     *Collector
+	since time.Time
+	seen  map[eventKey]bool
+}
+
+// eventKey names one event.
+type eventKey struct {
+	at     int64
+	action events.Action
+	id     string
+}
+
+// next asks for one window and hands out what is new in it.
+func (w *window) next(ctx context.Context, fn func(collectors.Hint)) error {
+	ctx, cancel := context.WithTimeout(ctx, w.c.timeout)
+	defer cancel()
+	until := time.Now()
+	if until.Before(w.since) {
+		w.since = until // the clock was set back
+	}
+	messages, errs := w.c.client().Events(ctx, events.ListOptions{
+		Since: stamp(w.since.Add(-overlap)), Until: stamp(until), Filters: eventFilter(),
+	})
+	now := map[eventKey]bool{}
+	for n := 0; ; n++ {
+		select {
+		case m := <-messages:
+			if n < maxEvents {
+				w.one(ctx, m, now, fn)
+			}
+		case err := <-errs:
+			if !errors.Is(err, io.EOF) {
+				return w.c.fail(err)
+			}
+			w.since, w.seen = until, now
+			return nil
+		}
+	}
+}
+
+func (w *window) one(ctx context.Context, m events.Message, now map[eventKey]bool, fn func(collectors.Hint)) {
+	key := eventKey{m.TimeNano, m.Action, m.Actor.ID}
+	now[key] = true
+	if w.seen[key] || m.Type != events.ContainerEventType || !isID(m.Actor.ID) {
+		return
+	}
+	// health_status comes with its outcome: "health_status: healthy".
+	action, _, _ := strings.Cut(string(m.Action), ":")
+	if kind, ok := kinds[events.Action(action)]; ok {
+		fn(collectors.Hint{Kind: kind, ID: w.c.id(m.Actor.ID), Layer: w.c.layer(ctx, kind, m)})
+	}
+}
+
+// layer says what is known of an event's container at no cost to the engine:
+// what its files say now, else the name and image of the event itself.
+func (c *Collector) layer(ctx context.Context, kind collectors.HintKind, m events.Message) *workload.Container {
+	if kind == collectors.HintDeleted {
+		return nil
+	}
+	f, err := c.readFiles(ctx, m.Actor.ID)
+	if err == nil {
+		out := c.fromFiles(f)
+		if kind == collectors.HintExited && f.config.State.Running && !f.config.State.StartedAt.After(time.Unix(0, m.TimeNano)) {
+			// Not written yet. Its exit code is not taken from the event, where
+			// a label may stand in its place.
+			out.State = workload.StateExited
+		}
+		return out
+	}
+	if errors.Is(err, collectors.ErrNotFound) {
+		return nil
+	}
+	out := c.base(m.Actor.ID)
+	out.Name = trimName(m.Actor.Attributes["name"])
+	if image := m.Actor.Attributes["image"]; image != "" {
+		out.Image.Name, out.Image.Tag, out.Image.Digest = splitImage(image)
+	}
+	return finish(out)
+}
+
+func eventFilter() filters.Args {
+	args := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)))
+	for action := range kinds {
+		args.Add("event", string(action))
+	}
+	return args
+}
+
+// stamp writes a time as the API takes it, to the nanosecond.
+func stamp(t time.Time) string { return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond()) }
