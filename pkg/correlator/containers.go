@@ -64,6 +64,7 @@ type ask struct {
 	answered bool
 	again    bool
 	waits    bool // a timer for the next try is set
+	sentAt   workload.KTime
 }
 
 type askStage uint8
@@ -228,7 +229,7 @@ func (m *machine) send(c *container, i int) {
 		a.again = true
 		return
 	}
-	a.busy, a.again = true, false
+	a.busy, a.again, a.sentAt = true, false, m.now
 	kind := reqLookup
 	if m.cfg.sources[i].prefill && (a.stage == askFirst || m.cfg.sources[i].files) {
 		kind = reqPrefill
@@ -327,6 +328,9 @@ const unavailableTries = 60
 func (m *machine) notFound(c *container, i int) {
 	a := &c.asks[i]
 	if a.answered {
+		if c.layerAt[i] > a.sentAt {
+			return // it was said while the question was under way
+		}
 		m.deleted(c, i)
 	}
 	if m.cfg.sources[i].files && !c.registered() && c.alive(m) && a.stage == askFirst {
@@ -588,9 +592,7 @@ func (m *machine) hintLayer(c *container, i int, l *workload.Container) {
 	if m.cfg.sources[i].files {
 		a := &c.asks[i]
 		a.answered = true
-		if a.stage < askDone && !a.busy {
-			a.stage = askDone
-		}
+		a.stage = askDone
 		m.setLayer(c, i, l)
 		return
 	}

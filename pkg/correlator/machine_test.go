@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	oci = iota
+	docker
+	containerd
+)
+
+// bench drives a machine by hand on a host with one hierarchy (v2).
+type rig struct {
+	t    *testing.T
+	m    *machine
+	now  workload.KTime
+	reqs []request
+	seen map[workload.ProcessKey]*workload.Process
+	cont map[workload.ContainerID]*workload.Container // the kernel's layer
+	srcs map[string]*workload.Container
+}
+
+var idA, idB = strings.Repeat("a1", 32), strings.Repeat("b2", 32)
+
+func newRig(t *testing.T) *rig {
+	r := &rig{t: t, now: 1e9, seen: map[workload.ProcessKey]*workload.Process{}, cont: map[workload.ContainerID]*workload.Container{}, srcs: map[string]*workload.Container{}}
+	r.m = newMachine(config{
+		sources:     []sourceInfo{{name: "oci", prefill: true, files: true}, {name: "docker", prefill: true}, {name: "containerd"}},
+		strip:       func(abs string) (workload.CgroupPath, bool) { return workload.CgroupPath{Path: abs}, true },
+		hostMountNS: 1,
+	})
+	r.mkdir(2, 1, "/docker")
+	r.task(10, 1, 1, nil)
+	return r
+}
+
+func (r *rig) feed(in any) {
+	r.now += 1000
+	if e, ok := in.(kernel.Event); ok {
+		if e.Time == 0 {
+			e.Time = r.now
+		}
+		in = evEvent{e}
+	}
+	out := r.m.step(r.now, in)
+	r.reqs = append(r.reqs, out.requests...)
+	for _, c := range out.changes {
+		switch {
+		case c.Process != nil:
+			r.seen[c.Process.Key] = c.Process
+		case c.Container != nil && c.Container.Layer != nil && c.Container.Source == kernelSource:
+			r.cont[c.Container.ID] = c.Container.Layer
+		case c.Container != nil && c.Container.Layer != nil:
+			r.srcs[c.Container.Source+" "+c.Container.ID.ID] = c.Container.Layer
+		}
+	}
+}
+
+func (r *rig) after(ms int) {
+	for end := r.now + workload.KTime(ms)*simMS; r.now < end; {
+		next := r.m.next()
+		if next == 0 || next > end {
+			r.now = end
+			break
+		}
+		r.now = max(next, r.now)
+		r.feed(evTick{})
+	}
+}
+
+func (r *rig) mkdir(id, parent uint64, path string) {
+	r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
+}
+
+func (r *rig) proc(pid, parent workload.PID, cgroup uint64, ns ...workload.PIDNamespace) kernel.Process {
+	p := kernel.Process{Key: workload.ProcessKey{PID: pid, Start: uint64(pid) * workload.TickNS}, Parent: parent, ParentStart: uint64(parent) * workload.TickNS, MountNS: 1, ExeInMountNS: true, PIDNSLevel: uint8(len(ns))}
+	p.Cgroups.N, p.Cgroups.IDs[0] = 1, workload.CgroupID{ID: cgroup}
+	copy(p.PIDNS[:], ns)
+	if len(ns) > 0 {
+		p.MountNS = ns[0].Inum + 1
+	}
+	return p
+}
+
+func (r *rig) task(pid, parent workload.PID, cgroup uint64, ns []workload.PIDNamespace) {
+	r.feed(kernel.Event{Type: kernel.Task, Process: r.proc(pid, parent, cgroup, ns...)})
+}
+
+func (r *rig) fork(pid, parent workload.PID, cgroup uint64, ns ...workload.PIDNamespace) {
+	r.feed(kernel.Event{Type: kernel.Fork, Process: r.proc(pid, parent, cgroup, ns...)})
+}
+
+func (r *rig) exec(pid, parent workload.PID, cgroup uint64, ns ...workload.PIDNamespace) {
+	r.feed(kernel.Event{Type: kernel.Exec, Process: r.proc(pid, parent, cgroup, ns...)})
+}
+
+func (r *rig) state(id string, init workload.PID, path string) *workload.Container {
+	return &workload.Container{ID: workload.ContainerID{Runtime: "runc", Namespace: "moby", ID: id}, Run: &workload.Run{
+		Init: workload.ProcessKey{PID: init, Start: uint64(init) * workload.TickNS, Ticks: true}, ClaimedPaths: []string{path}, Registers: true,
+	}}
+}
+
+func (r *rig) hint(id string, init workload.PID, path string) {
+	l := r.state(id, init, path)
+	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+}
+
+// take removes and gives the oldest request of a kind to a source.
+func (r *rig) take(kind requestKind, source int) request {
+	r.t.Helper()
+	i := slices.IndexFunc(r.reqs, func(q request) bool { return q.kind == kind && q.source == source })
+	if i < 0 {
+		r.t.Fatalf("no request of kind %d to source %d among %+v", kind, source, r.reqs)
+	}
+	q := r.reqs[i]
+	r.reqs = slices.Delete(r.reqs, i, i+1)
+	return q
+}
+
+func (r *rig) asked(kind requestKind, source int) (n int) {
+	for _, q := range r.reqs {
+		if q.kind == kind && q.source == source {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *rig) answer(q request, l *workload.Container, err error) {
+	r.feed(evAnswer{req: q, container: l, err: err})
+}
+
+func (r *rig) want(pid workload.PID, status workload.Status, id string) *workload.Process {
+	r.t.Helper()
+	p := r.seen[workload.ProcessKey{PID: pid, Start: uint64(pid) * workload.TickNS}]
+	if p == nil {
+		r.t.Fatalf("process %d is not in the store", pid)
+	}
+	if p.Status != status || p.Container.ID != id {
+		r.t.Fatalf("process %d: %s %q (%s), want %s %q", pid, p.Status, p.Container.ID, p.Reason, status, id)
+	}
+	return p
+}
+
+func ns(inum uint32, pid workload.PID) workload.PIDNamespace {
+	return workload.PIDNamespace{Inum: inum, PID: pid}
+}
+
+// startA starts container A by hand: init 100 in cgroup 3, PID namespace 500.
+func (r *rig) startA() {
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 1, ns(500, 1))
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(100, 10, 3, ns(500, 1)), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.hint(idA, 100, "/docker/"+idA)
+	r.exec(100, 10, 3, ns(500, 1))
+}
+
+// startB starts container B: init 200 in cgroup 4, PID namespace 600.
+func (r *rig) startB() {
+	r.mkdir(4, 2, "/docker/"+idB)
+	r.fork(200, 10, 4, ns(600, 1)) // CLONE_INTO_CGROUP: no attach
+	r.hint(idB, 200, "/docker/"+idB)
+	r.exec(200, 10, 4, ns(600, 1))
+}
+
+func TestTheInitIsKnownWhenItsFirstUserInstructionRuns(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	p := r.want(100, workload.StatusContainer, idA)
+	if p.Confidence != workload.Confirmed || p.Entry != workload.EntryInit {
+		t.Errorf("%s by %s, want confirmed by init", p.Confidence, p.Entry)
+	}
+	r.fork(101, 100, 3, ns(500, 2))
+	r.want(101, workload.StatusContainer, idA)
+}
+
+func TestANameAloneRegistersNothing(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	r.exec(100, 10, 3, ns(500, 1))
+	r.want(100, workload.StatusUnknown, "")
+}
+
+func TestANameThatEverySourceDeniesIsAClaim(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	for range 40 {
+		for _, q := range slices.Clone(r.reqs) {
+			if q.kind == reqPrefill || q.kind == reqLookup {
+				r.answer(q, nil, collectors.ErrNotFound)
+			}
+		}
+		r.reqs = nil
+		r.after(500)
+	}
+	if p := r.want(100, workload.StatusContainer, idA); p.Confidence != workload.Claimed {
+		t.Errorf("confidence %q, want claimed", p.Confidence)
+	}
+}
+
+func TestAStateWhoseInitIsAnotherProcessRegistersNothing(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	l := r.state(idA, 100, "/docker/"+idA)
+	l.Run.Init.Start += 5 * workload.TickNS
+	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+	r.feed(evProcess{pid: 100, proc: r.proc(100, 10, 3, ns(500, 1))})
+	r.want(100, workload.StatusUnknown, "")
+}
+
+func TestAStateThatNamesAnotherCgroupRegistersNothing(t *testing.T) {
+	r := newRig(t)
+	r.startB()
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	r.hint(idA, 100, "/docker/"+idB) // a lie: its init is not there
+	r.after(20000)
+	r.want(100, workload.StatusUnknown, "")
+	r.want(200, workload.StatusContainer, idB)
+}
+
+func TestAMemberThatMovesIntoAnotherContainerIsInConflict(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.startB()
+	r.fork(101, 100, 3, ns(500, 2))
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(101, 100, 4, ns(500, 2)), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 4}}})
+	r.want(101, workload.StatusConflict, "")
+	r.fork(102, 101, 4, ns(500, 3))
+	r.want(102, workload.StatusConflict, "")
+}
+
+func TestAnExecdProcessIsAMemberAndAnNsenterIsNot(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.fork(110, 10, 1)
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(110, 10, 3), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	if p := r.want(110, workload.StatusContainer, idA); p.Entry != workload.EntryExec {
+		t.Errorf("entry %q, want exec", p.Entry)
+	}
+	r.after(2000)
+	r.fork(111, 10, 1, ns(500, 9))
+	r.after(2000)
+	if p := r.want(111, workload.StatusHost, ""); !p.ForeignNamespaces {
+		t.Error("foreign namespaces are not said")
+	}
+}
+
+func TestAChildCgroupWithTheVictimsNameChangesNothing(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.startB()
+	r.mkdir(5, 3, "/docker/"+idA+"/docker-"+idB+".scope")
+	r.fork(101, 100, 5, ns(500, 2))
+	r.want(101, workload.StatusContainer, idA)
+}
+
+func TestCgroupParentBelowAnotherContainerIsItsOwnContainer(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(5, 3, "/docker/"+idA+"/"+idB)
+	r.fork(200, 10, 5, ns(600, 1))
+	r.hint(idB, 200, "/docker/"+idA+"/"+idB)
+	r.exec(200, 10, 5, ns(600, 1))
+	r.want(200, workload.StatusContainer, idB)
+	r.want(100, workload.StatusContainer, idA)
+}
+
+func TestTheSourcesThatKnowAContainerMakeOneEntity(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.answer(r.take(reqPrefill, docker), &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web"}, nil)
+	r.answer(r.take(reqLookup, containerd), &workload.Container{ID: workload.ContainerID{Runtime: "containerd", Namespace: "moby", ID: idA}}, nil)
+	if len(r.m.all) != 1 {
+		t.Fatalf("%d entities, want 1", len(r.m.all))
+	}
+	if n := len(r.m.all[0].layers); n != 3 {
+		t.Errorf("%d layers, want 3", n)
+	}
+}
+
+func TestEqualNamesInTwoContainerdsAreTwoContainers(t *testing.T) {
+	r := newRig(t)
+	for i, instance := range []string{"", "/run/other.sock"} {
+		id := workload.ContainerID{Runtime: "containerd", Instance: instance, Namespace: "default", ID: "c1"}
+		pid := workload.PID(300 + i)
+		r.mkdir(uint64(20+i), 1, "/odd"+string(rune('a'+i)))
+		r.fork(pid, 10, uint64(20+i), ns(uint32(700+10*i), 1))
+		l := r.state("c1", pid, "/odd"+string(rune('a'+i)))
+		l.ID.Namespace, l.ID.Instance = "default", instance
+		r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+		r.feed(evListed{source: containerd, container: &workload.Container{ID: id}})
+		r.want(pid, workload.StatusContainer, "c1")
+	}
+	if len(r.m.all) < 2 {
+		t.Fatalf("%d entities, want two at least", len(r.m.all))
+	}
+}
+
+func TestAnEngineIsAskedTwiceAtMostForOneStart(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.answer(r.take(reqPrefill, docker), &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web"}, nil)
+	r.answer(r.take(reqLookup, containerd), nil, collectors.ErrNotFound)
+	r.after(1000)
+	r.answer(r.take(reqLookup, docker), &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web"}, nil)
+	for range 20 {
+		r.after(1000)
+	}
+	if n := r.asked(reqLookup, docker) + 1; n > 2 {
+		t.Errorf("docker was asked %d times", n)
+	}
+	l := r.cont[r.m.all[0].key]
+	if len(l.Missing) != 0 && !slices.Equal(l.Missing, []string{"containerd"}) {
+		t.Errorf("missing %v", l.Missing)
+	}
+}
+
+func TestTheKernelsStatusEndsTheRun(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true, Code: 137, Signal: 9, OOM: true}})
+	l := r.cont[r.m.all[0].key]
+	if l.State != workload.StateExited || l.Exit == nil || l.Exit.Code != 137 || !l.Exit.OOM {
+		t.Errorf("state %s, exit %+v", l.State, l.Exit)
+	}
+	r.want(100, workload.StatusContainer, idA)
+}
+
+func TestAStateThatIsReadAfterTheInitHasDiedStillNamesIt(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	r.exec(100, 10, 3, ns(500, 1))
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true, Code: 4}})
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.hint(idA, 100, "/docker/"+idA)
+	p := r.want(100, workload.StatusContainer, idA)
+	if p.Exit == nil || p.Exit.Code != 4 {
+		t.Errorf("exit %+v, want code 4", p.Exit)
+	}
+}
+
+func TestARestartIsANewRunOfTheSameContainer(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.mkdir(7, 2, "/docker/"+idA)
+	r.fork(120, 10, 7, ns(501, 1))
+	r.hint(idA, 120, "/docker/"+idA)
+	r.exec(120, 10, 7, ns(501, 1))
+	r.want(120, workload.StatusContainer, idA)
+	if l := r.cont[r.m.all[0].key]; l.State != workload.StateRunning || l.Exit != nil || l.Run.Init.PID != 120 {
+		t.Errorf("state %s, exit %+v, init %v", l.State, l.Exit, l.Run.Init)
+	}
+}
+
+func TestAReusedPIDIsAnotherProcess(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	old := r.proc(100, 10, 3, ns(500, 1))
+	r.feed(kernel.Event{Type: kernel.Exit, Process: old, Exit: workload.Exit{Known: true}})
+	again := r.proc(100, 10, 1)
+	again.Key.Start = uint64(r.now) + 7*workload.TickNS
+	r.feed(kernel.Event{Type: kernel.Fork, Process: again})
+	if p := r.seen[again.Key]; p == nil || p.Status != workload.StatusHost {
+		t.Errorf("%+v, want a host process", p)
+	}
+	r.want(100, workload.StatusContainer, idA)
+}
+
+func TestAttachBeforeForkAcrossTheRingsIsApplied(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	forkAt := r.now
+	r.now += 100
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(100, 10, 3, ns(500, 1)), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.feed(kernel.Event{Type: kernel.Fork, Time: forkAt, Process: r.proc(100, 10, 1, ns(500, 1))})
+	r.hint(idA, 100, "/docker/"+idA)
+	r.want(100, workload.StatusContainer, idA)
+}
+
+func TestALossIsRepairedFromASnapshot(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.fork(101, 100, 3, ns(500, 2))
+	r.feed(kernel.Event{Type: kernel.Lost, Count: 3})
+	r.after(300)
+	r.take(reqSnapshot, 0)
+	r.feed(kernel.Event{Type: kernel.SnapshotBegin})
+	r.task(10, 1, 1, nil)
+	r.task(100, 10, 3, []workload.PIDNamespace{ns(500, 1)})
+	r.task(103, 100, 3, []workload.PIDNamespace{ns(500, 4)})
+	r.feed(kernel.Event{Type: kernel.SnapshotEnd})
+	if p := r.want(101, workload.StatusContainer, idA); p.Exit == nil || p.Exit.Known {
+		t.Errorf("exit %+v, want one without status", p.Exit)
+	}
+	r.want(103, workload.StatusContainer, idA)
+}
