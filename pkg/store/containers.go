@@ -153,6 +153,12 @@ func (s *Store) publish(it *contItem) {
 		s.markContainer(it, old.merged.ID, s.next(), 0)
 	}
 	v := &view{key: it.key, merged: merged, rev: s.next(), gone: gone}
+	switch {
+	case !gone:
+		it.told.Store(0)
+	case old == nil || !old.gone:
+		it.told.Store(uint64(v.rev))
+	}
 	s.setParent(it, merged.Parent)
 	s.join(v)
 	it.latest.Store(v)
@@ -271,12 +277,10 @@ func (s *Store) settleContTomb(it *contItem, v *view) {
 	case !v.gone && it.tomb != nil:
 		s.contTombs.remove(it.tomb)
 		it.tomb = nil
-		it.told.Store(0)
 		s.contsGone.Add(-1)
 	case v.gone && it.tomb != nil && it.since != 0:
 		s.contTombs.move(it.tomb, it.since)
 	case v.gone && it.tomb == nil:
-		it.told.Store(uint64(v.rev))
 		it.tomb = s.contTombs.add(&tomb{since: it.since, cont: it})
 		s.contsGone.Add(1)
 		for d := s.contTombs.excess(); d != nil; d = s.contTombs.excess() {

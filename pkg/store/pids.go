@@ -3,13 +3,15 @@
 package store
 
 import (
+	"math/bits"
+	"math/rand/v2"
 	"sync/atomic"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // node is one version of one process. It fits a cache line: a lookup costs the
-// misses of page, node, cell and view, and does not touch the Process.
+// misses of slot, node, cell and view, and does not touch the Process.
 //
 // All but older is immutable. older leads to the previous processes with the
 // same PID, all of them tombstones, newest first; the writer unlinks them in place.
@@ -115,52 +117,122 @@ func certain(a, b workload.ProcessKey) bool {
 	return a.Inode != 0 && b.Inode != 0 || !a.Ticks && !b.Ticks
 }
 
-// pidTable leads from a PID to its newest node: PIDs are at most MaxPID, so two
-// levels do, without hashing. A page lives while one of its slots is in use.
+// pidTable leads from a PID to its newest node: open addressing with linear
+// probing, one writer, readers without locks. (An array by PID is as fast only
+// while the PIDs in use lie together: spread over the four million that there
+// are, its pages cost 37 MB and a TLB miss for each lookup.)
+//
+// A slot whose PID has no node any more is dead: probing goes on past it, and
+// another PID may take it over. A reader can therefore find a node of another
+// PID in a slot, and takes it for an empty one, which it was in between. When
+// too few slots are free the writer builds a new table and leaves the old one alone.
 type pidTable struct {
-	pages [pidPages]atomic.Pointer[pidPage]
-	used  [pidPages]uint16 // writer only
+	slots atomic.Pointer[pidSlots]
+	seed  uint64 // odd and secret, so that nobody can choose PIDs that collide
+	live  int    // writer only: slots with a node
+	used  int    // writer only: slots with a PID, dead ones included
 }
 
-const (
-	pidPageSize = 256
-	pidPages    = int(workload.MaxPID)/pidPageSize + 1
-)
+type pidSlots struct {
+	shift uint8 // keeps the high bits of the product
+	slot  []pidSlot
+}
 
-type pidPage [pidPageSize]atomic.Pointer[node]
+// pidSlot is 16 bytes: four to a cache line.
+type pidSlot struct {
+	pid  atomic.Uint32 // 0: never used
+	node atomic.Pointer[node]
+}
+
+const minPIDSlots = 1 << 10
+
+func (t *pidTable) init() {
+	t.seed = rand.Uint64() | 1
+	t.slots.Store(newPIDSlots(minPIDSlots))
+}
+
+func newPIDSlots(n int) *pidSlots {
+	return &pidSlots{shift: uint8(64 - bits.TrailingZeros(uint(n))), slot: make([]pidSlot, n)}
+}
+
+// find gives the slot of a PID, else where its probing ends: an unused slot.
+func (t *pidSlots) find(pid workload.PID, seed uint64) *pidSlot {
+	mask := uint64(len(t.slot) - 1)
+	for i := uint64(pid) * seed >> t.shift; ; i++ {
+		s := &t.slot[i&mask]
+		if at := s.pid.Load(); at == uint32(pid) || at == 0 {
+			return s
+		}
+	}
+}
 
 // head gives the newest node of a PID, nil for none. Safe beside the writer.
 func (t *pidTable) head(pid workload.PID) *node {
-	if pid > workload.MaxPID {
+	n := t.slots.Load().find(pid, t.seed).node.Load()
+	if n == nil || n.pid != pid {
 		return nil
 	}
-	page := t.pages[pid/pidPageSize].Load()
-	if page == nil {
-		return nil
-	}
-	return page[pid%pidPageSize].Load()
+	return n
 }
 
-// setHead swaps the newest node of a valid PID; nil empties the slot. For the writer.
+// setHead swaps the newest node of a PID; nil empties its slot. For the writer.
 func (t *pidTable) setHead(pid workload.PID, n *node) {
-	i := pid / pidPageSize
-	page := t.pages[i].Load()
-	if page == nil {
-		if n == nil {
-			return
-		}
-		page = &pidPage{}
-		t.pages[i].Store(page)
-	}
-	was := page[pid%pidPageSize].Swap(n)
+	s := t.slots.Load().find(pid, t.seed)
+	was := s.node.Load()
 	switch {
-	case was == nil && n != nil:
-		t.used[i]++
-	case was != nil && n == nil:
-		if t.used[i]--; t.used[i] == 0 {
-			t.pages[i].Store(nil)
+	case n == nil && was == nil:
+		return
+	case n == nil:
+		t.live--
+	case was == nil:
+		s = t.claim(pid)
+		t.live++
+	}
+	s.node.Store(n)
+}
+
+// claim gives the slot for a PID without a node: its own dead one, else the
+// first dead one on its way, else an unused one.
+func (t *pidTable) claim(pid workload.PID) *pidSlot {
+	if slots := t.slots.Load(); t.used >= len(slots.slot)*5/8 {
+		t.rebuild(slots)
+	}
+	slots := t.slots.Load()
+	s := slots.find(pid, t.seed)
+	if s.pid.Load() == uint32(pid) {
+		return s
+	}
+	mask := uint64(len(slots.slot) - 1)
+	for i := uint64(pid) * t.seed >> slots.shift; ; i++ {
+		s := &slots.slot[i&mask]
+		at := s.pid.Load()
+		if at != 0 && s.node.Load() != nil {
+			continue
+		}
+		if at == 0 {
+			t.used++
+		}
+		s.pid.Store(uint32(pid))
+		return s
+	}
+}
+
+// rebuild leaves the dead slots behind and makes less than half of the rest full.
+func (t *pidTable) rebuild(old *pidSlots) {
+	n := minPIDSlots
+	for n < 2*(t.live+1)*6/5 {
+		n *= 2
+	}
+	slots := newPIDSlots(n)
+	for i := range old.slot {
+		if head := old.slot[i].node.Load(); head != nil {
+			s := slots.find(head.pid, t.seed)
+			s.pid.Store(uint32(head.pid))
+			s.node.Store(head)
 		}
 	}
+	t.used = t.live
+	t.slots.Store(slots)
 }
 
 // insert puts n below the nodes of its PID that started after it and reports

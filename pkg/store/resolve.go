@@ -14,8 +14,8 @@ const (
 
 // Resolve says what a process belongs to, from memory: right as of AsOf, as far
 // as no event was missed. It takes no lock and allocates nothing.
-func (s *Store) Resolve(k workload.ProcessKey) workload.Answer {
-	a := s.answerNow()
+func (s *Store) Resolve(k workload.ProcessKey) (a workload.Answer) {
+	s.begin(&a)
 	n, ambiguous := s.pids.match(k)
 	switch {
 	case n != nil:
@@ -29,8 +29,8 @@ func (s *Store) Resolve(k workload.ProcessKey) workload.Answer {
 // PID answers for the newest process known to have had the PID, also when it is
 // gone. False: none is known. Whether the PID is still that process's is for
 // the caller to check.
-func (s *Store) PID(pid workload.PID) (workload.Answer, bool) {
-	a := s.answerNow()
+func (s *Store) PID(pid workload.PID) (a workload.Answer, known bool) {
+	s.begin(&a)
 	n := s.pids.head(pid)
 	if n != nil {
 		n.answer(&a)
@@ -41,8 +41,8 @@ func (s *Store) PID(pid workload.PID) (workload.Answer, bool) {
 // PIDAt answers for the process that had the PID at an instant: started at or
 // before it, ended after it. Where a process's end was not seen, nothing is
 // known of the PID from its start to the next one's.
-func (s *Store) PIDAt(pid workload.PID, at workload.KTime) (workload.Answer, bool) {
-	a := s.answerNow()
+func (s *Store) PIDAt(pid workload.PID, at workload.KTime) (a workload.Answer, known bool) {
+	s.begin(&a)
 	for n := s.pids.head(pid); n != nil; n = n.older.Load() {
 		from := started(n.proc)
 		if from > at {
@@ -67,8 +67,8 @@ func started(p *workload.Process) workload.KTime {
 
 // ContainerAnswer is what there is to say about a container by its key, its id
 // or an alias, with its chain and pod. False: no such container.
-func (s *Store) ContainerAnswer(id workload.ContainerID) (workload.Answer, bool) {
-	a := s.answerNow()
+func (s *Store) ContainerAnswer(id workload.ContainerID) (a workload.Answer, known bool) {
+	s.begin(&a)
 	v := s.viewOf(id)
 	if v == nil || v.dropped {
 		return a, false
@@ -78,8 +78,8 @@ func (s *Store) ContainerAnswer(id workload.ContainerID) (workload.Answer, bool)
 }
 
 // CgroupAnswer is ContainerAnswer for the container that ByCgroup finds.
-func (s *Store) CgroupAnswer(id workload.CgroupID) (workload.Answer, bool) {
-	a := s.answerNow()
+func (s *Store) CgroupAnswer(id workload.CgroupID) (a workload.Answer, known bool) {
+	s.begin(&a)
 	it := s.cgroups.get(id)
 	if it == nil {
 		return a, false
@@ -88,14 +88,13 @@ func (s *Store) CgroupAnswer(id workload.CgroupID) (workload.Answer, bool) {
 	return a, true
 }
 
-// answerNow starts an answer, as the unknown one that it stays if nothing is
-// found. Instant and revision are read before the entities: what is said is at
-// least that new, so that a watch from the revision misses nothing.
-func (s *Store) answerNow() workload.Answer {
-	return workload.Answer{
-		Status: workload.StatusUnknown, Reason: reasonAbsent,
-		AsOf: s.AsOf(), Revision: s.Revision(),
-	}
+// begin makes a the unknown answer that it stays if nothing is found. Instant
+// and revision are read before the entities: what is said is at least that new,
+// so that a watch from the revision misses nothing. (Answers are filled in
+// place: copying one right after its fields were written stalls the processor.)
+func (s *Store) begin(a *workload.Answer) {
+	a.Status, a.Reason = workload.StatusUnknown, reasonAbsent
+	a.AsOf, a.Revision = s.AsOf(), s.Revision()
 }
 
 func (v *view) answer(a *workload.Answer) {

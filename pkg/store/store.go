@@ -105,6 +105,7 @@ func New(opt Options) *Store {
 		procTombs: tombs{max: opt.MaxProcessTombstones},
 		contTombs: tombs{max: opt.MaxContainerTombstones},
 	}
+	s.pids.init()
 	s.rev.Store(uint64(opt.Base))
 	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
 	s.contMarkers = newMarkers[workload.ContainerID](s.contLog, opt.MaxContainerTombstones)
