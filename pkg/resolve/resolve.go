@@ -137,10 +137,15 @@ func (r *Resolver) Key(ctx context.Context, k workload.ProcessKey) (workload.Ans
 	if k.PID > workload.MaxPID {
 		return workload.Answer{}, invalidPID(k.PID)
 	}
-	a := r.store.Resolve(k)
-	if settled(a) {
+	if a := r.store.Resolve(k); settled(a) {
 		return a, nil
 	}
+	return r.observe(ctx, k)
+}
+
+// observe is the way of a miss, apart so that a hit allocates nothing.
+func (r *Resolver) observe(ctx context.Context, k workload.ProcessKey) (workload.Answer, error) {
+	var a workload.Answer
 	err := r.observer.Observe(ctx, k.PID, func() bool {
 		a = r.store.Resolve(k)
 		return settled(a)

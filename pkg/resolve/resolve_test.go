@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package resolve
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/store"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// observer puts a process into the store when asked, as a correlator would.
+type observer struct {
+	store *store.Store
+	asked int
+	put   func(pid workload.PID) *workload.Process
+}
+
+func (o *observer) Observe(_ context.Context, pid workload.PID, known func() bool) error {
+	o.asked++
+	if known() {
+		return nil
+	}
+	p := o.put(pid)
+	if p == nil {
+		return workload.ErrNotFound
+	}
+	o.store.Apply(store.Change{Process: p})
+	return nil
+}
+
+func newResolver(t testing.TB, procfs string) (*Resolver, *store.Store, *observer) {
+	t.Helper()
+	fs, err := pcgroup.New(pcgroup.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = fs.Close() })
+	s := store.New(store.Options{})
+	o := &observer{store: s, put: func(workload.PID) *workload.Process { return nil }}
+	r, err := New(Options{Store: s, Cgroups: fs, Observer: o, Procfs: procfs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, s, o
+}
+
+// keyOf makes the key of a live process the way the kernel's events would.
+func keyOf(t testing.TB, pid int) workload.ProcessKey {
+	t.Helper()
+	dir, err := openProc("/proc", workload.PID(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	st, err := readStat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := workload.ProcessKey{PID: workload.PID(pid), Start: st.start, Ticks: true}
+	if hasPidfs() {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		var s unix.Stat_t
+		if err := unix.Fstat(fd, &s); err != nil {
+			t.Fatal(err)
+		}
+		k.Inode = s.Ino
+	}
+	return k
+}
+
+// both runs a test by pidfd and by the /proc directory.
+func both(t *testing.T, fn func(t *testing.T, procfs string)) {
+	t.Run("by pidfd", func(t *testing.T) { fn(t, "/proc") })
+	t.Run("by the proc directory", func(t *testing.T) { fn(t, "/proc/../proc") })
+}
+
+func TestALiveProcessIsAnsweredFromMemory(t *testing.T) {
+	both(t, func(t *testing.T, procfs string) {
+		r, s, o := newResolver(t, procfs)
+		s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, os.Getpid()), Status: workload.StatusHost}})
+		a, err := r.PID(t.Context(), workload.PID(os.Getpid()))
+		if err != nil || a.Status != workload.StatusHost || a.Exited {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		if o.asked != 0 {
+			t.Errorf("the correlator was asked %d times on a hit", o.asked)
+		}
+	})
+}
+
+func TestAPIDThatAnotherProcessHadIsNotAnsweredWithThat(t *testing.T) {
+	both(t, func(t *testing.T, procfs string) {
+		r, s, o := newResolver(t, procfs)
+		old := keyOf(t, os.Getpid())
+		old.Start -= 3 * workload.TickNS
+		if old.Inode != 0 {
+			old.Inode--
+		}
+		s.Apply(store.Change{Process: &workload.Process{Key: old, Status: workload.StatusHost, Comm: "old"}})
+		a, err := r.PID(t.Context(), workload.PID(os.Getpid()))
+		if err == nil && a.Status != workload.StatusUnknown {
+			t.Fatalf("answered %s for another process", a.Status)
+		}
+		if o.asked == 0 {
+			t.Error("the correlator was not asked to look")
+		}
+	})
+}
+
+func TestAMissIsObservedOnce(t *testing.T) {
+	r, _, o := newResolver(t, "")
+	o.put = func(workload.PID) *workload.Process {
+		return &workload.Process{Key: keyOf(t, os.Getpid()), Status: workload.StatusHost}
+	}
+	a, err := r.PID(t.Context(), workload.PID(os.Getpid()))
+	if err != nil || a.Status != workload.StatusHost || o.asked != 1 {
+		t.Fatalf("%s, %v, asked %d times", a.Status, err, o.asked)
+	}
+}
+
+func TestAThreadIsAnsweredForItsProcess(t *testing.T) {
+	both(t, func(t *testing.T, procfs string) {
+		r, s, _ := newResolver(t, procfs)
+		s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, os.Getpid()), Status: workload.StatusHost}})
+		// Of two locked threads one at most is the main thread.
+		done, tids := make(chan struct{}), make(chan int, 2)
+		defer close(done)
+		for range 2 {
+			go func() {
+				runtime.LockOSThread()
+				tids <- unix.Gettid()
+				<-done
+			}()
+		}
+		id := <-tids
+		if id == os.Getpid() {
+			id = <-tids
+		}
+		a, err := r.PID(t.Context(), workload.PID(id))
+		if err != nil || a.Status != workload.StatusHost || a.Thread != workload.PID(id) {
+			t.Fatalf("%+v, %v", a, err)
+		}
+	})
+}
+
+func TestAProcessThatIsGoneIsAnsweredFromItsTombstone(t *testing.T) {
+	both(t, func(t *testing.T, procfs string) {
+		r, s, _ := newResolver(t, procfs)
+		cmd := exec.Command("/bin/sleep", "100")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		k := keyOf(t, cmd.Process.Pid)
+		p := &workload.Process{Key: k, Status: workload.StatusHost}
+		s.Apply(store.Change{Process: p})
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		a, err := r.PID(t.Context(), k.PID)
+		if err != nil || !a.Exited {
+			t.Fatalf("exit not applied yet: %+v, %v", a, err)
+		}
+		dead := p.Clone()
+		dead.Exit = &workload.Exit{Known: true, Code: 137, Signal: 9, At: 1}
+		s.Apply(store.Change{Process: dead})
+		a, err = r.PID(t.Context(), k.PID)
+		if err != nil || !a.Exited || a.Process.Exit.Signal != 9 {
+			t.Fatalf("%+v, %v", a, err)
+		}
+	})
+}
+
+func TestWhatIsNoQuestionIsSaid(t *testing.T) {
+	r, _, _ := newResolver(t, "")
+	for name, c := range map[string]struct {
+		q    workload.Query
+		want error
+	}{
+		"nothing is asked":              {workload.Query{}, workload.ErrInvalid},
+		"a PID beyond the largest":      {workload.Query{PID: workload.MaxPID + 1}, workload.ErrInvalid},
+		"a key with such a PID":         {workload.Query{Key: workload.ProcessKey{PID: workload.MaxPID + 1, Start: 1}}, workload.ErrInvalid},
+		"a PID that nobody ever had":    {workload.Query{PID: workload.MaxPID}, workload.ErrNotFound},
+		"a container that is not there": {workload.Query{Container: "nosuch"}, workload.ErrNotFound},
+		"a relative cgroup path":        {workload.Query{CgroupPath: "docker/x"}, workload.ErrInvalid},
+		"a cgroup that is not there":    {workload.Query{CgroupPath: "/no/such"}, workload.ErrNotFound},
+		"the future":                    {workload.Query{PID: 1, At: time.Now().Add(time.Hour)}, workload.ErrInvalid},
+		"the past of a container":       {workload.Query{Container: "x", At: time.Now()}, workload.ErrInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if res := r.Resolve(t.Context(), c.q); !errors.Is(res.Err, c.want) {
+				t.Errorf("error %v, want %v", res.Err, c.want)
+			}
+		})
+	}
+}
+
+func TestTwoContainersOfOnePrefixAreAmbiguous(t *testing.T) {
+	r, s, _ := newResolver(t, "")
+	for _, id := range []string{strings.Repeat("ab", 32), "abab" + strings.Repeat("cd", 30)} {
+		cid := workload.ContainerID{Runtime: "docker", ID: id}
+		s.Apply(store.Change{Container: &store.ContainerChange{ID: cid, Source: "docker", Layer: &workload.Container{ID: cid, State: workload.StateRunning}}})
+	}
+	if res := r.Resolve(t.Context(), workload.Query{Container: "abab"}); !errors.Is(res.Err, workload.ErrAmbiguous) {
+		t.Errorf("error %v, want ambiguous", res.Err)
+	}
+	if res := r.Resolve(t.Context(), workload.Query{Container: "ababab"}); res.Err != nil || res.Answer.Status != workload.StatusContainer {
+		t.Errorf("%+v", res)
+	}
+}
+
+func TestWaitingEndsWhenTheAnswerIsComplete(t *testing.T) {
+	r, s, o := newResolver(t, "")
+	k := keyOf(t, os.Getpid())
+	s.Apply(store.Change{Process: &workload.Process{Key: k, Status: workload.StatusUnknown, Reason: "not registered yet"}})
+	o.put = func(workload.PID) *workload.Process {
+		if o.asked < 3 {
+			return &workload.Process{Key: k, Status: workload.StatusUnknown}
+		}
+		return &workload.Process{Key: k, Status: workload.StatusHost}
+	}
+	res := r.Resolve(t.Context(), workload.Query{PID: k.PID, Wait: 10 * time.Second})
+	if res.Err != nil || res.Answer.Status != workload.StatusHost {
+		t.Fatalf("%+v", res)
+	}
+	res = r.Resolve(t.Context(), workload.Query{PID: 1, Wait: time.Millisecond})
+	if res.Err == nil && res.Answer.Status != workload.StatusUnknown {
+		t.Errorf("%+v", res)
+	}
+}
+
+func BenchmarkPID(b *testing.B) {
+	r, s, _ := newResolver(b, "")
+	s.Apply(store.Change{Process: &workload.Process{Key: keyOf(b, os.Getpid()), Status: workload.StatusHost}})
+	b.Run("pidigree", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if a, err := r.PID(b.Context(), workload.PID(os.Getpid())); err != nil || a.Status != workload.StatusHost {
+				b.Fatal(a.Status, err)
+			}
+		}
+	})
+	b.Run("read-proc-cgroup", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := os.ReadFile("/proc/self/cgroup"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
