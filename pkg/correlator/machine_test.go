@@ -295,6 +295,19 @@ func TestTheSourcesThatKnowAContainerMakeOneEntity(t *testing.T) {
 	}
 }
 
+func TestARunThatAnotherSourceRepeatsIsNotANewOne(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	before := len(r.cont[r.m.all[0].key].Timeline)
+	r.answer(r.take(reqPrefill, docker), &workload.Container{
+		ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web", State: workload.StateRunning,
+		Run: &workload.Run{Init: workload.ProcessKey{PID: 100}, Registers: true},
+	}, nil)
+	if l := r.cont[r.m.all[0].key]; len(l.Timeline) < before || l.Timeline[0].What != workload.MarkCgroup {
+		t.Errorf("the timeline began anew: %+v", l.Timeline)
+	}
+}
+
 func TestEqualNamesInTwoContainerdsAreTwoContainers(t *testing.T) {
 	r := newRig(t)
 	for i, instance := range []string{"", "/run/other.sock"} {

@@ -13,10 +13,10 @@ import (
 // must be the process that the source means, by its start ticks, and must be in
 // the cgroup that the source says, or below it.
 func (m *machine) register(c *container, i int, r *workload.Run) {
-	if c.run != nil && c.run.init != nil && c.run.init.kp.Key.Same(r.Init) && len(c.run.cgroups) > 0 {
-		return
-	}
 	p := m.lookup(r.Init.PID)
+	if c.run != nil && c.run.init == p && len(c.run.paths) > 0 && sameInit(p, r.Init) {
+		return // said again, perhaps by another source
+	}
 	if p == nil || !sameInit(p, r.Init) {
 		m.wait(c, i, r)
 		return
