@@ -198,7 +198,7 @@ func kernelConfig(types *btf.Spec, hs []Hierarchy) (bpf.TracerTracerConfig, erro
 	if err := types.TypeByName("cgroup_subsys_id", &subsystems); err != nil {
 		return c, fmt.Errorf("find cgroup controllers in BTF: %w", err)
 	}
-	for _, h := range hs {
+	for i, h := range hs {
 		// v2 is slot 0; together they may not exceed MAX_HIERARCHIES.
 		full := 1+int(c.V1Count)+int(c.NamedCount) >= MaxHierarchies
 		switch {
@@ -210,6 +210,8 @@ func kernelConfig(types *btf.Spec, hs []Hierarchy) (bpf.TracerTracerConfig, erro
 			}
 		case int(c.NamedCount) < len(c.Named):
 			c.Named[c.NamedCount] = h.ID
+			// /proc/PID/cgroup has the newest hierarchy first, a css_set the oldest.
+			c.NamedAt[c.NamedCount] = uint8(len(hs) - 1 - i)
 			c.NamedCount++
 		}
 	}
