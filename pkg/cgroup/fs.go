@@ -26,11 +26,10 @@ var (
 
 // The bounds on what is read. What lies beyond is said, never dropped in silence.
 const (
-	// MaxPath is the longest path in bytes: the kernel prints none longer (PATH_MAX).
+	// MaxPath is the kernel's PATH_MAX, the final NUL included: it prints no longer path, and may cut one to fit.
 	MaxPath = 4096
-	// MaxDepth is how many levels below the root are looked at. A path of
-	// MaxPath bytes has at most twice that; the kernel itself sets no limit.
-	MaxDepth = 1024
+	// MaxDepth is how many levels below the root are looked at. The kernel itself sets no limit.
+	MaxDepth = 512
 	// MaxWalk is how many cgroups one Walk visits.
 	MaxWalk = 1 << 18
 )

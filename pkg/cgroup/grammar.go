@@ -92,7 +92,8 @@ type Parsed struct {
 	Unit, Slice string
 	// User is the uid in user-UID.slice; UserUnit and UserSlice are those of that user's own manager.
 	User, UserUnit, UserSlice string
-	// Truncated is set where the path was longer than MaxPath or claimed more than MaxClaims; the outermost are there.
+	// Truncated is set where the path claimed more than MaxClaims, or was so long that the kernel may have cut it (the
+	// last component is not read then); the outermost claims are there.
 	Truncated bool
 }
 
@@ -116,8 +117,8 @@ func (p Parsed) Innermost(k Kind) (Claim, bool) {
 // upper case or of another length.
 func Parse(path string) Parsed {
 	var p parser
-	if len(path) > MaxPath {
-		path = path[:strings.LastIndexByte(path[:MaxPath+1], '/')+1]
+	if cut(path) {
+		path = path[:strings.LastIndexByte(path[:MaxPath-1], '/')+1]
 		p.out.Truncated = true
 	}
 	p.path = path

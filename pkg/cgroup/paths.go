@@ -48,7 +48,7 @@ func splitUps(path string) (ups int, rest string) {
 // validPath reports whether the path is one that the kernel could print for a
 // cgroup that it shows: absolute, not too long, every component a name.
 func validPath(path string) bool {
-	if path == "" || path[0] != '/' || len(path) > MaxPath || strings.IndexByte(path, 0) >= 0 {
+	if path == "" || path[0] != '/' || cut(path) || strings.IndexByte(path, 0) >= 0 {
 		return false
 	}
 	if path == "/" {
@@ -61,6 +61,11 @@ func validPath(path string) bool {
 	}
 	return true
 }
+
+// cut reports whether a path that the kernel printed may have lost its end:
+// since 6.8 or so /proc/PID/cgroup ends in silence after PATH_MAX-1 bytes
+// (strscpy), where older kernels gave no path at all.
+func cut(path string) bool { return len(path) >= MaxPath-1 }
 
 // depth is the number of components of an absolute, valid path.
 func depth(path string) int {

@@ -54,8 +54,9 @@ func parseProcCgroup(s string) ([]procEntry, error) {
 //
 // An entry that could not be resolved to a directory has an ID of 0 and the
 // path as the kernel wrote it: the hierarchy is not mounted, the cgroup lies
-// outside what the mount or the cgroup namespace shows ("/../x"), it was
-// removed, or the process is exiting and has left its v1 cgroups already.
+// outside what the mount or the cgroup namespace shows ("/../x"), its path is
+// too long to be printed, it was removed, or the process is exiting and has
+// left its v1 cgroups already.
 func (f *FS) OfPID(pid workload.PID) ([]workload.CgroupPath, error) {
 	if pid == 0 || pid > workload.MaxPID {
 		return nil, fmt.Errorf("cgroups of pid %d: %w", pid, ErrGone)
@@ -115,8 +116,8 @@ func (f *FS) ofProc(dirfd int) ([]workload.CgroupPath, error) {
 func (t *table) resolve(e procEntry, exiting bool) workload.CgroupPath {
 	out := workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: e.hierarchy}, Path: e.path}
 	m := t.mounts[e.hierarchy]
-	if m == nil || exiting && e.hierarchy != 0 {
-		return out
+	if m == nil || exiting && e.hierarchy != 0 || cut(e.path) {
+		return out // a path that was cut may be the path of another cgroup
 	}
 	path, ok := m.ns.translate(e.path)
 	if !ok {
