@@ -242,6 +242,11 @@ func (c *container) idFor(i int) workload.ContainerID {
 	if l := c.layers[i]; l != nil {
 		return l.ID
 	}
+	for _, id := range c.ids {
+		if id.Namespace != "" {
+			return id // says most
+		}
+	}
 	return c.ids[0]
 }
 

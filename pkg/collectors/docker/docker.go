@@ -30,6 +30,10 @@ const (
 // name is the collector's, and the runtime of its containers.
 const name = "docker"
 
+// namespace is where Docker keeps its containers in containerd, and below runc's
+// state directory (dockerd --containerd-namespace, which nobody changes).
+const namespace = "moby"
+
 // Options say which engine to read. The zero value is the host's own.
 type Options struct {
 	// Host is the engine's socket, as a path or as unix://path. Default DefaultSocket.
@@ -141,7 +145,17 @@ func (c *Collector) id(hex string) workload.ContainerID {
 // mine says whether an id, which may be a claim of any container's making, can
 // be one of this engine's. Nothing that fails here reaches a path or a query.
 func (c *Collector) mine(id workload.ContainerID) error {
-	if id.Runtime != "" && id.Runtime != name || id.Namespace != "" || id.Instance != "" && id.Instance != c.instance {
+	switch id.Runtime {
+	case name:
+		if id.Namespace != "" || id.Instance != "" && id.Instance != c.instance {
+			return collectors.ErrNotMine
+		}
+	case "", "containerd", "runc", "crun", "youki":
+		// Those below Docker know its containers by the same ids, in a namespace of its own.
+		if id.Namespace != "" && id.Namespace != namespace {
+			return collectors.ErrNotMine
+		}
+	default:
 		return collectors.ErrNotMine
 	}
 	if !isID(id.ID) {
