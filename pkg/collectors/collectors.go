@@ -89,6 +89,8 @@ type HintKind string
 
 // The kinds of hints.
 const (
+	// HintAlive: the source was heard from and has nothing to say. The supervisor keeps it to itself.
+	HintAlive   HintKind = ""
 	HintCreated HintKind = "created"
 	HintStarted HintKind = "started"
 	HintChanged HintKind = "changed"

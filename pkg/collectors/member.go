@@ -182,7 +182,9 @@ func (m *member) watch(ctx context.Context, w Watcher) error {
 	err := m.contain("watch", func() error {
 		return w.Watch(ctx, func(h Hint) {
 			m.contact()
-			m.opts.OnHint(m.name, h)
+			if h.Kind != HintAlive {
+				m.opts.OnHint(m.name, h)
+			}
 		})
 	})
 	if err == nil {

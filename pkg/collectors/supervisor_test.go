@@ -94,6 +94,7 @@ func TestASourceIsProbedWatchedAndListedOnce(t *testing.T) {
 		synctest.Wait()
 		f.Emit(collectors.Hint{Kind: collectors.HintStarted, ID: web("c").ID})
 		time.Sleep(time.Hour)
+		f.Emit(collectors.Hint{Kind: collectors.HintAlive})
 		synctest.Wait()
 		if !slices.Equal(r.containers, []string{"fake a", "fake b"}) || !slices.Equal(r.hints, []collectors.HintKind{collectors.HintStarted}) {
 			t.Errorf("containers %v, hints %v", r.containers, r.hints)
@@ -104,6 +105,9 @@ func TestASourceIsProbedWatchedAndListedOnce(t *testing.T) {
 		st := r.state(t, "fake")
 		if st.State != "running" || st.Version != "fake" || st.Restarts != 0 || st.Entities != 2 {
 			t.Errorf("status %+v", st)
+		}
+		if !st.LastContact.Equal(time.Now()) {
+			t.Errorf("last contact %v, but it was heard from at %v", st.LastContact, time.Now())
 		}
 		if c := f.Calls(); c["list"] != 1 || c["watch"] != 1 || c["probe"] != 1 {
 			t.Errorf("in an hour: %v", c)

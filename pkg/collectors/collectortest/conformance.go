@@ -57,6 +57,14 @@ type Started struct {
 	Stop, Remove func()
 }
 
+// anywhere gives the container as an engine at any socket has it.
+func (s *Started) anywhere() *Started {
+	out := *s
+	out.Want = s.Want.Clone()
+	out.Want.ID.Instance = ""
+	return &out
+}
+
 // Run holds a collector to the contract of package collectors, on a real
 // engine. Subtests for optional interfaces run where the collector has them.
 func Run(t *testing.T, h Harness) {
@@ -84,6 +92,8 @@ func Run(t *testing.T, h Harness) {
 	if _, ok := probe.(collectors.Watcher); ok {
 		t.Run("Watch hears of a start and an end", s.watch)
 	}
+	// Behind another socket it is another instance: ask as a claim does, without one.
+	s.c = s.c.anywhere()
 	if h.NewAt != nil {
 		t.Run("a dead socket is unavailable or not present", s.dead)
 	}

@@ -107,11 +107,32 @@ func (e *Dockerd) Signal(s syscall.Signal) error { return e.d.signal(s) }
 // Stop ends the daemon in order; its containers end with it.
 func (e *Dockerd) Stop() { e.d.stop() }
 
-// Kill ends the daemon with SIGKILL; its containers live on until Start.
+// Kill ends the daemon with SIGKILL, and its containerd with it; its containers
+// live on until Start.
 func (e *Dockerd) Kill() {
 	_, done := e.d.current()
 	_ = e.d.signal(syscall.SIGKILL)
 	<-done
+	// dockerd takes a containerd that nobody has reaped for one that runs, and
+	// waits for it in vain. Not every machine's PID 1 reaps.
+	file := e.ExecRoot + "/containerd/containerd.pid"
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = poll(ctx, func() error { return ended(file) })
+	_ = os.Remove(file)
+}
+
+// ended says whether the process of a pid file is gone, or dead and not reaped.
+func ended(pidFile string) error {
+	pid, err := os.ReadFile(pidFile)
+	if err != nil {
+		return nil
+	}
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+	if err != nil || strings.Contains(string(stat), ") Z ") {
+		return nil
+	}
+	return fmt.Errorf("process %s lives", pid)
 }
 
 // Log is the end of the daemon's log.

@@ -113,6 +113,7 @@ func (w *window) next(ctx context.Context, fn func(collectors.Hint)) error {
 				return w.c.fail(err)
 			}
 			w.since, w.seen = until, now
+			fn(collectors.Hint{Kind: collectors.HintAlive})
 			return nil
 		}
 	}
