@@ -56,7 +56,7 @@ func TestBadInputIsOneLineThatSaysWhatToDo(t *testing.T) {
 		{"a configuration file that is broken", []string{"agent", "--config", broken}, 2, "broken.yaml"},
 		{"an unknown configuration key", []string{"agent", "--config", unknown}, 2, "socket"},
 		{"a configuration file that is not there", []string{"agent", "--config", dir + "/none.yaml"}, 2, "none.yaml"},
-		{"a second agent on the same socket", at(agent.Socket, "agent", "--bpf", "off"), 1, "running"},
+		{"a second agent on the same socket", at(agent.Socket, "agent", "--bpf", "off"), 1, "another agent"},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t) })
 	}

@@ -135,6 +135,18 @@ func TestContainerdsContainersAreNamed(t *testing.T) {
 	})
 }
 
+// What an engine itself says of a container's PID is enough, where nobody told
+// us where its runc keeps its state.
+func TestContainersAreNamedByTheirEnginesAlone(t *testing.T) {
+	docker := collectortest.StartDockerd(t, engineOptions(t))
+	containerd := collectortest.StartContainerd(t, engineOptions(t))
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker, Containerd: containerd, NoOCI: true})
+	id := docker.Run("--name", "by-docker", collectortest.BusyboxImage, "/bin/sleep", "3600")
+	agent.Await(patience, strconv.Itoa(docker.InitPID(id)), named("by-docker"))
+	containerd.Run("default", collectortest.BusyboxImage, "by-containerd", "/bin/sleep", "3600")
+	agent.Await(patience, strconv.Itoa(containerd.InitPID("default", "by-containerd")), named("by-containerd"))
+}
+
 // An engine that nobody told us of is no reason not to know: runc's own state is enough.
 func TestABareRuncContainerIsNamed(t *testing.T) {
 	dir, err := os.MkdirTemp("/tmp", "pdr")

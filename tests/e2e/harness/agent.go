@@ -32,8 +32,11 @@ type AgentOptions struct {
 	// DockerSocket and ContainerdAddress are used in place of the engines' own, for a proxy.
 	DockerSocket      string
 	ContainerdAddress string
-	// OCIRoots are further state directories of runc.
+	// OCIRoots are further state directories of runc, or globs of them.
 	OCIRoots []string
+	// NoOCI leaves out where the engines' runc keeps its state, as on a host
+	// where nobody thought of it.
+	NoOCI bool
 	// Args are added to the command line.
 	Args []string
 }
@@ -80,7 +83,10 @@ func (a *Agent) flags(opts AgentOptions) []string {
 	}
 	if e := opts.Containerd; e != nil {
 		containerd = append(containerd, e.Address)
-		oci = append(oci, e.RuncRoot)
+		oci = append(oci, e.RuncRoot+"/*") // one for each namespace
+	}
+	if opts.NoOCI {
+		oci = opts.OCIRoots
 	}
 	if opts.DockerSocket != "" {
 		docker = opts.DockerSocket

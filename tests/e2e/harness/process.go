@@ -102,14 +102,18 @@ func (p *process) tail() string {
 func await(ctx context.Context, fn func(context.Context) error) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	var last error // not what the end of ctx itself made fail
 	for {
 		err := fn(ctx)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
+			return errors.Join(last, ctx.Err())
 		case <-tick.C:
 		}
 	}
