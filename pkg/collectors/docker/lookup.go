@@ -34,6 +34,10 @@ func (c *Collector) Lookup(ctx context.Context, id workload.ContainerID) (*workl
 }
 
 func (c *Collector) ask(ctx context.Context, hex string, f *files) (*workload.Container, error) {
+	if f != nil && f.huge {
+		// A label of 64 MiB takes the engine seconds to send, each time.
+		return c.fromFiles(f), nil
+	}
 	if f != nil && f.config.State.up() {
 		r, err := c.client().ContainerInspect(ctx, hex)
 		if err != nil {
@@ -66,9 +70,14 @@ func (c *Collector) listOne(ctx context.Context, hex string) (*container.Summary
 }
 
 // List implements collectors.Lister: one call, with each container's files
-// beneath. A list over the budget is read container by container, from files.
+// beneath. Where one container would make the list huge, or the list was over
+// the budget, each is read by itself, from files.
 func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, error] {
 	return func(yield func(*workload.Container, error) bool) {
+		if _, huge, _ := c.ids(); huge {
+			c.listFiles(ctx, yield)
+			return
+		}
 		list, err := c.client().ContainerList(ctx, container.ListOptions{All: true})
 		if errors.Is(err, errTooLarge) {
 			c.log.Warn("list is too large, reading files", "source", name)
@@ -92,7 +101,7 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 }
 
 func (c *Collector) listFiles(ctx context.Context, yield func(*workload.Container, error) bool) {
-	ids, err := c.ids()
+	ids, _, err := c.ids()
 	if err != nil {
 		yield(nil, fmt.Errorf("docker: list: %w: %w", collectors.ErrUnavailable, err))
 		return
