@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -193,9 +194,5 @@ func (m *memory) byInit(pid workload.PID) (taskKey, bool) {
 func (m *memory) living() map[workload.PID]taskKey {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := make(map[workload.PID]taskKey, len(m.byPID))
-	for pid, k := range m.byPID {
-		all[pid] = k
-	}
-	return all
+	return maps.Clone(m.byPID)
 }

@@ -46,7 +46,9 @@ func cgroupsOf(tb testing.TB, pid int) []workload.CgroupPath {
 func TestTheCollectorKeepsTheContractOnARealContainerd(t *testing.T) {
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	var n atomic.Int64
-	at := func(tb testing.TB, socket string) collectors.Collector { return newCollector(tb, Options{Address: socket, Instance: e.Address}) }
+	at := func(tb testing.TB, socket string) collectors.Collector {
+		return newCollector(tb, Options{Address: socket, Instance: e.Address})
+	}
 	collectortest.Run(t, collectortest.Harness{
 		New:     func(tb testing.TB) collectors.Collector { return at(tb, e.Address) },
 		NewAt:   at,

@@ -91,7 +91,10 @@ func (c *Collector) Name() string { return "oci" }
 
 // Probe says which directories there are. It never fails: a host without any
 // may have one the next moment, and Watch sees it come.
-func (c *Collector) Probe(context.Context) (collectors.Report, error) {
+func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
+	if err := ctx.Err(); err != nil {
+		return collectors.Report{}, err
+	}
 	var where []string
 	for _, r := range c.roots() {
 		if !r.bundles && len(where) < 8 {
@@ -179,7 +182,7 @@ func (c *Collector) candidates(id workload.ContainerID) ([]*reading, error) {
 	var more []root
 	var bundles []*reading
 	for _, r := range roots {
-		if !r.bundles {
+		if !r.bundles || !has(r.path, id.ID) {
 			continue
 		}
 		b, berr := c.readBundle(r, id.ID)
@@ -207,7 +210,7 @@ func (c *Collector) readEach(roots []root, id string) ([]*reading, error) {
 	var all []*reading
 	var err error
 	for _, r := range roots {
-		if r.bundles {
+		if r.bundles || !has(r.path, id) {
 			continue
 		}
 		s, serr := c.read(r, id)
@@ -270,6 +273,10 @@ func refusal(err error) error {
 // List describes all containers that a runtime has state of.
 func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, error] {
 	return func(yield func(*workload.Container, error) bool) {
+		if err := ctx.Err(); err != nil {
+			yield(nil, err)
+			return
+		}
 		c.learnAll(ctx)
 		for _, r := range c.roots() {
 			if !r.bundles && !c.listRoot(ctx, r, yield) {

@@ -184,7 +184,11 @@ func openat2(dir int, path string, flags, resolve uint64) (int, error) {
 	return -1, err
 }
 
+// pathError names the operation. A link, or a way out of the directory, was put there by someone.
 func pathError(op, path string, err error) error {
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
+		err = fmt.Errorf("%w: %w", err, errUntrusted)
+	}
 	return &fs.PathError{Op: op, Path: path, Err: err}
 }
 

@@ -15,6 +15,7 @@ import (
 // look and never what is true: what it names is read again.
 type index struct {
 	mu     sync.Mutex // guards all below
+	roots  []root     // replaced, never changed
 	places map[string]*indexed
 	byPath map[string]map[string]place
 	byPID  map[workload.PID]map[string]place
@@ -37,6 +38,18 @@ func newIndex() *index {
 		byPID:    make(map[workload.PID]map[string]place),
 		byBundle: make(map[string]map[string]place),
 	}
+}
+
+func (x *index) setRoots(roots []root) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.roots = roots
+}
+
+func (x *index) allRoots() []root {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.roots
 }
 
 func placeKey(root, id string) string { return root + "/" + id }

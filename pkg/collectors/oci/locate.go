@@ -29,11 +29,11 @@ const (
 // else's container does not lead there. A cgroup below the container's is not
 // the container's own and leads nowhere either.
 func (c *Collector) Locate(ctx context.Context, e workload.Evidence) (workload.ContainerID, error) {
+	if err := ctx.Err(); err != nil {
+		return workload.ContainerID{}, err
+	}
 	var errs error
 	for _, claim := range e.Claims[:min(len(e.Claims), maxClaims)] {
-		if err := ctx.Err(); err != nil {
-			return workload.ContainerID{}, err
-		}
 		id, err := c.locateClaim(claim, e)
 		if err == nil {
 			return id, nil

@@ -3,10 +3,16 @@
 package oci
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,14 +164,13 @@ func checkRun(t *testing.T, c *Collector, id workload.ContainerID, comm string) 
 		t.Fatalf("Lookup: state %q, run %+v", got.State, got.Run)
 	}
 	init := got.Run.Init
-	stat, err := os.ReadFile("/proc/" + pidString(init.PID) + "/stat")
-	if err != nil || !bytes.Contains(stat, []byte(comm)) {
-		t.Fatalf("init %v: %s, %v; want %s", init, stat, err, comm)
-	}
+	stat := statOnceExeced(t, init.PID, comm)
 	if ticks, _ := parseStat(stat); init.Start != ticks*workload.TickNS {
 		t.Errorf("init began at %d, /proc says %d ticks", init.Start, ticks)
 	}
-	cgroups := cgroupsOf(t, init.PID)
+	cgroups := slices.DeleteFunc(cgroupsOf(t, init.PID), func(p workload.CgroupPath) bool {
+		return got.ID.Runtime == runtimeCrun && p.Hierarchy != 0 // made where v2 is the only one
+	})
 	for _, p := range cgroups {
 		if !slices.ContainsFunc(got.Run.ClaimedPaths, func(s string) bool { return strings.HasSuffix(s, p.Path) }) {
 			t.Errorf("no claimed path for hierarchy %d, %q: %q", p.Hierarchy, p.Path, got.Run.ClaimedPaths)
@@ -188,6 +193,20 @@ func checkRun(t *testing.T, c *Collector, id workload.ContainerID, comm string) 
 		}
 	}
 	return got
+}
+
+// statOnceExeced waits for the user's program: the runtime removes its FIFO a moment before.
+func statOnceExeced(t *testing.T, pid workload.PID, comm string) []byte {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + pidString(pid) + "/stat")
+		if err == nil && bytes.Contains(stat, []byte("("+comm)) {
+			return stat
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("init %d: %s, %v; want %s", pid, stat, err, comm)
+		}
+	}
 }
 
 // removeCgroups removes the cgroup that a test made, below every hierarchy.
@@ -216,8 +235,181 @@ func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
 	if int(h.Layer.Run.Init.PID) != e.InitPID("shop", "web") {
 		t.Errorf("init %v, containerd says %d", h.Layer.Run.Init, e.InitPID("shop", "web"))
 	}
-	awaitKind(t, hints, collectors.HintStarted, "web")
+	if h.Kind != collectors.HintStarted { // where the start is quicker than the read there is no create
+		awaitKind(t, hints, collectors.HintStarted, "web")
+	}
 	checkRun(t, c, want, "sleep")
 	e.Ctr("--namespace", "shop", "tasks", "rm", "--force", "web")
 	awaitKind(t, hints, collectors.HintDeleted, "web")
 }
+
+func TestTheCollectorKeepsTheContractOnRealRunc(t *testing.T) {
+	runc := tool(t, "runc")
+	root := testRun(t) + "/runc"
+	prefix := fmt.Sprintf("pidigree-suite-%d", os.Getpid())
+	t.Cleanup(func() { removeCgroups(t, "/pidigree-suite") })
+	n := 0
+	collectortest.Run(t, collectortest.Harness{
+		New: func(tb testing.TB) collectors.Collector {
+			return newCollector(tb, Options{RunDir: filepath.Dir(root), EnvAllow: []string{"APP"}})
+		},
+		Unknown: workload.ContainerID{Runtime: "runc", ID: "nobody"},
+		Start: func(tb testing.TB) *collectortest.Started {
+			n++
+			id := fmt.Sprintf("%s-%d", prefix, n)
+			bundle := realBundle(tb, func(spec map[string]any) {
+				spec["annotations"] = map[string]string{"org.example.team": "red"}
+				spec["linux"].(map[string]any)["cgroupsPath"] = "/pidigree-suite/" + id
+			})
+			runtimeCommand(tb, runc, "--root", root, "run", "--detach", "--bundle", bundle, id)
+			remove := func() {
+				if has(root, id) {
+					runtimeCommand(tb, runc, "--root", root, "delete", "--force", id)
+				}
+			}
+			tb.Cleanup(remove)
+			pid := initOf(tb, runc, root, id)
+			return &collectortest.Started{
+				Want: &workload.Container{
+					ID: workload.ContainerID{Runtime: "runc", ID: id}, Name: id, Runtime: "runc", State: workload.StateRunning,
+					Hostname: "runc", User: "0:0", Env: map[string]string{"APP": "shop"}, Labels: map[string]string{"org.example.team": "red"},
+					Run:      &workload.Run{Init: workload.ProcessKey{PID: pid}},
+					Security: &workload.Security{ReadOnlyRoot: true},
+				},
+				Evidence: workload.Evidence{Cgroups: cgroupsOf(tb, pid), Init: workload.ProcessKey{PID: pid}},
+				Remove:   remove,
+			}
+		},
+	})
+}
+
+// initOf asks the runtime itself.
+func initOf(tb testing.TB, runtime, root, id string) workload.PID {
+	tb.Helper()
+	out, err := exec.CommandContext(tb.Context(), runtime, "--root", root, "state", id).Output()
+	var s struct {
+		PID workload.PID `json:"pid"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &s)
+	}
+	if err != nil || s.PID == 0 {
+		tb.Fatalf("%s state %s: %s: %v", runtime, id, out, err)
+	}
+	return s.PID
+}
+
+// TestRealCrunIsDescribedFromCreateToDelete runs crun where it agrees to run:
+// in a mount namespace whose /sys/fs/cgroup is cgroup2 alone.
+func TestRealCrunIsDescribedFromCreateToDelete(t *testing.T) {
+	crun := tool(t, "crun")
+	id := fmt.Sprintf("pidigree-crun-%d", os.Getpid())
+	bundle := realBundle(t, func(spec map[string]any) {
+		linux := spec["linux"].(map[string]any)
+		linux["cgroupsPath"] = "/pidigree-crun/" + id
+		delete(linux, "resources") // a device filter needs RLIMIT_MEMLOCK raised, which not every root may
+		spec["mounts"] = slices.DeleteFunc(spec["mounts"].([]any), func(m any) bool { return m.(map[string]any)["type"] == "cgroup" })
+	})
+	run := testRun(t)
+	root := run + "/crun"
+	c := newCollector(t, Options{RunDir: run})
+	hints := startWatch(t, c)
+	t.Cleanup(func() { removeCgroups(t, "/pidigree-crun") })
+
+	command := func(args ...string) {
+		t.Helper()
+		const pureV2 = `umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"`
+		runtimeCommand(t, tool(t, "unshare"), append([]string{"-m", "sh", "-c", pureV2, "sh", crun, "--root", root, "--cgroup-manager=cgroupfs"}, args...)...)
+	}
+	command("create", "--bundle", bundle, id)
+	defer func() {
+		if has(root, id) {
+			command("delete", "--force", id)
+		}
+	}()
+	created := awaitKind(t, hints, collectors.HintCreated, id)
+	if want := (workload.ContainerID{Runtime: "crun", ID: id}); created.ID != want {
+		t.Errorf("id %+v, want %+v", created.ID, want)
+	}
+	command("start", id)
+	awaitKind(t, hints, collectors.HintStarted, id)
+	checkRun(t, c, created.ID, "busybox")
+	command("delete", "--force", id)
+	awaitKind(t, hints, collectors.HintDeleted, id)
+}
+
+func TestRealDockersContainersAndBuildStepsRegister(t *testing.T) {
+	e := collectortest.StartDockerd(t, collectortest.EngineOptions{})
+	// The host's own /run as well: BuildKit runs runc with its default state directory.
+	c := newCollector(t, Options{Roots: []string{e.ExecRoot + "/runtime-*/*", e.ExecRoot + "/containerd/daemon/" + taskDir + "/*"}})
+	hints := startWatch(t, c)
+
+	id := e.Run(collectortest.BusyboxImage, "sleep", "300")
+	h := await(t, hints, id, func(h collectors.Hint) bool { return h.ID.ID == id && h.Layer != nil })
+	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot, Namespace: "moby", ID: id}
+	if h.ID != want || h.Layer.Runtime != "docker" || h.Layer.Name != "" || h.Layer.Hostname != id[:12] {
+		t.Errorf("hint for %+v: %s %q %q; want %+v", h.ID, h.Layer.Runtime, h.Layer.Name, h.Layer.Hostname, want)
+	}
+	if h.Kind != collectors.HintStarted {
+		awaitKind(t, hints, collectors.HintStarted, id)
+	}
+	got := checkRun(t, c, want, "sleep")
+	if int(got.Run.Init.PID) != e.InitPID(id) {
+		t.Errorf("init %v, docker says %d", got.Run.Init, e.InitPID(id))
+	}
+
+	build(t, e, "300")
+	step := await(t, hints, "a build step", func(h collectors.Hint) bool {
+		return h.Layer != nil && strings.HasPrefix(h.Layer.Bundle, e.Root+"/buildkit/executor/")
+	})
+	if step.ID.Runtime != "runc" || step.ID.Instance != "" || step.Layer.Runtime != "buildkit" {
+		t.Errorf("build step: %+v, runtime %q", step.ID, step.Layer.Runtime)
+	}
+	if step.Kind != collectors.HintStarted {
+		awaitKind(t, hints, collectors.HintStarted, step.ID.ID)
+	}
+	checkRun(t, c, step.ID, "busybox")
+}
+
+// build runs one RUN step by Docker's own BuildKit, until the test ends. The
+// context comes by HTTP, which needs no client but the API.
+func build(t *testing.T, e *collectortest.Dockerd, seconds string) {
+	t.Helper()
+	box, err := os.ReadFile(tool(t, "busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for name, data := range map[string][]byte{
+		"busybox":    box,
+		"Dockerfile": []byte("FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"sleep\", \"" + seconds + "\"]\n"),
+	} {
+		if err := errors.Join(tw.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(data))}), second(tw.Write(data))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(archive.Bytes()) }))
+	t.Cleanup(files.Close)
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", e.Socket)
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	url := "http://docker/v1.41/build?version=2&networkmode=none&nocache=1&remote=" + files.URL + "/context.tar"
+	go func() {
+		defer close(done)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+		if resp, err := (&http.Client{Transport: transport}).Do(req); err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done; transport.CloseIdleConnections() })
+}
+
+func second[T any](_ T, err error) error { return err }

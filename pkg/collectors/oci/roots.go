@@ -77,49 +77,64 @@ func defaultRoots(run string) []string {
 	return globs
 }
 
-// expand walks all globs and calls root for each directory found, once. before,
-// if not nil, is called for each directory that decides what exists, with the
+// expand walks all globs and calls found for each directory, once. before, if
+// not nil, is called for each directory that decides what exists, with the
 // element that is looked for in it, before the look.
 func (c *Collector) expand(before func(dir, elem string), found func(root)) {
 	seen := make(map[string]bool)
+	w := walker{before: before, dirs: make(map[string]bool), found: func(path string) {
+		if !seen[path] && len(seen) < maxRoots {
+			seen[path] = true
+			found(c.classify(path))
+		}
+	}}
 	for _, g := range c.globs() {
-		c.walk("/", strings.Split(strings.Trim(g, "/"), "/"), before, func(path string) {
-			if !seen[path] && len(seen) < maxRoots {
-				seen[path] = true
-				found(c.classify(path))
-			}
-		})
+		w.walk("/", strings.Split(strings.Trim(g, "/"), "/"))
 	}
 }
 
-func (c *Collector) walk(dir string, elems []string, before func(dir, elem string), found func(string)) {
+// walker walks globs that begin alike: it looks at each directory once.
+type walker struct {
+	before func(dir, elem string)
+	found  func(string)
+	dirs   map[string]bool
+}
+
+func (w *walker) walk(dir string, elems []string) {
 	if len(elems) == 0 || elems[0] == "" {
-		found(dir)
+		w.found(dir)
 		return
 	}
-	elem := elems[0]
+	elem, rest := elems[0], elems[1:]
 	if !strings.ContainsAny(elem, "*?[") {
-		next := filepath.Join(dir, elem)
-		if !isDir(next) {
-			if before == nil {
-				return
-			}
-			if before(dir, elem); !isDir(next) { // it may have come before the watch
-				return
-			}
+		if next := filepath.Join(dir, elem); w.has(dir, elem, next) {
+			w.walk(next, rest)
 		}
-		c.walk(next, elems[1:], before, found)
 		return
 	}
-	if before != nil {
-		before(dir, elem)
+	if w.before != nil {
+		w.before(dir, elem)
 	}
 	list, _ := subdirs(dir)
 	for _, d := range list {
 		if ok, _ := filepath.Match(elem, d.name); ok {
-			c.walk(filepath.Join(dir, d.name), elems[1:], before, found)
+			w.walk(filepath.Join(dir, d.name), rest)
 		}
 	}
+}
+
+func (w *walker) has(dir, elem, next string) bool {
+	there, known := w.dirs[next]
+	if known {
+		return there
+	}
+	there = isDir(next)
+	if !there && w.before != nil {
+		w.before(dir, elem)
+		there = isDir(next) // it may have come before the watch
+	}
+	w.dirs[next] = there
+	return there
 }
 
 // globs are the configured ones, the defaults and those found in options.json.
@@ -129,8 +144,12 @@ func (c *Collector) globs() []string {
 	return slices.Concat(c.opts.Roots, defaultRoots(c.opts.RunDir), slices.Sorted(maps.Keys(c.learned)))
 }
 
-// roots lists the state directories and the bundle directories that exist.
+// roots lists the state directories and the bundle directories that exist. A
+// running Watch knows them.
 func (c *Collector) roots() []root {
+	if idx := c.index.Load(); idx != nil {
+		return idx.allRoots()
+	}
 	var list []root
 	c.expand(nil, func(r root) { list = append(list, r) })
 	return list

@@ -198,16 +198,19 @@ func (w *watcher) handleContainer(f *followed, ev notice) {
 func (w *watcher) rescan(ctx context.Context) {
 	w.stale = false
 	found := make(map[string]bool)
+	var roots []root
 	w.c.expand(w.watchAncestor, func(r root) {
 		if ctx.Err() != nil {
 			return
 		}
 		found[r.path] = true
+		roots = append(roots, r)
 		w.scanRoot(r)
 	})
 	if ctx.Err() != nil {
 		return
 	}
+	w.idx.setRoots(roots)
 	for path, r := range w.roots {
 		if found[path] {
 			continue
