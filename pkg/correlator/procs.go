@@ -51,8 +51,8 @@ type move struct {
 // Bounds on what is remembered for late facts.
 const (
 	maxMoves     = 1024
-	maxGhosts    = 32768
-	ghostAge     = 30 * workload.KTime(time.Second)
+	maxGhosts    = 8192
+	ghostAge     = 10 * workload.KTime(time.Second)
 	lineageRetry = 50 * workload.KTime(time.Millisecond)
 )
 
