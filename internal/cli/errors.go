@@ -18,9 +18,6 @@ const (
 	ExitNoAnswer = 3
 )
 
-// ErrNotBuilt means that this binary was built without the part that the command needs.
-var ErrNotBuilt = errors.New("not part of this build")
-
 // exitError carries the exit code of an error.
 type exitError struct {
 	code int

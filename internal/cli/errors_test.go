@@ -157,6 +157,7 @@ func TestWithoutAnAgentWatchAndStatusSayHowToStartOne(t *testing.T) {
 		var stderr strings.Builder
 		code := Main(t.Context(), Env{
 			Args: append(args, "--socket", filepath.Join(t.TempDir(), "none.sock")), Stdout: &strings.Builder{}, Stderr: &stderr,
+			Local: noLocal, RunAgent: noRun, CheckAgent: noCheck,
 		})
 		if code != ExitFailed {
 			t.Errorf("exit code %d", code)
@@ -171,7 +172,8 @@ func host(tb testing.TB, args ...string) outcome {
 	var stdout, stderr strings.Builder
 	code := Main(tb.Context(), Env{
 		Args: args, Stdout: &stdout, Stderr: &stderr,
-		Local: func(context.Context, LocalOptions) (Backend, error) { return testAgent(), nil },
+		Local:    func(context.Context, LocalOptions) (Backend, error) { return testAgent(), nil },
+		RunAgent: noRun, CheckAgent: noCheck,
 	})
 	return outcome{code, stdout.String(), stderr.String()}
 }
@@ -179,7 +181,7 @@ func host(tb testing.TB, args ...string) outcome {
 // shortDir is a directory whose path leaves room for a socket's name.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pcli") //nolint:usetesting // t.TempDir is too long for a socket's path
+	dir, err := os.MkdirTemp("/tmp", "pcli") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -240,7 +240,10 @@ func TestFlagsBecomeQueries(t *testing.T) {
 func TestAFullDiskIsAFailure(t *testing.T) {
 	for _, args := range [][]string{{"who", "4242"}, {"who", "4242", "-o", "json"}, {"who", "4242", "-o", "name"}, {"list"}, {"status"}, {"explain", "4242"}, {"version"}, {"agent", "--print-config"}} {
 		var stderr strings.Builder
-		code := Main(t.Context(), Env{Args: args, Stdout: full{}, Stderr: &stderr, Dial: func(context.Context, string) (Backend, error) { return testAgent(), nil }})
+		code := Main(t.Context(), Env{
+			Args: args, Stdout: full{}, Stderr: &stderr, Local: noLocal, RunAgent: noRun, CheckAgent: noCheck,
+			Dial: func(context.Context, string) (Backend, error) { return testAgent(), nil },
+		})
 		if code != ExitFailed || !strings.Contains(stderr.String(), "no space") {
 			t.Errorf("%v: %d %s", args, code, stderr.String())
 		}

@@ -5,6 +5,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -68,7 +69,7 @@ func (w *world) mainContext(ctx context.Context, args ...string) outcome {
 		Now:       func() time.Time { return testNow },
 		SinceBoot: func() workload.KTime { return testBoot },
 		Dial:      w.dial,
-		Local:     w.resolveLocally, RunAgent: w.run, CheckAgent: w.check,
+		Local:     w.resolveLocally, RunAgent: w.runAgent, CheckAgent: w.checkAgent,
 	})
 	return outcome{code, stdout.String(), stderr.String()}
 }
@@ -87,10 +88,34 @@ func (w *world) dial(_ context.Context, socket string) (Backend, error) {
 func (w *world) resolveLocally(_ context.Context, o LocalOptions) (Backend, error) {
 	w.localised = &o.Config
 	if w.local == nil {
-		return nil, ErrNotBuilt
+		return nil, errRealAgent
 	}
 	return w.local, nil
 }
+
+// errRealAgent is what a test gets in place of a real agent. Env takes the real
+// one for a function that is nil, so no test of this package leaves one nil: an
+// agent would load BPF programs and take the host's own socket.
+var errRealAgent = errors.New("a test of the command line would have started a real agent")
+
+func (w *world) runAgent(ctx context.Context, c AgentConfig) error {
+	if w.run == nil {
+		return errRealAgent
+	}
+	return w.run(ctx, c)
+}
+
+func (w *world) checkAgent(ctx context.Context, c AgentConfig, out io.Writer) error {
+	if w.check == nil {
+		return errRealAgent
+	}
+	return w.check(ctx, c, out)
+}
+
+// noRun and noCheck are for tests that make their own Env.
+func noRun(context.Context, AgentConfig) error               { return errRealAgent }
+func noCheck(context.Context, AgentConfig, io.Writer) error  { return errRealAgent }
+func noLocal(context.Context, LocalOptions) (Backend, error) { return nil, errRealAgent }
 
 // fake answers from tables.
 type fake struct {
