@@ -460,7 +460,7 @@ INLINE void *scratch_of(u32 type)
 	return bpf_map_lookup_elem(&scratch, &type);
 }
 
-/* Gives how many bytes it wrote at to, 0 to MAX_PATH, without the NUL. */
+/* Gives how many bytes of path it wrote after to, 0 to MAX_PATH - 1, without the NUL. */
 INLINE u64 put_cgroup_event(struct record_cgroup *to, struct cgroup *cgrp, u64 path)
 {
 	struct cgroup_subsys_state *above = cgrp->self.parent;
@@ -472,10 +472,12 @@ INLINE u64 put_cgroup_event(struct record_cgroup *to, struct cgroup *cgrp, u64 p
 	to->level = cgrp->level;
 	to->pad = 0;
 	n = bpf_probe_read_kernel_str(to + 1, MAX_PATH, (void *)path);
-	if (n < 1 || n > MAX_PATH)
-		n = 1;
-	to->path_len = n - 1;
-	return n - 1;
+	n = n < 1 ? 0 : n - 1;
+	/* 5.10 needs to see the bound in the register that goes on. */
+	asm volatile("" : "+r"(n));
+	n &= MAX_PATH - 1;
+	to->path_len = n;
+	return n;
 }
 
 INLINE int send_cgroup(u32 type, u64 *ctx)

@@ -100,7 +100,11 @@ func decodeProcess(c *cursor, e *Event) {
 	p.ExeDev = r.ExeDev
 	p.KernelThread = r.Flags&processKthread != 0
 	p.ExeInMountNS = r.Flags&processExeInMountNS != 0
+	// Some kernels (5.10 does) leave the old name's end behind the new one's NUL.
 	for i, b := range r.Comm {
+		if b == 0 {
+			break
+		}
 		p.Comm[i] = byte(b)
 	}
 	decodePIDNS(&r, p)

@@ -25,7 +25,7 @@ func processRecord(typ Type, cgroups ...bpf.TracerRecordCgroupId) []byte {
 		Start:  11, Inode: 12, ParentStart: 13, ExeInode: 14, ExeDev: 15,
 		Tgid: 16, Parent: 17, MountNs: 18, ExitStatus: 3 << 8,
 		Flags: processKthread | processExeInMountNS, PidNsLevel: 2, Cgroups: uint32(len(cgroups)),
-		Comm:  [16]int8{'c', 'a', 't', -1},
+		Comm:  [16]int8{'c', 'a', 't', -1, 0, 'o', 'l', 'd'},
 		PidNs: [4]bpf.TracerRecordPidNamespace{{Inum: 21, Pid: 22}, {Inum: 23, Pid: 24}, {Inum: 25, Pid: 26}},
 	}
 	b := encode(nil, r)
