@@ -118,6 +118,12 @@ func TestTheContainerdProxyCountsHangsAndDropsEvents(t *testing.T) {
 	if p.Calls()["/containerd.services.containers.v1.Containers/ListStream"]+p.Calls()["/containerd.services.containers.v1.Containers/List"] == 0 {
 		t.Errorf("calls: %v", p.Calls())
 	}
+	for _, drop := range []bool{false, true} {
+		p.DropEvents(drop)
+		if heard := hears(t, e, p); heard == drop {
+			t.Errorf("DropEvents(%v): heard of an event: %v", drop, heard)
+		}
+	}
 	p.Hang()
 	if out, err := through(300*time.Millisecond, "containers", "ls"); err == nil {
 		t.Errorf("a hung engine answered %q", out)
@@ -129,5 +135,37 @@ func TestTheContainerdProxyCountsHangsAndDropsEvents(t *testing.T) {
 	}
 	if got, err := through(20*time.Second, "containers", "ls", "--quiet"); err != nil || got != "web" {
 		t.Errorf("containers after all: %q, %v", got, err)
+	}
+}
+
+// hears says whether ctr events hears through the proxy of labels that change.
+func hears(t *testing.T, e *collectortest.Containerd, p *collectortest.Proxy) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	bin, _ := e.CLI()
+	cmd := exec.CommandContext(ctx, bin, "--address", p.Socket, "events")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan bool, 1)
+	go func() {
+		b := make([]byte, 1)
+		n, _ := out.Read(b)
+		heard <- n > 0
+	}()
+	for i := 0; ; i++ { // nothing says when the subscription stands
+		select {
+		case h := <-heard:
+			cancel()
+			_ = cmd.Wait()
+			return h
+		default:
+			e.Ctr("containers", "label", "web", "n="+strconv.Itoa(i))
+		}
 	}
 }

@@ -382,7 +382,7 @@ func (e *Containerd) cleanup() {
 	defer cancel()
 	namespaces, err := e.Exec(ctx, "namespaces", "ls", "--quiet")
 	if err == nil {
-		for _, ns := range strings.Fields(namespaces) {
+		for ns := range strings.FieldsSeq(namespaces) {
 			e.empty(ctx, ns)
 		}
 	}
@@ -396,11 +396,11 @@ func (e *Containerd) cleanup() {
 // empty removes the tasks and containers of one namespace; what it cannot, sweep can.
 func (e *Containerd) empty(ctx context.Context, ns string) {
 	tasks, _ := e.Exec(ctx, "--namespace", ns, "tasks", "ls", "--quiet")
-	for _, id := range strings.Fields(tasks) {
+	for id := range strings.FieldsSeq(tasks) {
 		_, _ = e.Exec(ctx, "--namespace", ns, "tasks", "rm", "--force", id)
 	}
 	ids, _ := e.Exec(ctx, "--namespace", ns, "containers", "ls", "--quiet")
-	for _, id := range strings.Fields(ids) {
+	for id := range strings.FieldsSeq(ids) {
 		_, _ = e.Exec(ctx, "--namespace", ns, "containers", "rm", id)
 	}
 }

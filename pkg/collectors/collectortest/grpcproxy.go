@@ -4,6 +4,7 @@ package collectortest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -95,7 +96,7 @@ func (f *forwarder) pumpDown(method string, up grpc.ClientStream, down grpc.Serv
 	events := strings.HasSuffix(method, "/Subscribe") || strings.HasSuffix(method, "/GetContainerEvents")
 	for {
 		var m frame
-		if err := up.RecvMsg(&m); err == io.EOF {
+		if err := up.RecvMsg(&m); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err

@@ -45,7 +45,7 @@ func NewDockerProxy(tb testing.TB, upstream string) *Proxy {
 		return new(net.Dialer).DialContext(ctx, "unix", upstream)
 	}}
 	reverse := &httputil.ReverseProxy{
-		Director:      func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", "engine" },
+		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
 		Transport:     transport,
 		FlushInterval: -1,
 		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },

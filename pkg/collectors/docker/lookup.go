@@ -115,8 +115,8 @@ func (c *Collector) listFiles(ctx context.Context, yield func(*workload.Containe
 			yield(nil, fmt.Errorf("docker: list: %w: %w", collectors.ErrUnavailable, ctx.Err()))
 			return
 		case err != nil:
-			// Not the sentinel of a source that is down: one container is.
-			if !yield(nil, fmt.Errorf("docker: list %s: %v", hex, err)) {
+			// The text without the sentinel, which would mean that the whole source is down.
+			if !yield(nil, errors.New("docker: list "+hex+": "+err.Error())) {
 				return
 			}
 		case !yield(c.fromFiles(f), nil):

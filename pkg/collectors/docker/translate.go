@@ -70,11 +70,11 @@ type hostConfigFile struct {
 	ReadonlyRootfs bool
 	PidMode        string
 	NetworkMode    string
-	IpcMode        string //nolint:revive // the file's name for it
+	IpcMode        string
 	CapAdd         []string
 	PortBindings   nat.PortMap
 	Memory         int64
-	NanoCpus       int64 //nolint:revive // the file's name for it
+	NanoCpus       int64
 	CPUPeriod      int64 `json:"CpuPeriod"`
 	CPUQuota       int64 `json:"CpuQuota"`
 	CPUShares      int64 `json:"CpuShares"`
