@@ -97,6 +97,7 @@ type imageJSON struct {
 type processJSON struct {
 	PID               uint32       `json:"pid"`
 	StartTimeNs       uint64       `json:"startTimeNs"`
+	StartTimeTicks    bool         `json:"startTimeTicks,omitempty"` // rounded down to 10 ms: write PID@START~
 	PidfsInode        uint64       `json:"pidfsInode,omitempty"`
 	ParentPID         uint32       `json:"parentPid"`
 	Comm              string       `json:"comm"`
@@ -301,7 +302,7 @@ func stateWord(s workload.State) string {
 
 func processObject(p *workload.Process) processJSON {
 	o := processJSON{
-		PID: uint32(p.Key.PID), StartTimeNs: p.Key.Start, PidfsInode: p.Key.Inode, ParentPID: uint32(p.Parent),
+		PID: uint32(p.Key.PID), StartTimeNs: p.Key.Start, StartTimeTicks: p.Key.Ticks, PidfsInode: p.Key.Inode, ParentPID: uint32(p.Parent),
 		Comm: p.Comm, Exe: p.Exe, Status: string(p.Status), Confidence: string(p.Confidence), Entry: string(p.Entry),
 		ForeignNamespaces: p.ForeignNamespaces, Reason: p.Reason, Service: serviceObject(p.Service),
 		PIDNamespaces:  convert(p.PIDNamespaces, pidnsObject),
