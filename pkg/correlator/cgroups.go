@@ -32,7 +32,10 @@ type cgroup struct {
 	// claim is the container that the last component names, zero without one.
 	claim     workload.ContainerID
 	candidate *container
-	service   *workload.Service
+	// guess is a container that the path may be about; it decides nothing.
+	guess   workload.ContainerID
+	guessed *container
+	service *workload.Service
 	// reg is the container that the cgroup is registered for.
 	reg *container
 }
@@ -123,7 +126,20 @@ func (m *machine) parsePath(g *cgroup) {
 	}
 	if id, ok := claimAt(p, g.path); ok {
 		g.claim = id
+	} else if len(p.Claims) == 0 && g.service == nil {
+		g.guess = guessAt(g.path)
 	}
+}
+
+// guessAt reads /NAMESPACE/ID, the cgroup that containerd gives a container by
+// default. Any two names look like that, so it is no claim: it is only a reason
+// to ask early, before the runtime has written its state.
+func guessAt(path string) workload.ContainerID {
+	ns, id, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if !ok || strings.Contains(id, "/") {
+		return workload.ContainerID{}
+	}
+	return workload.ContainerID{Namespace: ns, ID: id}
 }
 
 // claimAt gives the container that the path's last component claims.
@@ -139,7 +155,11 @@ func claimAt(p pcgroup.Parsed, path string) (workload.ContainerID, bool) {
 // a name is the container's own business: nothing is asked then, unless few are
 // pending, because a host engine may legitimately nest (--cgroup-parent).
 func (m *machine) followClaim(g *cgroup, at workload.KTime) {
-	if g.claim.IsZero() || g.candidate != nil {
+	if g.claim.IsZero() {
+		m.followGuess(g)
+		return
+	}
+	if g.candidate != nil {
 		return
 	}
 	if over := g.deepestAbove(); over != nil {
@@ -148,7 +168,7 @@ func (m *machine) followClaim(g *cgroup, at workload.KTime) {
 		}
 		over.nested++
 	}
-	c := m.find(g.claim, -1)
+	c := m.find(g.claim)
 	if c == nil {
 		c = m.newContainer(g.claim)
 		c.fromClaim = true
@@ -159,6 +179,21 @@ func (m *machine) followClaim(g *cgroup, at workload.KTime) {
 	c.mark(workload.MarkClaim, "kernel", m.now)
 	m.askAll(c)
 	m.dirtyContainer(c)
+}
+
+// followGuess asks the sources about a container by a path that may be its.
+func (m *machine) followGuess(g *cgroup) {
+	if g.guess.IsZero() || g.guessed != nil || g.reg != nil || g.deepestAbove() != nil {
+		return
+	}
+	c := m.find(g.guess)
+	if c == nil {
+		c = m.newContainer(g.guess)
+		c.fromClaim = true
+	}
+	g.guessed = c
+	c.claimedBy++
+	m.askAll(c)
 }
 
 // maxNestedClaims bounds what a container can make us ask by naming its child cgroups.
@@ -233,11 +268,13 @@ func (m *machine) rmdir(e *kernel.Event) {
 		return
 	}
 	g.dead = true
-	if g.candidate != nil && !g.released {
-		g.released = true
-		g.candidate.claimedBy--
-		m.maybeDrop(g.candidate)
+	for _, c := range []*container{g.candidate, g.guessed} {
+		if c != nil && !g.released {
+			c.claimedBy--
+			m.maybeDrop(c)
+		}
 	}
+	g.released = true
 	m.collect(g)
 }
 

@@ -5,14 +5,12 @@ package correlator
 import (
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
-
-// nsID is an id within a containerd namespace, however the source calls itself.
-type nsID struct{ namespace, id string }
 
 // container is one container as the machine knows it.
 type container struct {
@@ -96,14 +94,8 @@ func (m *machine) alias(c *container, id workload.ContainerID) {
 	if m.conts[id] == nil {
 		m.conts[id] = c
 	}
-	if isLongHex(id.ID) {
-		if m.byBare[id.ID] == nil {
-			m.byBare[id.ID] = c
-		}
-		return
-	}
-	if k := (nsID{id.Namespace, id.ID}); id.Namespace != "" && m.byNS[k] == nil {
-		m.byNS[k] = c
+	if isLongHex(id.ID) && m.byBare[id.ID] == nil {
+		m.byBare[id.ID] = c
 	}
 }
 
@@ -121,23 +113,16 @@ func isLongHex(s string) bool {
 	return true
 }
 
-// find gives the container with an id, as far as ids alone can tell. init, where
-// not nil, must not contradict: two engines may have a container "c1" each.
-func (m *machine) find(id workload.ContainerID, source int) *container {
+// find gives the container with an id, as far as the id alone can tell: two
+// engines may have a container "c1" each, even in namespaces of one name.
+func (m *machine) find(id workload.ContainerID) *container {
 	if c := m.conts[id]; c != nil {
 		return c
 	}
 	if isLongHex(id.ID) {
 		return m.byBare[id.ID]
 	}
-	if id.Namespace == "" {
-		return nil
-	}
-	c := m.byNS[nsID{id.Namespace, id.ID}]
-	if c != nil && source >= 0 && c.layers[source] != nil && c.layers[source].ID != id {
-		return nil // the source has another one of that name in another instance
-	}
-	return c
+	return nil
 }
 
 func (c *container) label() string {
@@ -234,20 +219,26 @@ func (m *machine) send(c *container, i int) {
 	if m.cfg.sources[i].prefill && (a.stage == askFirst || m.cfg.sources[i].files) {
 		kind = reqPrefill
 	}
-	m.request(request{kind: kind, source: i, key: c.key, id: c.idFor(i)})
+	m.request(request{kind: kind, source: i, key: c.key, id: m.idFor(c, i)})
 }
 
-// idFor gives the id to ask a source by: its own where it is known.
-func (c *container) idFor(i int) workload.ContainerID {
+// idFor gives the id to ask a source by: its own where one is known, else the
+// one that says most.
+func (m *machine) idFor(c *container, i int) workload.ContainerID {
 	if l := c.layers[i]; l != nil {
 		return l.ID
 	}
+	kind, _, _ := strings.Cut(m.cfg.sources[i].name, "@")
+	best := c.ids[0]
 	for _, id := range c.ids {
-		if id.Namespace != "" {
-			return id // says most
+		if id.Runtime == kind {
+			return id
+		}
+		if best.Namespace == "" && id.Namespace != "" {
+			best = id
 		}
 	}
-	return c.ids[0]
+	return best
 }
 
 // answer applies what a source said.
@@ -260,6 +251,7 @@ func (m *machine) answer(e evAnswer) {
 	if c == nil {
 		return
 	}
+	key := c.key
 	a := &c.asks[e.req.source]
 	a.busy = false
 	again := a.again
@@ -269,7 +261,11 @@ func (m *machine) answer(e evAnswer) {
 	} else {
 		m.notAnswered(c, e)
 	}
-	if again && a.stage != askDone && !a.busy {
+	if c.forgotten { // what was said showed that it is another one
+		if c = m.conts[key]; c == nil {
+			return
+		}
+	} else if again && a.stage != askDone && !a.busy {
 		m.send(c, e.req.source)
 	}
 	m.checkComplete(c)
@@ -311,7 +307,7 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 	case e.req.kind == reqPrefill && !m.cfg.sources[i].files && noFiles:
 		// Its files cannot be read here: the API is asked instead, once.
 		a.busy = true
-		m.request(request{kind: reqLookup, source: i, key: c.key, id: c.idFor(i)})
+		m.request(request{kind: reqLookup, source: i, key: c.key, id: m.idFor(c, i)})
 	case errors.Is(e.err, collectors.ErrNotPresent):
 		a.stage = askDone
 	case errors.Is(e.err, collectors.ErrNotFound):
@@ -419,7 +415,7 @@ func (m *machine) resettleClaims(c *container) {
 func (m *machine) claimsOf(c *container) []*cgroup {
 	var gs []*cgroup
 	for _, g := range m.cgroups {
-		if g.candidate == c {
+		if g.candidate == c || g.guessed == c {
 			gs = append(gs, g)
 		}
 	}
@@ -431,10 +427,17 @@ func (m *machine) claimsOf(c *container) []*cgroup {
 
 // setLayer stores what a source says and registers what it may register.
 func (m *machine) setLayer(c *container, i int, l *workload.Container) {
-	if o := m.find(l.ID, i); o != nil && o != c && m.sameContainer(c, o) {
-		c = m.merge(o, c)
-	}
+	c = m.ownerOf(c, i, l)
 	m.alias(c, l.ID)
+	for _, id := range l.Aliases {
+		if o := m.conts[id]; o != nil && o != c && m.sameContainer(o, c) {
+			c = m.merge(o, c)
+		}
+		m.alias(c, id)
+	}
+	if a := &c.asks[i]; a.stage == askNone {
+		a.stage, a.answered = askIdle, true
+	}
 	first := c.layers[i] == nil
 	c.layers[i] = l
 	c.layerAt[i] = m.now
@@ -452,6 +455,30 @@ func (m *machine) setLayer(c *container, i int, l *workload.Container) {
 		m.register(c, i, l.Run)
 	}
 }
+
+// ownerOf gives the container that a description is of. Ids of 64 hex digits are
+// the same everywhere. An id that a person chose is not: the same namespace and
+// name in another engine is another container, unless the source's own id is
+// known for it (the shim's arguments tell which containerd it serves), or the
+// init is the same process.
+func (m *machine) ownerOf(c *container, i int, l *workload.Container) *container {
+	if o := m.find(l.ID); o != nil {
+		if o != c && m.sameContainer(c, o) && (c.bare() || isLongHex(l.ID.ID) && slices.ContainsFunc(c.ids, func(id workload.ContainerID) bool { return id.ID == l.ID.ID })) {
+			return m.merge(o, c)
+		}
+		return o
+	}
+	if c.bare() || c.layers[i] != nil && c.layers[i].ID == l.ID || isLongHex(l.ID.ID) && c.has(l.ID.ID) {
+		return c
+	}
+	if r := c.run; r != nil && l.Run != nil && r.exit == nil && r.init.exit == nil && l.Run.Init.PID == r.init.kp.Key.PID {
+		return c
+	}
+	return m.newContainer(l.ID)
+}
+
+// bare reports whether nothing but a name or a guess is known of it.
+func (c *container) bare() bool { return len(c.layers) == 0 && c.run == nil }
 
 // sameContainer guards a merge by ids alone: two with different live inits are two.
 func (m *machine) sameContainer(a, b *container) bool {
@@ -477,7 +504,12 @@ func (m *machine) merge(a, b *container) *container {
 	}
 	m.mergeState(a, b)
 	for _, g := range m.claimsOf(b) {
-		g.candidate = a
+		if g.candidate == b {
+			g.candidate = a
+		}
+		if g.guessed == b {
+			g.guessed = a
+		}
 	}
 	if b.run != nil && a.run == nil {
 		a.run = b.run
@@ -553,15 +585,12 @@ func (m *machine) unalias(c *container, id workload.ContainerID) {
 	if m.byBare[id.ID] == c {
 		delete(m.byBare, id.ID)
 	}
-	if k := (nsID{id.Namespace, id.ID}); m.byNS[k] == c {
-		delete(m.byNS, k)
-	}
 }
 
 // hint applies what a source told by itself.
 func (m *machine) hint(e evHint) {
 	h := e.hint
-	c := m.find(h.ID, e.source)
+	c := m.find(h.ID)
 	if h.Kind == collectors.HintDeleted {
 		if c != nil {
 			m.deleted(c, e.source)
@@ -576,7 +605,7 @@ func (m *machine) hint(e evHint) {
 	if h.Layer != nil {
 		m.hintLayer(c, e.source, h.Layer)
 		if c.forgotten {
-			c = m.find(h.ID, e.source)
+			c = m.find(h.ID)
 		}
 	}
 	if c == nil {
@@ -706,7 +735,7 @@ func (m *machine) drop(c *container) {
 
 // listed is one entry of a source's list; it counts as an answer of the source.
 func (m *machine) listed(i int, l *workload.Container) {
-	c := m.find(l.ID, i)
+	c := m.find(l.ID)
 	if c == nil {
 		c = m.newContainer(l.ID)
 	}
@@ -716,7 +745,7 @@ func (m *machine) listed(i int, l *workload.Container) {
 		a.stage = askDone
 	}
 	m.setLayer(c, i, l)
-	if c = m.find(l.ID, i); c != nil {
+	if c = m.find(l.ID); c != nil {
 		m.askAll(c)
 		m.checkComplete(c)
 	}

@@ -126,7 +126,6 @@ type machine struct {
 
 	conts   map[workload.ContainerID]*container
 	byBare  map[string]*container
-	byNS    map[nsID]*container
 	byPIDNS map[uint32]*container
 	// inNS are the processes in or below each PID namespace.
 	inNS map[uint32]map[*proc]struct{}
@@ -165,7 +164,6 @@ func newMachine(cfg config) *machine {
 		moves:   map[workload.PID][]move{},
 		conts:   map[workload.ContainerID]*container{},
 		byBare:  map[string]*container{},
-		byNS:    map[nsID]*container{},
 		byPIDNS: map[uint32]*container{},
 		inNS:    map[uint32]map[*proc]struct{}{},
 

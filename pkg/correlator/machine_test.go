@@ -310,19 +310,46 @@ func TestARunThatAnotherSourceRepeatsIsNotANewOne(t *testing.T) {
 
 func TestEqualNamesInTwoContainerdsAreTwoContainers(t *testing.T) {
 	r := newRig(t)
-	for i, instance := range []string{"", "/run/other.sock"} {
-		id := workload.ContainerID{Runtime: "containerd", Instance: instance, Namespace: "default", ID: "c1"}
-		pid := workload.PID(300 + i)
-		r.mkdir(uint64(20+i), 1, "/odd"+string(rune('a'+i)))
-		r.fork(pid, 10, uint64(20+i), ns(uint32(700+10*i), 1))
-		l := r.state("c1", pid, "/odd"+string(rune('a'+i)))
-		l.ID.Namespace, l.ID.Instance = "default", instance
-		r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
-		r.feed(evListed{source: containerd, container: &workload.Container{ID: id}})
-		r.want(pid, workload.StatusContainer, "c1")
+	mine := workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "c1"}
+	other := mine
+	other.Instance = "/run/other.sock"
+	r.feed(evListed{source: containerd, container: &workload.Container{ID: other, Image: workload.ImageRef{Name: "wrong"}}})
+	r.mkdir(20, 1, "/odd")
+	r.fork(300, 10, 20, ns(700, 1))
+	l := r.state("c1", 300, "/odd")
+	l.ID.Namespace, l.Aliases = "default", []workload.ContainerID{mine}
+	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+	r.want(300, workload.StatusContainer, "c1")
+	q := r.take(reqLookup, containerd)
+	if q.id != mine {
+		t.Fatalf("asked for %v", q.id)
 	}
-	if len(r.m.all) < 2 {
-		t.Fatalf("%d entities, want two at least", len(r.m.all))
+	r.answer(q, &workload.Container{ID: other, Image: workload.ImageRef{Name: "wrong"}}, nil)
+	c := r.m.lookup(300).member
+	if c.layers[containerd] != nil {
+		t.Fatalf("took the description of %v", c.layers[containerd].ID)
+	}
+	r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintChanged, ID: mine, Layer: &workload.Container{ID: mine, Image: workload.ImageRef{Name: "right"}}}})
+	if c = r.m.lookup(300).member; c.layers[containerd] == nil || c.layers[containerd].Image.Name != "right" {
+		t.Fatalf("layers %+v", c.layers)
+	}
+}
+
+func TestAPathLikeContainerdsAsksEarlyAndDecidesNothing(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(30, 1, "/default")
+	r.mkdir(31, 30, "/default/c1")
+	q := r.take(reqLookup, containerd)
+	id := workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "c1"}
+	r.answer(q, &workload.Container{ID: id, Image: workload.ImageRef{Name: "img"}}, nil)
+	r.fork(300, 10, 31)
+	r.want(300, workload.StatusHost, "") // nobody has registered it: a host's own cgroup may be called so
+	l := r.state("c1", 300, "/default/c1")
+	l.ID.Namespace, l.Aliases = "default", []workload.ContainerID{id}
+	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+	r.want(300, workload.StatusContainer, "c1")
+	if c := r.m.lookup(300).member; c.layers[containerd] == nil || c.layers[oci] == nil {
+		t.Fatalf("not one entity: %+v", c.layers)
 	}
 }
 

@@ -413,7 +413,7 @@ func (m *machine) located(e evAnswer) {
 	}
 	s.locating = max(0, s.locating-1)
 	if e.err == nil && e.located.ID != "" {
-		c := m.find(e.located, e.req.source)
+		c := m.find(e.located)
 		if c == nil {
 			c = m.newContainer(e.located)
 		}

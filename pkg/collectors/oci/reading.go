@@ -146,6 +146,9 @@ func (c *Collector) describe(s *reading) *workload.Container {
 	if s.state != nil {
 		out.Created = s.state.created
 		out.Run = c.runOf(s.state)
+		if id := c.shimAlias(s.root, s.id, s.state.pid); !id.IsZero() {
+			out.Aliases = []workload.ContainerID{id}
+		}
 		annotations = s.state.annotations
 	}
 	if spec, err := c.specOf(s); err != nil {
