@@ -36,10 +36,14 @@ func (f *FS) StripMount(abs string) (hierarchy uint32, path string, ok bool) {
 		}
 	}
 	rest, ok := below(abs, "/sys/fs/cgroup")
-	if !ok || rest == "" {
-		return 0, "/", ok && t.has(0)
+	if !ok {
+		return 0, "", false
 	}
-	return t.stripUsual(rest)
+	hierarchy, path, ok = t.stripUsual(rest)
+	if !ok {
+		path = ""
+	}
+	return hierarchy, path, ok
 }
 
 // stripUsual reads what is below /sys/fs/cgroup as systemd lays it out.
