@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -65,7 +64,7 @@ func Message(err error) string {
 	if len(s) > maxMessage {
 		s = s[:maxMessage] + "..."
 	}
-	return strings.Map(oneLine, text(s))
+	return strings.Map(oneLine, valid(s))
 }
 
 func oneLine(r rune) rune {
@@ -75,42 +74,30 @@ func oneLine(r rune) rune {
 	return r
 }
 
-// EncodeError translates what is wrong with one question.
-func EncodeError(err error) *pb.Error {
-	if err == nil {
-		return nil
-	}
-	return &pb.Error{Code: int32(Code(err)), Message: Message(err)}
-}
-
-// DecodeError is the way back: the error has the message, and matches the
-// sentinel that the code stands for.
-func DecodeError(e *pb.Error) error {
-	if e == nil {
-		return nil
-	}
-	return NewError(codes.Code(max(e.GetCode(), 0)), e.GetMessage())
-}
-
-// NewError makes an error that came over the wire.
+// NewError makes an error that came over the wire: it has the message, and
+// matches the sentinel that the code stands for.
 func NewError(code codes.Code, message string) error {
-	return &remoteError{sentinel: Sentinel(code), code: code, message: message}
+	return &remoteError{code: int32(code), message: message}
 }
 
 // remoteError is an error that the other side said.
 type remoteError struct {
-	sentinel error
-	code     codes.Code
-	message  string
+	code    int32
+	message string
 }
+
+var errorMessage = table(
+	number(1, func(e *remoteError) *int32 { return &e.code }),
+	text(2, func(e *remoteError) *string { return &e.message }),
+)
 
 // Error gives the message alone, which names the operation already.
 func (e *remoteError) Error() string {
 	if e.message == "" {
-		return e.code.String()
+		return codes.Code(uint32(e.code)).String()
 	}
 	return e.message
 }
 
 // Unwrap gives the sentinel, nil if the code stands for none.
-func (e *remoteError) Unwrap() error { return e.sentinel }
+func (e *remoteError) Unwrap() error { return Sentinel(codes.Code(uint32(e.code))) }

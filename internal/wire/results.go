@@ -5,215 +5,427 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"google.golang.org/grpc/mem"
+
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// ErrBadReply means that a reply contradicts itself: it came from something
-// that is no pidigree agent, or from a broken one.
-var ErrBadReply = errors.New("bad reply")
+// answer is an Answer with references in the place of its entities.
+type answer struct {
+	*workload.Answer
+	containers                  []uint32
+	process, pod, task, service reference
+}
 
-// EncodeResults makes the reply to a batch, in which each entity is once.
-func EncodeResults(results []workload.Result) *pb.ResolveResponse {
-	e := resultEncoder{out: &pb.ResolveResponse{Results: make([]*pb.Result, len(results))}}
-	slab := make([]struct {
-		result pb.Result
-		answer pb.Answer
-	}, len(results))
+var answerMessage = table(
+	enum(1, statuses, func(a *answer) *workload.Status { return &a.Status }),
+	enum(2, confidences, func(a *answer) *workload.Confidence { return &a.Confidence }),
+	boolean(3, func(a *answer) *bool { return &a.Exited }),
+	optional(4, func(a *answer) *reference { return &a.process }),
+	number(5, func(a *answer) *workload.PID { return &a.Thread }),
+	indexes(6, func(a *answer) *[]uint32 { return &a.containers }),
+	optional(7, func(a *answer) *reference { return &a.pod }),
+	optional(8, func(a *answer) *reference { return &a.task }),
+	optional(9, func(a *answer) *reference { return &a.service }),
+	text(10, func(a *answer) *string { return &a.Reason }),
+	number(11, func(a *answer) *workload.KTime { return &a.AsOf }),
+	number(12, func(a *answer) *workload.Revision { return &a.Revision }),
+)
+
+// result is a Result in the same form; the Query stays with who asked.
+type result struct {
+	answer      *answer
+	explanation []workload.Hop
+	err         *remoteError
+}
+
+var resultMessage = table(
+	pointer(1, answerMessage, func(r *result) **answer { return &r.answer }),
+	list(2, hopMessage, func(r *result) *[]workload.Hop { return &r.explanation }),
+	pointer(3, errorMessage, func(r *result) **remoteError { return &r.err }),
+)
+
+// replyProcess is a Process with references in the place of what many have in
+// common.
+type replyProcess struct {
+	*workload.Process
+	foreign            workload.ContainerID // where the reply does not hold the container
+	container, cgroups reference
+}
+
+var replyProcessMessage = table(append(
+	inside(processMessage, func(p *replyProcess) *workload.Process { return p.Process }, 5, 10),
+	value(10, containerIDMessage, func(p *replyProcess) *workload.ContainerID { return &p.foreign }),
+	optional(18, func(p *replyProcess) *reference { return &p.container }),
+	optional(19, func(p *replyProcess) *reference { return &p.cgroups }),
+)...)
+
+// cgroupSet is a CgroupSet.
+type cgroupSet struct{ cgroups []workload.CgroupID }
+
+var cgroupSetMessage = table(
+	list(1, cgroupMessage, func(s *cgroupSet) *[]workload.CgroupID { return &s.cgroups }),
+)
+
+// The fields of ResolveResponse.
+const (
+	fieldResults    = 1
+	fieldContainers = 2
+	fieldProcesses  = 3
+	fieldPods       = 4
+	fieldTasks      = 5
+	fieldServices   = 6
+	fieldCgroupSets = 7
+)
+
+// perResult is a guess at the bytes of an answer with its process and its part
+// of a container.
+const perResult = 256
+
+// EncodeResults makes a ResolveResponse, in which each entity is once.
+func EncodeResults(results []workload.Result) *Bytes {
+	e := encoder{hint: len(results)}
+	pool := mem.DefaultBufferPool()
+	buf := pool.Get(1024 + perResult*len(results))
+	b := (*buf)[:0]
 	for i := range results {
-		s := &slab[i]
-		s.result.Explanation = each(results[i].Explanation, encodeHop)
-		if err := results[i].Err; err != nil {
-			s.result.Error = EncodeError(err)
-		} else {
-			s.result.Answer = &s.answer
-			e.answer(&s.answer, &results[i].Answer)
+		b = resultMessage.nested(b, fieldResults, e.result(&results[i]))
+	}
+	b = appendAll(b, fieldContainers, containerMessage, e.containers.list)
+	for _, p := range e.processes.list {
+		b = replyProcessMessage.nested(b, fieldProcesses, e.process(p))
+	}
+	b = appendAll(b, fieldPods, podMessage, e.pods.list)
+	b = appendAll(b, fieldTasks, taskMessage, e.tasks.list)
+	b = appendAll(b, fieldServices, serviceMessage, e.services.list)
+	b = appendAll(b, fieldCgroupSets, cgroupSetMessage, e.sets)
+	*buf = b // it may have grown out of what the pool gave, and may go there all the same
+	return &Bytes{buf: mem.NewBuffer(buf, pool)}
+}
+
+func appendAll[M any](b []byte, num uint64, m *message[M], list []*M) []byte {
+	for _, v := range list {
+		b = m.nested(b, num, v)
+	}
+	return b
+}
+
+// encoder numbers the entities of one reply.
+type encoder struct {
+	hint       int // of how many there are
+	containers numbered[workload.Container, workload.ContainerID]
+	processes  numbered[workload.Process, workload.ProcessKey]
+	pods       numbered[workload.Pod, workload.PodRef]
+	tasks      numbered[workload.Task, workload.Task]
+	services   numbered[workload.Service, workload.Service]
+	sets       []*cgroupSet
+	setOf      map[reference]reference // the set seen last with a container
+
+	// One of each is enough: one is written before the next one comes.
+	r result
+	a answer
+	p replyProcess
+}
+
+// result gives a Result in the form of the wire, until the next call.
+func (e *encoder) result(r *workload.Result) *result {
+	e.r = result{explanation: r.Explanation}
+	if r.Err != nil {
+		e.r.err = &remoteError{int32(Code(r.Err)), Message(r.Err)}
+		return &e.r
+	}
+	a := &r.Answer
+	e.a = answer{Answer: a, containers: e.a.containers[:0]}
+	e.r.answer = &e.a
+	for _, c := range a.Containers {
+		if c != nil {
+			e.a.containers = append(e.a.containers, uint32(e.containers.of(c, c.ID, 1)-1))
 		}
-		e.out.Results[i] = &s.result
 	}
-	return e.out
-}
-
-// resultEncoder knows at which index each entity is. Containers, processes and
-// pods are found by pointer first, because answers of one store share them.
-type resultEncoder struct {
-	out        *pb.ResolveResponse
-	containers index[*workload.Container, workload.ContainerID]
-	processes  index[*workload.Process, workload.ProcessKey]
-	pods       index[*workload.Pod, workload.PodRef]
-	tasks      index[*workload.Task, workload.Task]
-	services   index[*workload.Service, workload.Service]
-}
-
-func (e *resultEncoder) answer(out *pb.Answer, a *workload.Answer) {
-	out.Status = number[pb.Status](statuses[:], a.Status)
-	out.Confidence = number[pb.Confidence](confidences[:], a.Confidence)
-	out.Exited = a.Exited
-	out.Thread = uint32(a.Thread)
-	out.Reason = text(a.Reason)
-	out.AsOfNs = int64(a.AsOf)
-	out.Revision = uint64(a.Revision)
-	if len(a.Containers) > 0 {
-		out.Containers = make([]uint32, len(a.Containers))
-	}
-	for i, c := range a.Containers {
-		out.Containers[i] = e.container(c)
-	}
-	e.references(out, a)
-}
-
-func (e *resultEncoder) references(out *pb.Answer, a *workload.Answer) {
 	if a.Process != nil {
-		out.Process = new(put(&e.processes, &e.out.Processes, a.Process, a.Process.Key, encodeProcess))
+		e.a.process = e.processes.of(a.Process, a.Process.Key, e.hint)
 	}
 	if a.Pod != nil {
-		out.Pod = new(put(&e.pods, &e.out.Pods, a.Pod, a.Pod.PodRef, encodePod))
+		e.a.pod = e.pods.of(a.Pod, a.Pod.PodRef, 1)
 	}
 	if a.Task != nil {
-		out.Task = new(put(&e.tasks, &e.out.Tasks, a.Task, *a.Task, encodeTask))
+		e.a.task = e.tasks.of(a.Task, *a.Task, 1)
 	}
 	if a.Service != nil {
-		out.Service = new(put(&e.services, &e.out.Services, a.Service, *a.Service, encodeService))
+		e.a.service = e.services.of(a.Service, *a.Service, 1)
 	}
+	return &e.r
 }
 
-func (e *resultEncoder) container(c *workload.Container) uint32 {
-	if c == nil {
-		c = &workload.Container{}
+// process gives a Process in the form of the wire, until the next call. It is
+// called when all containers of the reply are known.
+func (e *encoder) process(p *workload.Process) *replyProcess {
+	e.p = replyProcess{Process: p, container: e.containers.byKey[p.Container]}
+	if e.p.container == 0 {
+		e.p.foreign = p.Container
 	}
-	return put(&e.containers, &e.out.Containers, c, c.ID, encodeContainer)
+	if len(p.Cgroups) > 0 {
+		e.p.cgroups = e.set(e.p.container, p.Cgroups)
+	}
+	return &e.p
 }
 
-// index finds the place of an entity by pointer, else by key. Its maps are made
-// when a second entity comes: most replies have one of each.
-type index[P, K comparable] struct {
-	last   P
-	lastAt uint32
-	byPtr  map[P]uint32
-	byKey  map[K]uint32
+// set finds the cgroups where the last process of the same container had the
+// same: nearly always.
+func (e *encoder) set(container reference, ids []workload.CgroupID) reference {
+	at := e.setOf[container]
+	if at != 0 && slices.Equal(e.sets[at-1].cgroups, ids) {
+		return at
+	}
+	e.sets = append(e.sets, &cgroupSet{ids})
+	if e.setOf == nil {
+		e.setOf = make(map[reference]reference)
+	}
+	e.setOf[container] = reference(len(e.sets))
+	return reference(len(e.sets))
 }
 
-// put gives the place of an entity and appends it where it is new. An entity
-// that changed between two answers of the batch is there in its later form:
-// the reply as a whole is then true at the later instant. Entities without a
-// key are told apart by pointer alone.
-func put[T any, K comparable, M any](x *index[*T, K], list *[]*M, p *T, key K, encode func(*T) *M) uint32 {
-	if x.last == p && len(*list) > 0 {
-		return x.lastAt
-	}
-	if x.byPtr == nil {
-		x.byPtr, x.byKey = make(map[*T]uint32), make(map[K]uint32)
-	}
-	at, ok := x.byPtr[p]
-	if !ok {
-		at = x.add(p, key, uint32(len(*list)))
-		if int(at) == len(*list) {
-			*list = append(*list, encode(p))
-		} else {
-			(*list)[at] = encode(p)
-		}
-	}
-	x.last, x.lastAt = p, at
-	return at
+// numbered is a list in which each entity is once, by its key.
+type numbered[T any, K comparable] struct {
+	list  []*T
+	byKey map[K]reference
+	last  reference // of the entity given last; batches repeat themselves
 }
 
-func (x *index[P, K]) add(p P, key K, next uint32) uint32 {
+// of gives the reference of an entity and puts it into the list where it is
+// new. One that changed between two answers of the batch is there in its later
+// form: the reply as a whole is then true at the later instant. An entity
+// without a key is never taken for another one.
+func (n *numbered[T, K]) of(p *T, key K, hint int) reference {
+	if n.last != 0 && n.list[n.last-1] == p {
+		return n.last
+	}
 	var none K
-	at := next
+	at := n.byKey[key]
+	switch {
+	case at != 0:
+		n.list[at-1] = p
+	case n.list == nil:
+		n.list, n.byKey = make([]*T, 0, hint), make(map[K]reference, hint)
+		fallthrough
+	default:
+		n.list = append(n.list, p)
+		at = reference(len(n.list))
+	}
 	if key != none {
-		if known, ok := x.byKey[key]; ok {
-			at = known
-		}
-		x.byKey[key] = at
+		n.byKey[key] = at
 	}
-	x.byPtr[p] = at
+	n.last = at
 	return at
-}
-
-func encodeHop(h workload.Hop) *pb.Hop {
-	return &pb.Hop{What: text(h.What), Detail: text(h.Detail), Source: text(h.Source), AtNs: int64(h.At)}
-}
-
-func decodeHop(h *pb.Hop) workload.Hop {
-	return workload.Hop{
-		What: h.GetWhat(), Detail: h.GetDetail(), Source: h.GetSource(), At: workload.KTime(h.GetAtNs()),
-	}
 }
 
 // DecodeResults is the way back. It gives each result its question; results
-// that name the same entity share it. Its error wraps ErrBadReply.
-func DecodeResults(queries []workload.Query, r *pb.ResolveResponse) ([]workload.Result, error) {
-	if len(r.GetResults()) != len(queries) {
-		return nil, fmt.Errorf("%w: %d results for %d questions", ErrBadReply, len(r.GetResults()), len(queries))
-	}
-	d := resultDecoder{
-		containers: each(r.GetContainers(), decodeContainer),
-		processes:  each(r.GetProcesses(), decodeProcess),
-		pods:       each(r.GetPods(), decodePod),
-		tasks:      each(r.GetTasks(), decodeTask),
-		services:   each(r.GetServices(), decodeService),
-	}
-	out := make([]workload.Result, len(queries))
-	for i, res := range r.GetResults() {
-		out[i].Query = queries[i]
-		out[i].Explanation = each(res.GetExplanation(), decodeHop)
-		if out[i].Err = DecodeError(res.GetError()); out[i].Err != nil {
+// that name the same entity share it. Its error wraps ErrMalformed.
+func DecodeResults(queries []workload.Query, msg *Bytes) ([]workload.Result, error) {
+	d := decoder{results: make([]workload.Result, len(queries)), shared: len(queries) > 1}
+	for in := (scanner{rest: msg.string()}); in.rest != ""; {
+		if err := in.next(); err != nil {
+			return nil, err
+		}
+		if in.typ != typeBytes {
 			continue
 		}
-		if err := d.answer(&out[i].Answer, res.GetAnswer()); err != nil {
+		if err := d.field(in); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.raw) != len(queries) {
+		return nil, fmt.Errorf("%w: %d results for %d questions", ErrMalformed, len(d.raw), len(queries))
+	}
+	for i := range d.shares {
+		if err := d.joinProcess(&d.shares[i]); err != nil {
+			return nil, fmt.Errorf("process %d: %w", i, err)
+		}
+	}
+	for i := range d.raw {
+		d.results[i].Query = queries[i]
+		if err := d.join(&d.results[i], &d.raw[i]); err != nil {
 			return nil, fmt.Errorf("result %d: %w", i, err)
 		}
 	}
-	return out, nil
+	return d.results, nil
 }
 
-type resultDecoder struct {
+// decoder gathers the parts of one reply.
+type decoder struct {
+	shared     bool // the reply is about several things
+	results    []workload.Result
+	raw        []result
+	answers    []answer
+	indexes    []uint32 // of containers: chains have one or two
 	containers []*workload.Container
 	processes  []*workload.Process
+	shares     []replyProcess // what the processes refer to
+	sets       []*cgroupSet
 	pods       []*workload.Pod
 	tasks      []*workload.Task
 	services   []*workload.Service
 }
 
-func (d *resultDecoder) answer(out *workload.Answer, a *pb.Answer) error {
-	if a == nil {
-		return fmt.Errorf("%w: neither an answer nor an error", ErrBadReply)
-	}
-	*out = workload.Answer{
-		Status: word(statuses[:], a.GetStatus()), Confidence: word(confidences[:], a.GetConfidence()),
-		Exited: a.GetExited(), Thread: workload.PID(a.GetThread()), Reason: a.GetReason(),
-		AsOf: workload.KTime(a.GetAsOfNs()), Revision: workload.Revision(a.GetRevision()),
-	}
-	return errors.Join(
-		pickAll(&out.Containers, d.containers, a.GetContainers()),
-		pick(&out.Process, d.processes, a.Process),
-		pick(&out.Pod, d.pods, a.Pod),
-		pick(&out.Task, d.tasks, a.Task),
-		pick(&out.Service, d.services, a.Service),
-	)
-}
-
-func pickAll[T any](to *[]*T, list []*T, at []uint32) error {
-	if len(at) == 0 {
-		return nil
-	}
-	*to = make([]*T, len(at))
-	for i := range at {
-		if err := pick(&(*to)[i], list, &at[i]); err != nil {
-			return err
-		}
+func (d *decoder) field(in scanner) error {
+	switch in.num {
+	case fieldResults:
+		return d.result(in)
+	case fieldContainers:
+		return add(d, &d.containers, containerMessage, in)
+	case fieldProcesses:
+		return d.process(in)
+	case fieldPods:
+		return add(d, &d.pods, podMessage, in)
+	case fieldTasks:
+		return add(d, &d.tasks, taskMessage, in)
+	case fieldServices:
+		return add(d, &d.services, serviceMessage, in)
+	case fieldCgroupSets:
+		return add(d, &d.sets, cgroupSetMessage, in)
 	}
 	return nil
 }
 
-func pick[T any](to **T, list []*T, at *uint32) error {
-	if at == nil {
+// result reads an answer to the place where it will be.
+func (d *decoder) result(in scanner) error {
+	i := len(d.raw)
+	if i >= len(d.results) {
+		return fmt.Errorf("%w: more results than questions", ErrMalformed)
+	}
+	if d.raw == nil {
+		d.raw, d.answers = make([]result, 0, len(d.results)), make([]answer, len(d.results))
+		d.indexes = make([]uint32, 2*len(d.results))
+	}
+	d.answers[i] = answer{Answer: &d.results[i].Answer, containers: d.indexes[2*i : 2*i : 2*i+2]}
+	d.raw = append(d.raw, result{answer: &d.answers[i]})
+	if err := resultMessage.parse(&d.raw[i], in.bytes); err != nil {
+		return err
+	}
+	if d.raw[i].err == nil && !strings.HasPrefix(in.bytes, answerTag) && !hasAnswer(in.bytes) {
+		return fmt.Errorf("%w: result %d has neither an answer nor an error", ErrMalformed, i)
+	}
+	return nil
+}
+
+// answerTag begins nearly every result.
+const answerTag = "\x0a"
+
+// hasAnswer looks for the answer where it is not the first field.
+func hasAnswer(s string) bool {
+	for in := (scanner{rest: s}); in.rest != "" && in.next() == nil; {
+		if in.num == 1 && in.typ == typeBytes {
+			return true
+		}
+	}
+	return false
+}
+
+// own gives an entity its own bytes, so that who keeps it does not keep the
+// whole reply.
+func (d *decoder) own(s string) string {
+	if d.shared {
+		return strings.Clone(s)
+	}
+	return s
+}
+
+// ownTexts does the same for what a result itself says, which is rarely anything.
+func (d *decoder) ownTexts(to *workload.Result, r *result) {
+	to.Answer.Reason = d.own(to.Answer.Reason)
+	if r.err != nil {
+		r.err.message = d.own(r.err.message)
+	}
+	for i := range r.explanation {
+		h := &r.explanation[i]
+		h.What, h.Detail, h.Source = d.own(h.What), d.own(h.Detail), d.own(h.Source)
+	}
+}
+
+func add[T any](d *decoder, list *[]*T, m *message[T], in scanner) error {
+	v := new(T)
+	*list = append(room(*list, in), v)
+	return m.parse(v, d.own(in.bytes))
+}
+
+func (d *decoder) process(in scanner) error {
+	p := new(workload.Process)
+	d.processes = append(room(d.processes, in), p)
+	d.shares = append(room(d.shares, in), replyProcess{Process: p})
+	return replyProcessMessage.parse(&d.shares[len(d.shares)-1], d.own(in.bytes))
+}
+
+// joinProcess puts what processes have in common into one.
+func (d *decoder) joinProcess(p *replyProcess) error {
+	var c *workload.Container
+	var set *cgroupSet
+	if err := errors.Join(pick(&c, d.containers, p.container), pick(&set, d.sets, p.cgroups)); err != nil {
+		return err
+	}
+	p.Container = p.foreign
+	if c != nil {
+		p.Container = c.ID
+	}
+	if set != nil {
+		p.Cgroups = set.cgroups
+	}
+	return nil
+}
+
+// join puts the entities into an answer.
+func (d *decoder) join(to *workload.Result, r *result) error {
+	d.ownTexts(to, r)
+	to.Explanation = r.explanation
+	if r.err != nil {
+		to.Answer, to.Err = workload.Answer{}, r.err
+		if err := checkQuery(&to.Query); err != nil {
+			to.Err = err
+		}
 		return nil
 	}
-	if int(*at) >= len(list) {
-		return fmt.Errorf("%w: index %d of %d %T", ErrBadReply, *at, len(list), *to)
+	a := r.answer
+	return errors.Join(
+		pickAll(&to.Answer.Containers, d.containers, a.containers),
+		pick(&to.Answer.Process, d.processes, a.process),
+		pick(&to.Answer.Pod, d.pods, a.pod),
+		pick(&to.Answer.Task, d.tasks, a.task),
+		pick(&to.Answer.Service, d.services, a.service),
+	)
+}
+
+// pickAll shares the list where it can: a chain of one always is a part of it.
+func pickAll[T any](to *[]*T, list []*T, at []uint32) error {
+	if len(at) == 0 {
+		return nil
 	}
-	*to = list[*at]
+	row := true
+	for i, n := range at {
+		if uint64(n) >= uint64(len(list)) {
+			return fmt.Errorf("%w: index %d of %d", ErrMalformed, n, len(list))
+		}
+		row = row && n == at[0]+uint32(i)
+	}
+	if end := int(at[0]) + len(at); row {
+		*to = list[at[0]:end:end]
+		return nil
+	}
+	*to = make([]*T, len(at))
+	for i, n := range at {
+		(*to)[i] = list[n]
+	}
+	return nil
+}
+
+func pick[T any](to **T, list []*T, r reference) error {
+	if r == 0 {
+		return nil
+	}
+	if uint64(r) > uint64(len(list)) {
+		return fmt.Errorf("%w: index %d of %d", ErrMalformed, r-1, len(list))
+	}
+	*to = list[r-1]
 	return nil
 }

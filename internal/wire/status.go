@@ -3,98 +3,63 @@
 package wire
 
 import (
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"time"
+
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// EncodeStatus translates the agent's status.
-func EncodeStatus(s workload.AgentStatus) *pb.AgentStatus {
-	return &pb.AgentStatus{
-		Version:    text(s.Version),
-		Pid:        uint32(s.PID),
-		Started:    timestamp(s.Started),
-		Mode:       text(s.Mode),
-		ModeReason: text(s.ModeReason),
-		CgroupMode: text(s.CgroupMode),
-		Ready:      s.Ready,
-		Revision:   uint64(s.Revision),
-		Containers: uint64(max(s.Containers, 0)),
-		Processes:  uint64(max(s.Processes, 0)),
-		Watchers:   uint64(max(s.Watchers, 0)),
-		Sources:    each(s.Sources, encodeSource),
-		Kernel:     encodeKernel(s.Kernel),
-	}
+// The tables of api/pidigree/v1/status.proto.
+
+var kernelMessage = table(
+	countMap(1, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Events }),
+	countMap(2, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Lost }),
+	countMap(3, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Skipped }),
+	textMap(4, func(k *workload.KernelStatus) *map[string]string { return &k.Programs }),
+	number(5, func(k *workload.KernelStatus) *uint64 { return &k.Repairs }),
+	span(6, func(k *workload.KernelStatus) *time.Duration { return &k.Lag }),
+)
+
+var sourceMessage = table(
+	text(1, func(s *workload.SourceStatus) *string { return &s.Name }),
+	text(2, func(s *workload.SourceStatus) *string { return &s.State }),
+	text(3, func(s *workload.SourceStatus) *string { return &s.Where }),
+	text(4, func(s *workload.SourceStatus) *string { return &s.Version }),
+	instant(5, func(s *workload.SourceStatus) *time.Time { return &s.LastContact }),
+	text(6, func(s *workload.SourceStatus) *string { return &s.LastError }),
+	instant(7, func(s *workload.SourceStatus) *time.Time { return &s.LastErrorAt }),
+	number(8, func(s *workload.SourceStatus) *uint64 { return &s.Restarts }),
+	countMap(9, func(s *workload.SourceStatus) *map[string]uint64 { return &s.Calls }),
+	number(10, func(s *workload.SourceStatus) *uint64 { return &s.Errors }),
+	number(11, func(s *workload.SourceStatus) *int { return &s.Entities }),
+)
+
+var statusMessage = table(
+	text(1, func(s *workload.AgentStatus) *string { return &s.Version }),
+	number(2, func(s *workload.AgentStatus) *workload.PID { return &s.PID }),
+	instant(3, func(s *workload.AgentStatus) *time.Time { return &s.Started }),
+	text(4, func(s *workload.AgentStatus) *string { return &s.Mode }),
+	text(5, func(s *workload.AgentStatus) *string { return &s.ModeReason }),
+	text(6, func(s *workload.AgentStatus) *string { return &s.CgroupMode }),
+	boolean(7, func(s *workload.AgentStatus) *bool { return &s.Ready }),
+	number(8, func(s *workload.AgentStatus) *workload.Revision { return &s.Revision }),
+	number(9, func(s *workload.AgentStatus) *int { return &s.Containers }),
+	number(10, func(s *workload.AgentStatus) *int { return &s.Processes }),
+	number(11, func(s *workload.AgentStatus) *int { return &s.Watchers }),
+	list(12, sourceMessage, func(s *workload.AgentStatus) *[]workload.SourceStatus { return &s.Sources }),
+	always(13, kernelMessage, func(s *workload.AgentStatus) *workload.KernelStatus { return &s.Kernel }),
+)
+
+var statusResponse = table(
+	always(1, statusMessage, func(s *workload.AgentStatus) *workload.AgentStatus { return s }),
+)
+
+// EncodeStatus makes a StatusResponse.
+func EncodeStatus(s workload.AgentStatus) *Bytes {
+	return &Bytes{out: statusResponse.append(nil, &s)}
 }
 
 // DecodeStatus is the way back.
-func DecodeStatus(s *pb.AgentStatus) workload.AgentStatus {
-	return workload.AgentStatus{
-		Version:    s.GetVersion(),
-		PID:        workload.PID(s.GetPid()),
-		Started:    wallClock(s.GetStarted()),
-		Mode:       s.GetMode(),
-		ModeReason: s.GetModeReason(),
-		CgroupMode: s.GetCgroupMode(),
-		Ready:      s.GetReady(),
-		Revision:   workload.Revision(s.GetRevision()),
-		Containers: int(s.GetContainers()),
-		Processes:  int(s.GetProcesses()),
-		Watchers:   int(s.GetWatchers()),
-		Sources:    each(s.GetSources(), decodeSource),
-		Kernel:     decodeKernel(s.GetKernel()),
-	}
-}
-
-func encodeSource(s workload.SourceStatus) *pb.SourceStatus {
-	return &pb.SourceStatus{
-		Name:        text(s.Name),
-		State:       text(s.State),
-		Where:       text(s.Where),
-		Version:     text(s.Version),
-		LastContact: timestamp(s.LastContact),
-		LastError:   text(s.LastError),
-		LastErrorAt: timestamp(s.LastErrorAt),
-		Restarts:    s.Restarts,
-		Calls:       countMap(s.Calls),
-		Errors:      s.Errors,
-		Entities:    uint64(max(s.Entities, 0)),
-	}
-}
-
-func decodeSource(s *pb.SourceStatus) workload.SourceStatus {
-	return workload.SourceStatus{
-		Name:        s.GetName(),
-		State:       s.GetState(),
-		Where:       s.GetWhere(),
-		Version:     s.GetVersion(),
-		LastContact: wallClock(s.GetLastContact()),
-		LastError:   s.GetLastError(),
-		LastErrorAt: wallClock(s.GetLastErrorAt()),
-		Restarts:    s.GetRestarts(),
-		Calls:       s.GetCalls(),
-		Errors:      s.GetErrors(),
-		Entities:    int(s.GetEntities()),
-	}
-}
-
-func encodeKernel(k workload.KernelStatus) *pb.KernelStatus {
-	return &pb.KernelStatus{
-		Events:   countMap(k.Events),
-		Lost:     countMap(k.Lost),
-		Skipped:  countMap(k.Skipped),
-		Programs: textMap(k.Programs),
-		Repairs:  k.Repairs,
-		Lag:      duration(k.Lag),
-	}
-}
-
-func decodeKernel(k *pb.KernelStatus) workload.KernelStatus {
-	return workload.KernelStatus{
-		Events:   k.GetEvents(),
-		Lost:     k.GetLost(),
-		Skipped:  k.GetSkipped(),
-		Programs: k.GetPrograms(),
-		Repairs:  k.GetRepairs(),
-		Lag:      k.GetLag().AsDuration(),
-	}
+func DecodeStatus(b *Bytes) (s workload.AgentStatus, err error) {
+	err = statusResponse.parse(&s, b.string())
+	return s, err
 }

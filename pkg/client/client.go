@@ -12,7 +12,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
 	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -47,7 +46,6 @@ type Client struct {
 	opt    Options
 	dialer *dialer
 	conn   *grpc.ClientConn
-	rpc    pb.PidigreeServiceClient
 }
 
 // New connects to the agent. Its error matches ErrNoAgent, ErrDead, ErrDenied
@@ -63,7 +61,7 @@ func New(opt Options) (*Client, error) {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", opt.Socket, err), d.close())
 	}
 	conn.Connect()
-	return &Client{opt: opt, dialer: d, conn: conn, rpc: pb.NewPidigreeServiceClient(conn)}, nil
+	return &Client{opt: opt, dialer: d, conn: conn}, nil
 }
 
 // Close ends the connection and with it all calls.
@@ -93,17 +91,15 @@ func (c *Client) Resolve(ctx context.Context, queries ...workload.Query) ([]work
 }
 
 func (c *Client) resolve(ctx context.Context, queries []workload.Query) ([]workload.Result, error) {
-	req := &pb.ResolveRequest{Queries: make([]*pb.Query, len(queries))}
 	var wait time.Duration
-	for i, q := range queries {
-		req.Queries[i] = wire.EncodeQuery(q)
-		wait = max(wait, q.Wait)
+	for i := range queries {
+		wait = max(wait, queries[i].Wait)
 	}
-	resp, err := call(ctx, c, "resolve", wait, req, c.rpc.Resolve)
+	reply, err := c.call(ctx, "resolve", wait, wire.MethodResolve, wire.EncodeQuestions(queries))
 	if err != nil {
 		return nil, err
 	}
-	out, err := wire.DecodeResults(queries, resp)
+	out, err := wire.DecodeResults(queries, reply)
 	if err != nil {
 		return nil, fmt.Errorf("resolve: %w", err)
 	}
@@ -128,40 +124,46 @@ func (c *Client) one(ctx context.Context, q workload.Query) (workload.Answer, er
 // no name: ask Resolve. The error matches workload.ErrNotFound,
 // workload.ErrAmbiguous or workload.ErrInvalid.
 func (c *Client) Get(ctx context.Context, kind workload.Kind, name string) (workload.Entity, error) {
-	req, err := wire.EncodeName(kind, name)
+	req, err := wire.EncodeName(wire.Name{Kind: kind, Name: name})
 	if err != nil {
-		return workload.Entity{}, fmt.Errorf("get %s: %w", kind, err)
+		return workload.Entity{}, fmt.Errorf("get: %w", err)
 	}
-	resp, err := call(ctx, c, "get", 0, req, c.rpc.Get)
+	reply, err := c.call(ctx, "get", 0, wire.MethodGet, req)
 	if err != nil {
 		return workload.Entity{}, err
 	}
-	return wire.DecodeEntity(resp.GetEntity()), nil
+	list, err := wire.DecodeEntities(reply)
+	if err != nil || len(list) != 1 {
+		return workload.Entity{}, fmt.Errorf("get: %w", cmp.Or(err, wire.ErrMalformed))
+	}
+	return list[0], nil
 }
 
 // Status says how the agent does.
 func (c *Client) Status(ctx context.Context) (workload.AgentStatus, error) {
-	resp, err := call(ctx, c, "status", 0, &pb.StatusRequest{}, c.rpc.Status)
+	reply, err := c.call(ctx, "status", 0, wire.MethodStatus, &wire.Bytes{})
 	if err != nil {
 		return workload.AgentStatus{}, err
 	}
-	return wire.DecodeStatus(resp.GetStatus()), nil
+	st, err := wire.DecodeStatus(reply)
+	if err != nil {
+		return workload.AgentStatus{}, fmt.Errorf("status: %w", err)
+	}
+	return st, nil
 }
 
 // call makes one unary call within the timeout and what the questions wait. The
 // calls only read, so one that met the end of an agent's life is made again.
-func call[Q, A any](
-	ctx context.Context, c *Client, op string, wait time.Duration, req Q,
-	f func(context.Context, Q, ...grpc.CallOption) (A, error),
-) (A, error) {
+func (c *Client) call(ctx context.Context, op string, wait time.Duration, method string, req *wire.Bytes) (*wire.Bytes, error) {
 	limited, cancel := context.WithTimeout(ctx, c.opt.Timeout+wait)
 	defer cancel()
-	resp, err := f(limited, req)
+	var reply wire.Bytes
+	err := c.conn.Invoke(limited, method, req, &reply)
 	if err != nil && c.wentAway(err) {
-		resp, err = f(limited, req, grpc.WaitForReady(false))
+		err = c.conn.Invoke(limited, method, req, &reply)
 	}
 	if err != nil {
-		return resp, c.callError(ctx, op, err)
+		return nil, c.callError(ctx, op, err)
 	}
-	return resp, nil
+	return &reply, nil
 }

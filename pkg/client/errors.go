@@ -37,7 +37,10 @@ func (c *Client) callError(ctx context.Context, op string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%s: %w", op, cause)
 	}
-	s, _ := status.FromError(err)
+	s, ok := status.FromError(err)
+	if !ok { // it did not come over the wire
+		return fmt.Errorf("%s: %w", op, err)
+	}
 	switch s.Code() {
 	case codes.Unavailable:
 		if dial := c.dialer.lastError(); dial != nil {

@@ -8,7 +8,8 @@ import (
 	"io"
 	"iter"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"google.golang.org/grpc"
+
 	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -16,26 +17,7 @@ import (
 // List gives the entities of the selector's kinds. It ends after an error; what
 // came before the error is then not the whole.
 func (c *Client) List(ctx context.Context, sel workload.Selector) iter.Seq2[workload.Entity, error] {
-	return func(yield func(workload.Entity, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		s, err := c.rpc.List(ctx, &pb.ListRequest{Kinds: wire.EncodeKinds(sel.Kinds), All: sel.All})
-		if err != nil {
-			yield(workload.Entity{}, c.callError(ctx, "list", err))
-			return
-		}
-		for m, err := range received(s) {
-			if err != nil {
-				yield(workload.Entity{}, c.callError(ctx, "list", err))
-				return
-			}
-			for _, e := range m.GetEntities() {
-				if !yield(wire.DecodeEntity(e), nil) {
-					return
-				}
-			}
-		}
-	}
+	return stream(ctx, c, "list", wire.MethodList, sel, wire.DecodeEntities)
 }
 
 // Watch gives a snapshot, ended by a bookmark, and then the changes, until ctx
@@ -46,41 +28,56 @@ func (c *Client) List(ctx context.Context, sel workload.Selector) iter.Seq2[work
 // A caller that reads slowly delays only itself and finds for each entity at
 // most one pending change.
 func (c *Client) Watch(ctx context.Context, sel workload.Selector) iter.Seq2[workload.Change, error] {
-	return func(yield func(workload.Change, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		s, err := c.rpc.StreamEntities(ctx, &pb.StreamEntitiesRequest{
-			Kinds: wire.EncodeKinds(sel.Kinds), All: sel.All, ResumeFrom: uint64(sel.From),
-		})
-		if err != nil {
-			yield(workload.Change{}, c.callError(ctx, "watch", err))
-			return
-		}
-		for m, err := range received(s) {
-			if err != nil {
-				yield(workload.Change{}, c.callError(ctx, "watch", err))
-				return
+	return stream(ctx, c, "watch", wire.MethodStreamEntities, sel, wire.DecodeChanges)
+}
+
+// stream makes a call with many replies and gives what they hold.
+func stream[T any](
+	ctx context.Context, c *Client, op, method string, sel workload.Selector, decode func(*wire.Bytes) ([]T, error),
+) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		streamCtx, cancel := context.WithCancel(ctx)
+		defer cancel() // frees the stream where the caller breaks off
+		s, err := c.open(streamCtx, method, sel)
+		for err == nil {
+			var items []T
+			if items, err = receive(s, decode); err != nil {
+				break
 			}
-			for _, ch := range m.GetChanges() {
-				if !yield(wire.DecodeChange(ch), nil) {
+			for _, it := range items {
+				if !yield(it, nil) {
 					return
 				}
 			}
 		}
+		if !errors.Is(err, io.EOF) {
+			yield(none, c.callError(ctx, op, err))
+		}
 	}
 }
 
-// received gives the messages of a stream until it ends; its error is not io.EOF.
-func received[M any](s interface{ Recv() (*M, error) }) iter.Seq2[*M, error] {
-	return func(yield func(*M, error) bool) {
-		for {
-			m, err := s.Recv()
-			if errors.Is(err, io.EOF) {
-				return
-			}
-			if !yield(m, err) || err != nil {
-				return
-			}
-		}
+func (c *Client) open(ctx context.Context, method string, sel workload.Selector) (grpc.ClientStream, error) {
+	req, err := wire.EncodeSelector(sel)
+	if err != nil {
+		return nil, err
 	}
+	s, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method)
+	if err != nil {
+		return nil, err
+	}
+	// An error of SendMsg is io.EOF; what went wrong is what RecvMsg gives.
+	if err := s.SendMsg(req); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return s, s.CloseSend()
+}
+
+// receive gives io.EOF at the end.
+func receive[T any](s grpc.ClientStream, decode func(*wire.Bytes) ([]T, error)) ([]T, error) {
+	var msg wire.Bytes
+	if err := s.RecvMsg(&msg); err != nil {
+		return nil, err
+	}
+	return decode(&msg)
 }

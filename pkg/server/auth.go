@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -29,21 +29,28 @@ func (a authorizer) mayAll(p Peer) bool {
 	return p.UID == 0 || p.UID == a.uid || p.GID == a.gid || slices.Contains(p.Groups, a.gid)
 }
 
-// check allows a call or gives an error that matches workload.ErrDenied. Health
-// and reflection tell nothing about the host and are open to every peer.
-func (a authorizer) check(p Peer, method string, req any) error {
-	if !strings.HasPrefix(method, "/"+pb.PidigreeService_ServiceDesc.ServiceName+"/") || a.mayAll(p) {
+// checkMethod says who may make a call at all. Health and reflection tell
+// nothing about the host and are open to every peer; Resolve is open for
+// checkQueries to look at. Its error matches workload.ErrDenied.
+func (a authorizer) checkMethod(p Peer, method string) error {
+	if method == wire.MethodResolve || !strings.HasPrefix(method, "/"+wire.ServiceName+"/") || a.mayAll(p) {
 		return nil
 	}
-	if r, ok := req.(*pb.ResolveRequest); ok && onlySelf(r) {
-		return nil
-	}
-	return fmt.Errorf("%w: uid %d may ask only about itself: become root, or a member of the group that owns the socket",
-		workload.ErrDenied, p.UID)
+	return denied(p)
 }
 
-func onlySelf(r *pb.ResolveRequest) bool {
-	return !slices.ContainsFunc(r.GetQueries(), func(q *pb.Query) bool { return q.GetSelf() == nil })
+// checkQueries says who may ask what. Its error matches workload.ErrDenied.
+func (a authorizer) checkQueries(p Peer, queries []workload.Query) error {
+	others := slices.ContainsFunc(queries, func(q workload.Query) bool { return !q.Self })
+	if !others || a.mayAll(p) {
+		return nil
+	}
+	return denied(p)
+}
+
+func denied(p Peer) error {
+	return fmt.Errorf("%w: uid %d may ask only about itself: become root, or a member of the group that owns the socket",
+		workload.ErrDenied, p.UID)
 }
 
 // guard stands before every call: it authorises it, and turns a panic into an
@@ -55,7 +62,7 @@ type guard struct {
 
 func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	defer g.recovered(info.FullMethod, &err)
-	if err := g.auth.check(peerOf(ctx), info.FullMethod, req); err != nil {
+	if err := g.auth.checkMethod(peerOf(ctx), info.FullMethod); err != nil {
 		return nil, toStatus(err)
 	}
 	return next(ctx, req)
@@ -63,7 +70,7 @@ func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 
 func (g guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	defer g.recovered(info.FullMethod, &err)
-	if err := g.auth.check(peerOf(ss.Context()), info.FullMethod, nil); err != nil {
+	if err := g.auth.checkMethod(peerOf(ss.Context()), info.FullMethod); err != nil {
 		return toStatus(err)
 	}
 	return next(srv, ss)

@@ -7,64 +7,50 @@ import (
 	"fmt"
 	"slices"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // get finds one entity: what can be resolved by resolving, the rest, of which
 // there are few, by looking through the list.
-func (s *service) get(ctx context.Context, req *pb.GetRequest) (workload.Entity, error) {
-	switch n := req.GetName().(type) {
-	case *pb.GetRequest_Container:
-		return s.getResolved(ctx, &pb.Query{Subject: &pb.Query_Container{Container: n.Container}})
-	case *pb.GetRequest_Process:
-		return s.getResolved(ctx, &pb.Query{Subject: &pb.Query_Process{Process: n.Process}})
-	case *pb.GetRequest_Pod:
-		return s.getListed(ctx, workload.KindPod, n.Pod, func(e workload.Entity) bool {
-			return e.Pod != nil && e.Pod.UID == n.Pod
-		})
-	case *pb.GetRequest_Image:
-		return s.getListed(ctx, workload.KindImage, n.Image, func(e workload.Entity) bool {
-			return e.Image != nil && (e.Image.ID == n.Image || slices.Contains(e.Image.Names, n.Image))
-		})
-	case *pb.GetRequest_Task:
-		return s.getListed(ctx, workload.KindTask, n.Task, func(e workload.Entity) bool {
-			return e.Task != nil && e.Task.ARN == n.Task
-		})
-	case *pb.GetRequest_Service:
-		return s.getListed(ctx, workload.KindService, n.Service, func(e workload.Entity) bool {
-			return e.Service != nil && e.Service.Unit == n.Service
-		})
-	default:
-		return workload.Entity{}, fmt.Errorf("get: %w: no name is set", workload.ErrInvalid)
+func (s *Server) get(ctx context.Context, req *wire.Bytes) (*wire.Bytes, error) {
+	n, err := wire.DecodeName(req)
+	if err != nil {
+		return nil, err
 	}
+	find := s.getListed
+	if n.Kind == workload.KindContainer || n.Kind == workload.KindProcess {
+		find = s.getResolved
+	}
+	e, err := find(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("get %s %s: %w", n.Kind, n.Name, err)
+	}
+	return wire.NewBytes(wire.AppendEntity(nil, e)), nil
 }
 
-func (s *service) getResolved(ctx context.Context, q *pb.Query) (workload.Entity, error) {
-	r := s.resolve(ctx, []*pb.Query{q})[0]
-	if r.Err != nil {
-		return workload.Entity{}, r.Err
+func (s *Server) getResolved(ctx context.Context, n wire.Name) (workload.Entity, error) {
+	q := []workload.Query{{Container: n.Name, Key: n.Key}}
+	r := s.ask(ctx, peerOf(ctx), q, nil)[0]
+	e := workload.Entity{Kind: n.Kind, Gone: r.Answer.Exited, Revision: r.Answer.Revision}
+	if n.Kind == workload.KindProcess {
+		e.Process = r.Answer.Process
+	} else {
+		e.Container = r.Answer.Container()
 	}
-	e := workload.Entity{Gone: r.Answer.Exited, Revision: r.Answer.Revision}
-	switch q.GetSubject().(type) {
-	case *pb.Query_Process:
-		e.Kind, e.Process = workload.KindProcess, r.Answer.Process
-	default:
-		e.Kind, e.Container = workload.KindContainer, r.Answer.Container()
+	if r.Err == nil && e.Process == nil && e.Container == nil {
+		return e, workload.ErrNotFound
 	}
-	if e.Process == nil && e.Container == nil {
-		return e, fmt.Errorf("get %s: %w", e.Kind, workload.ErrNotFound)
-	}
-	return e, nil
+	return e, r.Err
 }
 
-// getListed takes the one that matches; one that is gone counts only where
-// none is there.
-func (s *service) getListed(ctx context.Context, kind workload.Kind, name string, match func(workload.Entity) bool) (workload.Entity, error) {
+// getListed takes the one that has the name; one that is gone counts only
+// where none is there.
+func (s *Server) getListed(ctx context.Context, n wire.Name) (workload.Entity, error) {
 	var live, gone []workload.Entity
-	for e := range s.opt.Backend.List(ctx, workload.Selector{Kinds: []workload.Kind{kind}, All: true}) {
+	for e := range s.opt.Backend.List(ctx, workload.Selector{Kinds: []workload.Kind{n.Kind}, All: true}) {
 		switch {
-		case !match(e):
+		case !named(e, n.Name):
 		case e.Gone:
 			gone = append(gone, e)
 		default:
@@ -78,9 +64,23 @@ func (s *service) getListed(ctx context.Context, kind workload.Kind, name string
 	case ctx.Err() != nil:
 		return workload.Entity{}, ctx.Err()
 	case len(live) == 0:
-		return workload.Entity{}, fmt.Errorf("get %s %q: %w", kind, name, workload.ErrNotFound)
+		return workload.Entity{}, workload.ErrNotFound
 	case len(live) > 1:
-		return workload.Entity{}, fmt.Errorf("get %s %q: %w: it fits %d", kind, name, workload.ErrAmbiguous, len(live))
+		return workload.Entity{}, fmt.Errorf("%w: it fits %d", workload.ErrAmbiguous, len(live))
 	}
 	return live[0], nil
+}
+
+func named(e workload.Entity, name string) bool {
+	switch {
+	case e.Pod != nil:
+		return e.Pod.UID == name
+	case e.Image != nil:
+		return e.Image.ID == name || slices.Contains(e.Image.Names, name)
+	case e.Task != nil:
+		return e.Task.ARN == name
+	case e.Service != nil:
+		return e.Service.Unit == name
+	}
+	return false
 }

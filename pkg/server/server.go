@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
-	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -85,6 +85,7 @@ func (o Options) withDefaults() Options {
 // Server is the gRPC service on one socket.
 type Server struct {
 	opt    Options
+	auth   authorizer
 	grpc   *grpc.Server
 	health *health.Server
 	conns  *connections
@@ -108,13 +109,14 @@ func New(opt Options) (*Server, error) {
 	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid}
 	s := &Server{
 		opt:      opt,
+		auth:     auth,
 		health:   health.NewServer(),
 		conns:    newConnections(opt, auth),
 		stopping: make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(s.grpcOptions(auth)...)
+	s.grpc = grpc.NewServer(s.grpcOptions()...)
 	s.SetReady(true)
-	pb.RegisterPidigreeServiceServer(s.grpc, &service{Server: s})
+	s.grpc.RegisterService(serviceDesc(), s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s, nil
@@ -127,13 +129,15 @@ const (
 	connWindow   = 1 << 20
 )
 
-func (s *Server) grpcOptions(auth authorizer) []grpc.ServerOption {
-	g := guard{auth: auth, log: s.opt.Logger}
+func (s *Server) grpcOptions() []grpc.ServerOption {
+	g := guard{auth: s.auth, log: s.opt.Logger}
 	return []grpc.ServerOption{
 		grpc.Creds(peerCredentials{}),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
+		grpc.ForceServerCodecV2(wire.Codec{}),
 		grpc.MaxRecvMsgSize(s.opt.MaxMessage),
+		grpc.MaxSendMsgSize(s.opt.MaxReply),
 		grpc.MaxConcurrentStreams(s.opt.MaxStreams),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.InitialWindowSize(streamWindow),
@@ -155,7 +159,7 @@ func (s *Server) SetReady(ready bool) {
 		st = healthpb.HealthCheckResponse_SERVING
 	}
 	s.health.SetServingStatus("", st)
-	s.health.SetServingStatus(pb.PidigreeService_ServiceDesc.ServiceName, st)
+	s.health.SetServingStatus(wire.ServiceName, st)
 }
 
 // Serve answers until ctx ends, and gives nil then. It closes the listener.

@@ -1840,7 +1840,11 @@ type Process struct {
 	// When it last executed a program, 0 if that was not seen.
 	ExecNs int64 `protobuf:"varint,16,opt,name=exec_ns,json=execNs,proto3" json:"exec_ns,omitempty"`
 	// How it ended; absent while it lives.
-	Exit          *Exit `protobuf:"bytes,17,opt,name=exit,proto3" json:"exit,omitempty"`
+	Exit *Exit `protobuf:"bytes,17,opt,name=exit,proto3" json:"exit,omitempty"`
+	// In a ResolveResponse, in the place of container: an index into its containers.
+	ContainerIndex *uint32 `protobuf:"varint,18,opt,name=container_index,json=containerIndex,proto3,oneof" json:"container_index,omitempty"`
+	// In a ResolveResponse, in the place of cgroups: an index into its cgroup_sets.
+	CgroupsIndex  *uint32 `protobuf:"varint,19,opt,name=cgroups_index,json=cgroupsIndex,proto3,oneof" json:"cgroups_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1992,6 +1996,20 @@ func (x *Process) GetExit() *Exit {
 		return x.Exit
 	}
 	return nil
+}
+
+func (x *Process) GetContainerIndex() uint32 {
+	if x != nil && x.ContainerIndex != nil {
+		return *x.ContainerIndex
+	}
+	return 0
+}
+
+func (x *Process) GetCgroupsIndex() uint32 {
+	if x != nil && x.CgroupsIndex != nil {
+		return *x.CgroupsIndex
+	}
+	return 0
 }
 
 // Pod is a Kubernetes or podman pod.
@@ -2497,7 +2515,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\"3\n" +
 	"\aService\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x14\n" +
-	"\x05slice\x18\x02 \x01(\tR\x05slice\"\xa5\x05\n" +
+	"\x05slice\x18\x02 \x01(\tR\x05slice\"\xa3\x06\n" +
 	"\aProcess\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x03key\x12\x1d\n" +
 	"\n" +
@@ -2520,7 +2538,11 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\n" +
 	"started_ns\x18\x0f \x01(\x03R\tstartedNs\x12\x17\n" +
 	"\aexec_ns\x18\x10 \x01(\x03R\x06execNs\x12%\n" +
-	"\x04exit\x18\x11 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\"\x9d\x01\n" +
+	"\x04exit\x18\x11 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\x12,\n" +
+	"\x0fcontainer_index\x18\x12 \x01(\rH\x00R\x0econtainerIndex\x88\x01\x01\x12(\n" +
+	"\rcgroups_index\x18\x13 \x01(\rH\x01R\fcgroupsIndex\x88\x01\x01B\x12\n" +
+	"\x10_container_indexB\x10\n" +
+	"\x0e_cgroups_index\"\x9d\x01\n" +
 	"\x03Pod\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.pidigree.v1.PodRefR\x03ref\x124\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1c.pidigree.v1.Pod.LabelsEntryR\x06labels\x1a9\n" +
@@ -2685,6 +2707,7 @@ func file_pidigree_v1_entities_proto_init() {
 	if File_pidigree_v1_entities_proto != nil {
 		return
 	}
+	file_pidigree_v1_entities_proto_msgTypes[18].OneofWrappers = []any{}
 	file_pidigree_v1_entities_proto_msgTypes[22].OneofWrappers = []any{
 		(*Entity_Container)(nil),
 		(*Entity_Process)(nil),

@@ -368,7 +368,9 @@ type ResolveResponse struct {
 	// The tasks that answers refer to by index.
 	Tasks []*Task `protobuf:"bytes,5,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// The services that answers refer to by index.
-	Services      []*Service `protobuf:"bytes,6,rep,name=services,proto3" json:"services,omitempty"`
+	Services []*Service `protobuf:"bytes,6,rep,name=services,proto3" json:"services,omitempty"`
+	// The cgroups that processes refer to by index: those of one container share theirs.
+	CgroupSets    []*CgroupSet `protobuf:"bytes,7,rep,name=cgroup_sets,json=cgroupSets,proto3" json:"cgroup_sets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +447,59 @@ func (x *ResolveResponse) GetServices() []*Service {
 	return nil
 }
 
+func (x *ResolveResponse) GetCgroupSets() []*CgroupSet {
+	if x != nil {
+		return x.CgroupSets
+	}
+	return nil
+}
+
+// CgroupSet is the cgroups of a process, one for each hierarchy.
+type CgroupSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cgroups.
+	Cgroups       []*CgroupID `protobuf:"bytes,1,rep,name=cgroups,proto3" json:"cgroups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CgroupSet) Reset() {
+	*x = CgroupSet{}
+	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CgroupSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CgroupSet) ProtoMessage() {}
+
+func (x *CgroupSet) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CgroupSet.ProtoReflect.Descriptor instead.
+func (*CgroupSet) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CgroupSet) GetCgroups() []*CgroupID {
+	if x != nil {
+		return x.Cgroups
+	}
+	return nil
+}
+
 // Result is the outcome of one question: an answer, or what is wrong with the question.
 type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -460,7 +515,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	mi := &file_pidigree_v1_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +527,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	mi := &file_pidigree_v1_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +540,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{4}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Result) GetAnswer() *Answer {
@@ -522,7 +577,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	mi := &file_pidigree_v1_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +589,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	mi := &file_pidigree_v1_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +602,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{5}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Error) GetCode() int32 {
@@ -597,7 +652,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[6]
+	mi := &file_pidigree_v1_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +664,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[6]
+	mi := &file_pidigree_v1_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +677,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{6}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Answer) GetStatus() Status {
@@ -726,7 +781,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[7]
+	mi := &file_pidigree_v1_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +793,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[7]
+	mi := &file_pidigree_v1_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +806,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{7}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hop) GetWhat() string {
@@ -802,7 +857,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[8]
+	mi := &file_pidigree_v1_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +869,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[8]
+	mi := &file_pidigree_v1_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +882,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{8}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRequest) GetName() isGetRequest_Name {
@@ -940,7 +995,7 @@ func (*GetRequest_Service) isGetRequest_Name() {}
 // GetResponse holds the entity.
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The entity.
+	// The entity. The revision of a container or process is the store's, from which it can be streamed on.
 	Entity        *Entity `protobuf:"bytes,1,opt,name=entity,proto3" json:"entity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -948,7 +1003,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[9]
+	mi := &file_pidigree_v1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1015,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[9]
+	mi := &file_pidigree_v1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1028,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetResponse) GetEntity() *Entity {
@@ -996,7 +1051,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[10]
+	mi := &file_pidigree_v1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1063,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[10]
+	mi := &file_pidigree_v1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1076,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRequest) GetKinds() []EntityKind {
@@ -1050,7 +1105,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[11]
+	mi := &file_pidigree_v1_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1117,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[11]
+	mi := &file_pidigree_v1_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1130,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{11}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResponse) GetEntities() []*Entity {
@@ -1100,7 +1155,7 @@ type StreamEntitiesRequest struct {
 
 func (x *StreamEntitiesRequest) Reset() {
 	*x = StreamEntitiesRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[12]
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1167,7 @@ func (x *StreamEntitiesRequest) String() string {
 func (*StreamEntitiesRequest) ProtoMessage() {}
 
 func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[12]
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1180,7 @@ func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesRequest.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamEntitiesRequest) GetKinds() []EntityKind {
@@ -1161,7 +1216,7 @@ type StreamEntitiesResponse struct {
 
 func (x *StreamEntitiesResponse) Reset() {
 	*x = StreamEntitiesResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1228,7 @@ func (x *StreamEntitiesResponse) String() string {
 func (*StreamEntitiesResponse) ProtoMessage() {}
 
 func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1241,7 @@ func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesResponse.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StreamEntitiesResponse) GetChanges() []*Change {
@@ -1211,7 +1266,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1278,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1291,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Change) GetType() ChangeType {
@@ -1279,7 +1334,7 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\aexplain\x18\t \x01(\bR\aexplainB\t\n" +
 	"\asubject\">\n" +
 	"\x0eResolveRequest\x12,\n" +
-	"\aqueries\x18\x01 \x03(\v2\x12.pidigree.v1.QueryR\aqueries\"\xad\x02\n" +
+	"\aqueries\x18\x01 \x03(\v2\x12.pidigree.v1.QueryR\aqueries\"\xe6\x02\n" +
 	"\x0fResolveResponse\x12-\n" +
 	"\aresults\x18\x01 \x03(\v2\x13.pidigree.v1.ResultR\aresults\x126\n" +
 	"\n" +
@@ -1288,7 +1343,11 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\tprocesses\x18\x03 \x03(\v2\x14.pidigree.v1.ProcessR\tprocesses\x12$\n" +
 	"\x04pods\x18\x04 \x03(\v2\x10.pidigree.v1.PodR\x04pods\x12'\n" +
 	"\x05tasks\x18\x05 \x03(\v2\x11.pidigree.v1.TaskR\x05tasks\x120\n" +
-	"\bservices\x18\x06 \x03(\v2\x14.pidigree.v1.ServiceR\bservices\"\x93\x01\n" +
+	"\bservices\x18\x06 \x03(\v2\x14.pidigree.v1.ServiceR\bservices\x127\n" +
+	"\vcgroup_sets\x18\a \x03(\v2\x16.pidigree.v1.CgroupSetR\n" +
+	"cgroupSets\"<\n" +
+	"\tCgroupSet\x12/\n" +
+	"\acgroups\x18\x01 \x03(\v2\x15.pidigree.v1.CgroupIDR\acgroups\"\x93\x01\n" +
 	"\x06Result\x12+\n" +
 	"\x06answer\x18\x01 \x01(\v2\x13.pidigree.v1.AnswerR\x06answer\x122\n" +
 	"\vexplanation\x18\x02 \x03(\v2\x10.pidigree.v1.HopR\vexplanation\x12(\n" +
@@ -1379,81 +1438,84 @@ func file_pidigree_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_pidigree_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_pidigree_v1_service_proto_goTypes = []any{
 	(ChangeType)(0),                // 0: pidigree.v1.ChangeType
 	(*Self)(nil),                   // 1: pidigree.v1.Self
 	(*Query)(nil),                  // 2: pidigree.v1.Query
 	(*ResolveRequest)(nil),         // 3: pidigree.v1.ResolveRequest
 	(*ResolveResponse)(nil),        // 4: pidigree.v1.ResolveResponse
-	(*Result)(nil),                 // 5: pidigree.v1.Result
-	(*Error)(nil),                  // 6: pidigree.v1.Error
-	(*Answer)(nil),                 // 7: pidigree.v1.Answer
-	(*Hop)(nil),                    // 8: pidigree.v1.Hop
-	(*GetRequest)(nil),             // 9: pidigree.v1.GetRequest
-	(*GetResponse)(nil),            // 10: pidigree.v1.GetResponse
-	(*ListRequest)(nil),            // 11: pidigree.v1.ListRequest
-	(*ListResponse)(nil),           // 12: pidigree.v1.ListResponse
-	(*StreamEntitiesRequest)(nil),  // 13: pidigree.v1.StreamEntitiesRequest
-	(*StreamEntitiesResponse)(nil), // 14: pidigree.v1.StreamEntitiesResponse
-	(*Change)(nil),                 // 15: pidigree.v1.Change
-	(*ProcessKey)(nil),             // 16: pidigree.v1.ProcessKey
-	(*CgroupID)(nil),               // 17: pidigree.v1.CgroupID
-	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 19: google.protobuf.Duration
-	(*Container)(nil),              // 20: pidigree.v1.Container
-	(*Process)(nil),                // 21: pidigree.v1.Process
-	(*Pod)(nil),                    // 22: pidigree.v1.Pod
-	(*Task)(nil),                   // 23: pidigree.v1.Task
-	(*Service)(nil),                // 24: pidigree.v1.Service
-	(Status)(0),                    // 25: pidigree.v1.Status
-	(Confidence)(0),                // 26: pidigree.v1.Confidence
-	(*Entity)(nil),                 // 27: pidigree.v1.Entity
-	(EntityKind)(0),                // 28: pidigree.v1.EntityKind
-	(*StatusRequest)(nil),          // 29: pidigree.v1.StatusRequest
-	(*StatusResponse)(nil),         // 30: pidigree.v1.StatusResponse
+	(*CgroupSet)(nil),              // 5: pidigree.v1.CgroupSet
+	(*Result)(nil),                 // 6: pidigree.v1.Result
+	(*Error)(nil),                  // 7: pidigree.v1.Error
+	(*Answer)(nil),                 // 8: pidigree.v1.Answer
+	(*Hop)(nil),                    // 9: pidigree.v1.Hop
+	(*GetRequest)(nil),             // 10: pidigree.v1.GetRequest
+	(*GetResponse)(nil),            // 11: pidigree.v1.GetResponse
+	(*ListRequest)(nil),            // 12: pidigree.v1.ListRequest
+	(*ListResponse)(nil),           // 13: pidigree.v1.ListResponse
+	(*StreamEntitiesRequest)(nil),  // 14: pidigree.v1.StreamEntitiesRequest
+	(*StreamEntitiesResponse)(nil), // 15: pidigree.v1.StreamEntitiesResponse
+	(*Change)(nil),                 // 16: pidigree.v1.Change
+	(*ProcessKey)(nil),             // 17: pidigree.v1.ProcessKey
+	(*CgroupID)(nil),               // 18: pidigree.v1.CgroupID
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
+	(*Container)(nil),              // 21: pidigree.v1.Container
+	(*Process)(nil),                // 22: pidigree.v1.Process
+	(*Pod)(nil),                    // 23: pidigree.v1.Pod
+	(*Task)(nil),                   // 24: pidigree.v1.Task
+	(*Service)(nil),                // 25: pidigree.v1.Service
+	(Status)(0),                    // 26: pidigree.v1.Status
+	(Confidence)(0),                // 27: pidigree.v1.Confidence
+	(*Entity)(nil),                 // 28: pidigree.v1.Entity
+	(EntityKind)(0),                // 29: pidigree.v1.EntityKind
+	(*StatusRequest)(nil),          // 30: pidigree.v1.StatusRequest
+	(*StatusResponse)(nil),         // 31: pidigree.v1.StatusResponse
 }
 var file_pidigree_v1_service_proto_depIdxs = []int32{
 	1,  // 0: pidigree.v1.Query.self:type_name -> pidigree.v1.Self
-	16, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
-	17, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
-	18, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
-	19, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
+	17, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
+	18, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
+	19, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
+	20, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
 	2,  // 5: pidigree.v1.ResolveRequest.queries:type_name -> pidigree.v1.Query
-	5,  // 6: pidigree.v1.ResolveResponse.results:type_name -> pidigree.v1.Result
-	20, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
-	21, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
-	22, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
-	23, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
-	24, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
-	7,  // 12: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
-	8,  // 13: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
-	6,  // 14: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
-	25, // 15: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
-	26, // 16: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
-	16, // 17: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
-	27, // 18: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
-	28, // 19: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
-	27, // 20: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
-	28, // 21: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
-	15, // 22: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
-	0,  // 23: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
-	27, // 24: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
-	3,  // 25: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
-	9,  // 26: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
-	11, // 27: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
-	13, // 28: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
-	29, // 29: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
-	4,  // 30: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
-	10, // 31: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
-	12, // 32: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
-	14, // 33: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
-	30, // 34: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	6,  // 6: pidigree.v1.ResolveResponse.results:type_name -> pidigree.v1.Result
+	21, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
+	22, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
+	23, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
+	24, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
+	25, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
+	5,  // 12: pidigree.v1.ResolveResponse.cgroup_sets:type_name -> pidigree.v1.CgroupSet
+	18, // 13: pidigree.v1.CgroupSet.cgroups:type_name -> pidigree.v1.CgroupID
+	8,  // 14: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
+	9,  // 15: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
+	7,  // 16: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
+	26, // 17: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
+	27, // 18: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
+	17, // 19: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
+	28, // 20: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
+	29, // 21: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
+	28, // 22: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
+	29, // 23: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
+	16, // 24: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
+	0,  // 25: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
+	28, // 26: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
+	3,  // 27: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
+	10, // 28: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
+	12, // 29: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
+	14, // 30: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
+	30, // 31: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
+	4,  // 32: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
+	11, // 33: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
+	13, // 34: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
+	15, // 35: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
+	31, // 36: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
+	32, // [32:37] is the sub-list for method output_type
+	27, // [27:32] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_service_proto_init() }
@@ -1471,8 +1533,8 @@ func file_pidigree_v1_service_proto_init() {
 		(*Query_CgroupPath)(nil),
 		(*Query_Container)(nil),
 	}
-	file_pidigree_v1_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_pidigree_v1_service_proto_msgTypes[8].OneofWrappers = []any{
+	file_pidigree_v1_service_proto_msgTypes[7].OneofWrappers = []any{}
+	file_pidigree_v1_service_proto_msgTypes[9].OneofWrappers = []any{
 		(*GetRequest_Container)(nil),
 		(*GetRequest_Process)(nil),
 		(*GetRequest_Pod)(nil),
@@ -1486,7 +1548,7 @@ func file_pidigree_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_service_proto_rawDesc), len(file_pidigree_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// message is the table of a protobuf message whose Go form is T: each field
+// once, for both directions.
+type message[T any] struct {
+	fields []field[T]
+	at     [32]uint8 // index in fields + 1, by number
+}
+
+// field is one row of a table.
+type field[T any] struct {
+	num uint64
+	// put appends the field to b, or nothing where it is zero.
+	put func(b []byte, v *T) []byte
+	// get takes the value that the scanner has read. A value of another type
+	// than the field's is skipped, as protobuf has it for unknown fields.
+	get func(v *T, in scanner) error
+}
+
+// table makes a message from rows with ascending numbers.
+func table[T any](fields ...field[T]) *message[T] {
+	m := &message[T]{fields: fields}
+	for i, f := range fields {
+		m.at[f.num] = uint8(i + 1)
+	}
+	return m
+}
+
+// inside gives the rows of m, but for some, as rows of a message that holds an M.
+func inside[T, M any](m *message[M], at func(*T) *M, but ...uint64) (rows []field[T]) {
+	for _, f := range m.fields {
+		if slices.Contains(but, f.num) {
+			continue
+		}
+		rows = append(rows, field[T]{f.num,
+			func(b []byte, v *T) []byte { return f.put(b, at(v)) },
+			func(v *T, in scanner) error { return f.get(at(v), in) },
+		})
+	}
+	return rows
+}
+
+// append writes the fields of v.
+func (m *message[T]) append(b []byte, v *T) []byte {
+	for i := range m.fields {
+		b = m.fields[i].put(b, v)
+	}
+	return b
+}
+
+// nested writes v as field num of the message around it.
+func (m *message[T]) nested(b []byte, num uint64, v *T) []byte {
+	b, start := open(b, num)
+	return closed(m.append(b, v), start)
+}
+
+// parse reads fields into v.
+func (m *message[T]) parse(v *T, s string) error {
+	in := scanner{rest: s}
+	for in.rest != "" {
+		if err := in.next(); err != nil {
+			return err
+		}
+		if in.num >= uint64(len(m.at)) || m.at[in.num] == 0 {
+			continue
+		}
+		if err := m.fields[m.at[in.num]-1].get(v, in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tag(b []byte, num uint64, typ uint8) []byte {
+	return binary.AppendUvarint(b, num<<3|uint64(typ))
+}
+
+// open begins a field whose length is not known yet. Most have less than 128
+// bytes, so one byte is kept free for the length.
+func open(b []byte, num uint64) (_ []byte, start int) {
+	b = append(tag(b, num, typeBytes), 0)
+	return b, len(b)
+}
+
+// closed puts the length where open left room for it, and makes more room where
+// that is not enough.
+func closed(b []byte, start int) []byte {
+	n := len(b) - start
+	if n < 0x80 {
+		b[start-1] = byte(n)
+		return b
+	}
+	var length [binary.MaxVarintLen64]byte
+	size := binary.PutUvarint(length[:], uint64(n))
+	b = append(b, length[:size-1]...)
+	copy(b[start+size-1:], b[start:start+n])
+	copy(b[start-1:], length[:size])
+	return b
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// The tables of api/pidigree/v1/entities.proto.
+
+var keyMessage = table(
+	number(1, func(k *workload.ProcessKey) *workload.PID { return &k.PID }),
+	number(2, func(k *workload.ProcessKey) *uint64 { return &k.Inode }),
+	number(3, func(k *workload.ProcessKey) *uint64 { return &k.Start }),
+	boolean(4, func(k *workload.ProcessKey) *bool { return &k.Ticks }),
+)
+
+var cgroupMessage = table(
+	number(1, func(c *workload.CgroupID) *uint32 { return &c.Hierarchy }),
+	number(2, func(c *workload.CgroupID) *uint64 { return &c.ID }),
+)
+
+var cgroupPathMessage = table(
+	value(1, cgroupMessage, func(c *workload.CgroupPath) *workload.CgroupID { return &c.CgroupID }),
+	text(2, func(c *workload.CgroupPath) *string { return &c.Path }),
+)
+
+var containerIDMessage = table(
+	text(1, func(c *workload.ContainerID) *string { return &c.Runtime }),
+	text(2, func(c *workload.ContainerID) *string { return &c.Instance }),
+	text(3, func(c *workload.ContainerID) *string { return &c.Namespace }),
+	text(4, func(c *workload.ContainerID) *string { return &c.ID }),
+)
+
+var exitMessage = table(
+	boolean(1, func(e *workload.Exit) *bool { return &e.Known }),
+	number(2, func(e *workload.Exit) *int32 { return &e.Code }),
+	number(3, func(e *workload.Exit) *int32 { return &e.Signal }),
+	boolean(4, func(e *workload.Exit) *bool { return &e.OOM }),
+	number(5, func(e *workload.Exit) *workload.KTime { return &e.At }),
+)
+
+var imageRefMessage = table(
+	text(1, func(i *workload.ImageRef) *string { return &i.Name }),
+	text(2, func(i *workload.ImageRef) *string { return &i.Tag }),
+	text(3, func(i *workload.ImageRef) *string { return &i.Digest }),
+	text(4, func(i *workload.ImageRef) *string { return &i.ID }),
+)
+
+var runMessage = table(
+	value(1, keyMessage, func(r *workload.Run) *workload.ProcessKey { return &r.Init }),
+	list(2, cgroupPathMessage, func(r *workload.Run) *[]workload.CgroupPath { return &r.Cgroups }),
+	texts(3, func(r *workload.Run) *[]string { return &r.ClaimedPaths }),
+	boolean(4, func(r *workload.Run) *bool { return &r.Registers }),
+	number(5, func(r *workload.Run) *workload.KTime { return &r.Started }),
+	pointer(6, exitMessage, func(r *workload.Run) **workload.Exit { return &r.Exit }),
+)
+
+var networkMessage = table(
+	text(1, func(n *workload.Network) *string { return &n.Name }),
+	texts(2, func(n *workload.Network) *[]string { return &n.IPs }),
+	text(3, func(n *workload.Network) *string { return &n.MAC }),
+)
+
+var portMessage = table(
+	number(1, func(p *workload.Port) *uint16 { return &p.Container }),
+	text(2, func(p *workload.Port) *string { return &p.Protocol }),
+	text(3, func(p *workload.Port) *string { return &p.HostIP }),
+	number(4, func(p *workload.Port) *uint16 { return &p.HostPort }),
+)
+
+var mountMessage = table(
+	text(1, func(m *workload.Mount) *string { return &m.Type }),
+	text(2, func(m *workload.Mount) *string { return &m.Source }),
+	text(3, func(m *workload.Mount) *string { return &m.Destination }),
+	boolean(4, func(m *workload.Mount) *bool { return &m.ReadOnly }),
+)
+
+var limitsMessage = table(
+	number(1, func(l *workload.Limits) *int64 { return &l.MemoryBytes }),
+	number(2, func(l *workload.Limits) *int64 { return &l.NanoCPUs }),
+	number(3, func(l *workload.Limits) *int64 { return &l.CPUShares }),
+	number(4, func(l *workload.Limits) *int64 { return &l.Pids }),
+)
+
+var securityMessage = table(
+	boolean(1, func(s *workload.Security) *bool { return &s.Privileged }),
+	texts(2, func(s *workload.Security) *[]string { return &s.AddedCaps }),
+	boolean(3, func(s *workload.Security) *bool { return &s.HostPID }),
+	boolean(4, func(s *workload.Security) *bool { return &s.HostNetwork }),
+	boolean(5, func(s *workload.Security) *bool { return &s.HostIPC }),
+	boolean(6, func(s *workload.Security) *bool { return &s.ReadOnlyRoot }),
+)
+
+var podRefMessage = table(
+	text(1, func(p *workload.PodRef) *string { return &p.UID }),
+	text(2, func(p *workload.PodRef) *string { return &p.Name }),
+	text(3, func(p *workload.PodRef) *string { return &p.Namespace }),
+)
+
+var provenanceMessage = table(
+	text(1, func(p *workload.Provenance) *string { return &p.Source }),
+	number(2, func(p *workload.Provenance) *workload.KTime { return &p.At }),
+)
+
+var markMessage = table(
+	text(1, func(m *workload.Mark) *string { return &m.What }),
+	text(2, func(m *workload.Mark) *string { return &m.Source }),
+	number(3, func(m *workload.Mark) *workload.KTime { return &m.At }),
+)
+
+var containerMessage = table(
+	value(1, containerIDMessage, func(c *workload.Container) *workload.ContainerID { return &c.ID }),
+	list(2, containerIDMessage, func(c *workload.Container) *[]workload.ContainerID { return &c.Aliases }),
+	value(3, containerIDMessage, func(c *workload.Container) *workload.ContainerID { return &c.Parent }),
+	text(4, func(c *workload.Container) *string { return &c.Name }),
+	text(5, func(c *workload.Container) *string { return &c.Runtime }),
+	value(6, imageRefMessage, func(c *workload.Container) *workload.ImageRef { return &c.Image }),
+	textMap(7, func(c *workload.Container) *map[string]string { return &c.Labels }),
+	textMap(8, func(c *workload.Container) *map[string]string { return &c.Env }),
+	enum(9, states, func(c *workload.Container) *workload.State { return &c.State }),
+	instant(10, func(c *workload.Container) *time.Time { return &c.Created }),
+	instant(11, func(c *workload.Container) *time.Time { return &c.Started }),
+	instant(12, func(c *workload.Container) *time.Time { return &c.Finished }),
+	pointer(13, exitMessage, func(c *workload.Container) **workload.Exit { return &c.Exit }),
+	text(14, func(c *workload.Container) *string { return &c.Hostname }),
+	list(15, networkMessage, func(c *workload.Container) *[]workload.Network { return &c.Networks }),
+	list(16, portMessage, func(c *workload.Container) *[]workload.Port { return &c.Ports }),
+	list(17, mountMessage, func(c *workload.Container) *[]workload.Mount { return &c.Mounts }),
+	pointer(18, limitsMessage, func(c *workload.Container) **workload.Limits { return &c.Limits }),
+	text(19, func(c *workload.Container) *string { return &c.User }),
+	pointer(20, securityMessage, func(c *workload.Container) **workload.Security { return &c.Security }),
+	text(21, func(c *workload.Container) *string { return &c.Bundle }),
+	boolean(22, func(c *workload.Container) *bool { return &c.Sandbox }),
+	pointer(23, podRefMessage, func(c *workload.Container) **workload.PodRef { return &c.Pod }),
+	pointer(24, runMessage, func(c *workload.Container) **workload.Run { return &c.Run }),
+	enum(25, confidences, func(c *workload.Container) *workload.Confidence { return &c.Confidence }),
+	list(26, provenanceMessage, func(c *workload.Container) *[]workload.Provenance { return &c.Sources }),
+	texts(27, func(c *workload.Container) *[]string { return &c.Missing }),
+	list(28, markMessage, func(c *workload.Container) *[]workload.Mark { return &c.Timeline }),
+	texts(29, func(c *workload.Container) *[]string { return &c.Truncated }),
+)
+
+var pidNamespaceMessage = table(
+	number(1, func(n *workload.PIDNamespace) *uint32 { return &n.Inum }),
+	number(2, func(n *workload.PIDNamespace) *workload.PID { return &n.PID }),
+)
+
+var serviceMessage = table(
+	text(1, func(s *workload.Service) *string { return &s.Unit }),
+	text(2, func(s *workload.Service) *string { return &s.Slice }),
+)
+
+var processMessage = table(
+	value(1, keyMessage, func(p *workload.Process) *workload.ProcessKey { return &p.Key }),
+	number(2, func(p *workload.Process) *workload.PID { return &p.Parent }),
+	text(3, func(p *workload.Process) *string { return &p.Comm }),
+	text(4, func(p *workload.Process) *string { return &p.Exe }),
+	list(5, cgroupMessage, func(p *workload.Process) *[]workload.CgroupID { return &p.Cgroups }),
+	list(6, pidNamespaceMessage, func(p *workload.Process) *[]workload.PIDNamespace { return &p.PIDNamespaces }),
+	number(7, func(p *workload.Process) *uint32 { return &p.MountNS }),
+	enum(8, statuses, func(p *workload.Process) *workload.Status { return &p.Status }),
+	enum(9, confidences, func(p *workload.Process) *workload.Confidence { return &p.Confidence }),
+	value(10, containerIDMessage, func(p *workload.Process) *workload.ContainerID { return &p.Container }),
+	enum(11, entries, func(p *workload.Process) *workload.Entry { return &p.Entry }),
+	boolean(12, func(p *workload.Process) *bool { return &p.ForeignNamespaces }),
+	text(13, func(p *workload.Process) *string { return &p.Reason }),
+	pointer(14, serviceMessage, func(p *workload.Process) **workload.Service { return &p.Service }),
+	number(15, func(p *workload.Process) *workload.KTime { return &p.Started }),
+	number(16, func(p *workload.Process) *workload.KTime { return &p.Exec }),
+	pointer(17, exitMessage, func(p *workload.Process) **workload.Exit { return &p.Exit }),
+)
+
+var podMessage = table(
+	value(1, podRefMessage, func(p *workload.Pod) *workload.PodRef { return &p.PodRef }),
+	textMap(2, func(p *workload.Pod) *map[string]string { return &p.Labels }),
+)
+
+var taskMessage = table(
+	text(1, func(t *workload.Task) *string { return &t.ARN }),
+	text(2, func(t *workload.Task) *string { return &t.Cluster }),
+	text(3, func(t *workload.Task) *string { return &t.Family }),
+)
+
+var imageMessage = table(
+	text(1, func(i *workload.Image) *string { return &i.ID }),
+	texts(2, func(i *workload.Image) *[]string { return &i.Names }),
+	texts(3, func(i *workload.Image) *[]string { return &i.Digests }),
+	number(4, func(i *workload.Image) *int64 { return &i.Size }),
+)
+
+var entityMessage = table(
+	enum(1, kinds, func(e *workload.Entity) *workload.Kind { return &e.Kind }),
+	pointer(2, containerMessage, func(e *workload.Entity) **workload.Container { return &e.Container }),
+	pointer(3, processMessage, func(e *workload.Entity) **workload.Process { return &e.Process }),
+	pointer(4, podMessage, func(e *workload.Entity) **workload.Pod { return &e.Pod }),
+	pointer(5, imageMessage, func(e *workload.Entity) **workload.Image { return &e.Image }),
+	pointer(6, taskMessage, func(e *workload.Entity) **workload.Task { return &e.Task }),
+	pointer(7, serviceMessage, func(e *workload.Entity) **workload.Service { return &e.Service }),
+	boolean(8, func(e *workload.Entity) *bool { return &e.Gone }),
+	number(9, func(e *workload.Entity) *workload.Revision { return &e.Revision }),
+)
+
+var changeMessage = table(
+	enum(1, changeTypes, func(c *workload.Change) *workload.ChangeType { return &c.Type }),
+	number(2, func(c *workload.Change) *workload.Revision { return &c.Revision }),
+	value(3, entityMessage, func(c *workload.Change) *workload.Entity { return &c.Entity }),
+)
+
+var hopMessage = table(
+	text(1, func(h *workload.Hop) *string { return &h.What }),
+	text(2, func(h *workload.Hop) *string { return &h.Detail }),
+	text(3, func(h *workload.Hop) *string { return &h.Source }),
+	number(4, func(h *workload.Hop) *workload.KTime { return &h.At }),
+)

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrMalformed means that a message is no protobuf, or contradicts itself: it
+// came from something that is no pidigree, or from a broken one.
+var ErrMalformed = errors.New("malformed message")
+
+// The wire types of protobuf. Groups are long gone from the language.
+const (
+	typeVarint = 0
+	typeFixed8 = 1
+	typeBytes  = 2
+	typeFixed4 = 5
+)
+
+// scanner goes through the fields of one message. It works on a string, so that
+// the strings of the message are parts of it. It is passed by value: a pointer
+// given to a table's function would be an allocation for each message.
+type scanner struct {
+	rest  string // after the field
+	bytes string // the field's value, if its type is typeBytes
+	n     uint64 // else
+	num   uint64
+	typ   uint8
+}
+
+// next reads the next field; there is one as long as rest is not empty.
+func (in *scanner) next() error {
+	tag, rest, ok := uvarint(in.rest)
+	if !ok || tag>>3 == 0 {
+		return fmt.Errorf("%w: no field where one should be", ErrMalformed)
+	}
+	in.num, in.typ = tag>>3, uint8(tag&7)
+	switch in.typ {
+	case typeVarint:
+		in.n, in.rest, ok = uvarint(rest)
+	case typeBytes:
+		in.bytes, in.rest, ok = prefixed(rest)
+	case typeFixed8:
+		in.rest, ok = skip(rest, 8)
+	case typeFixed4:
+		in.rest, ok = skip(rest, 4)
+	default:
+		ok = false
+	}
+	if !ok {
+		return fmt.Errorf("%w: field %d is cut off", ErrMalformed, in.num)
+	}
+	return nil
+}
+
+// alike counts this field and those of the same number and type that follow at
+// once, so that a list is allocated in one piece.
+func (in *scanner) alike() int {
+	n := 1
+	for rest := in.rest; rest != ""; n++ {
+		tag, after, ok := uvarint(rest)
+		if !ok || tag != in.num<<3|typeBytes {
+			break
+		}
+		if _, rest, ok = prefixed(after); !ok {
+			break
+		}
+	}
+	return n
+}
+
+// uvarint reads a number of 10 bytes at most.
+func uvarint(s string) (n uint64, rest string, ok bool) {
+	if s != "" && s[0] < 0x80 {
+		return uint64(s[0]), s[1:], true
+	}
+	return longUvarint(s)
+}
+
+func longUvarint(s string) (n uint64, rest string, ok bool) {
+	for i := 0; i < len(s) && i < 10; i++ {
+		c := s[i]
+		n |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			return n, s[i+1:], true
+		}
+	}
+	return 0, "", false
+}
+
+func prefixed(s string) (value, rest string, ok bool) {
+	n, s, ok := uvarint(s)
+	if !ok || n > uint64(len(s)) {
+		return "", "", false
+	}
+	return s[:n], s[n:], true
+}
+
+func skip(s string, n int) (rest string, ok bool) {
+	if len(s) < n {
+		return "", false
+	}
+	return s[n:], true
+}
