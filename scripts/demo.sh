@@ -14,15 +14,16 @@ if [[ $EUID -ne 0 ]]; then
 	exit 1
 fi
 scripts/packages.sh demo
-make --no-print-directory build
+make --no-print-directory --silent build
 
 name=pidigree-demo-$$
 dir=$(mktemp -d /tmp/pidigree-demo.XXXXXX)
 pids=() # what we started, in order
 image=demo.local/busybox:1
-keys=/etc/docker/key.json # Docker 20.10 makes one wherever it runs
-had_keys=$([[ -e $keys ]] && echo yes || echo no)
-had_etc=$([[ -d /etc/docker ]] && echo yes || echo no)
+# What engines make outside of the directories that they are given.
+fixed=(/etc/docker/key.json /etc/docker /run/docker/plugins /run/docker /run/containerd/s /run/containerd/fifo /run/containerd)
+made=()
+for path in "${fixed[@]}"; do [[ -e $path ]] || made+=("$path"); done
 
 # Docker's own client settings of whoever runs this are not for here.
 unset DOCKER_HOST DOCKER_CONTEXT CONTAINERD_ADDRESS CONTAINERD_NAMESPACE
@@ -32,8 +33,9 @@ tasks() { ctr --address "$dir/containerd.sock" --namespace demo "$@"; }
 
 # clean ends what was started, newest first, and removes what that left.
 clean() {
-	local code=$? pid mount cgroup
+	local code=$? i pid mount cgroup path
 	trap - EXIT INT TERM
+	set +e # whatever is gone already, the rest still has to go
 	if ((code != 0)); then
 		echo "the demo failed; the agent's log ends:" >&2
 		tail -n 20 "$dir/agent.log" >&2 || true
@@ -50,8 +52,9 @@ clean() {
 	for cgroup in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
 		[[ ! -d $cgroup ]] || find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
 	done
-	[[ $had_keys == yes ]] || rm -f "$keys"
-	[[ $had_etc == yes ]] || rmdir /etc/docker 2>/dev/null || true
+	for path in "${made[@]}"; do
+		if [[ -d $path ]]; then rmdir "$path" 2>/dev/null; else rm -f "$path"; fi
+	done
 	rm -rf --one-file-system "$dir"
 	exit "$code"
 }
@@ -97,7 +100,7 @@ dockerd --config-file "$dir/daemon.json" --host "unix://$dir/docker.sock" --data
 pids+=($!)
 bin/pidigree agent --run-dir "$dir/nothing" --docker-host "$dir/docker.sock" --docker-root "$dir/docker" \
 	--containerd-address "$dir/docker-exec/containerd/containerd.sock,$dir/containerd.sock" \
-	--oci-roots "$dir/docker-exec/runtime-runc/moby,$dir/runc" >"$dir/agent.log" 2>&1 &
+	--oci-roots "$dir/docker-exec/runtime-runc/moby,$dir/runc/*" >"$dir/agent.log" 2>&1 &
 pids+=($!)
 until_ok engine version
 until_ok tasks version
