@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/events"
+
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -208,6 +210,33 @@ func BenchmarkPrefill(b *testing.B) {
 	for b.Loop() {
 		if _, err := c.Prefill(b.Context(), c.id(hexID)); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// The engine says that a container ended before it writes so.
+func TestAnEndThatTheFilesDoNotHaveYetIsAnEndWithoutACode(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(root+"/containers/"+hexID, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, root+"/containers/"+hexID+"/config.v2.json", fmt.Sprintf(runningConfig, hexID))
+	c, err := New(Options{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := time.Date(2026, 11, 22, 10, 18, 11, 289321831, time.UTC)
+	for what, tc := range map[string]struct {
+		at   time.Time
+		want workload.State
+	}{
+		"after its start":                {started.Add(time.Second), workload.StateExited},
+		"before the start of a next run": {started.Add(-time.Second), workload.StateRunning},
+	} {
+		m := events.Message{TimeNano: tc.at.UnixNano(), Actor: events.Actor{ID: hexID, Attributes: map[string]string{"exitCode": "0"}}}
+		got := c.layer(t.Context(), collectors.HintExited, m)
+		if got.Name != "web" || got.State != tc.want || got.Exit != nil {
+			t.Errorf("%s: state %q, exit %+v", what, got.State, got.Exit)
 		}
 	}
 }
