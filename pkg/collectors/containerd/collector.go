@@ -38,8 +38,6 @@ const (
 type Options struct {
 	// Address is the path of the socket. Default /run/containerd/containerd.sock.
 	Address string
-	// Instance is what ids call this containerd. Default: Address, empty where that is the default.
-	Instance string
 	// Namespaces are those looked at. Default: all, as they come and go.
 	Namespaces []string
 	// ProcRoot is the host's procfs, for Locate by cgroup. Default "/proc".
@@ -53,7 +51,7 @@ type Options struct {
 // Collector asks one containerd.
 type Collector struct {
 	opts     Options
-	instance string // of all ids
+	instance string // of all ids: empty for the default address
 	log      *slog.Logger
 	envAllow map[string]bool
 	memory   *memory
@@ -79,7 +77,7 @@ func New(opts Options) (*Collector, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	if c.instance = opts.Instance; c.instance == "" && opts.Address != defaultAddress {
+	if opts.Address != defaultAddress {
 		c.instance = opts.Address
 	}
 	for _, name := range opts.EnvAllow {
@@ -129,7 +127,7 @@ func (c *Collector) mine(id workload.ContainerID) error {
 	}
 	switch id.Runtime {
 	case runtimeName:
-		if id.Instance != c.instance {
+		if id.Instance != "" && id.Instance != c.instance { // a claim cannot tell which containerd
 			return collectors.ErrNotMine
 		}
 	case "", "docker", "ecs", "kubernetes", "garden", "buildkit":

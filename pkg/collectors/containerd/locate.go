@@ -67,9 +67,6 @@ func (c *Collector) claims(e workload.Evidence) []workload.ContainerID {
 }
 
 func (c *Collector) locateClaim(ctx context.Context, n *conn, claim workload.ContainerID, e workload.Evidence) (workload.ContainerID, error) {
-	if claim.Runtime == runtimeName {
-		claim.Instance = c.instance // a cgroup's name cannot tell which containerd
-	}
 	if err := c.mine(claim); err != nil {
 		return workload.ContainerID{}, err
 	}
