@@ -3,10 +3,7 @@
 #
 # generate.sh: everything that is generated and committed, from its sources: the
 # BPF objects and their Go (bpf2go with clang 14), the protobuf code (buf) and the
-# reference pages. The
-# generators are the pinned tools of tools/go.mod.
+# reference pages. The generators are the pinned tools of tools/go.mod.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 go generate ./...
-# The reference pages are made by the tests that otherwise compare them.
-go test -vet=off -count=1 -run '^TestTheReferenceOf' ./internal/cli -update >/dev/null
