@@ -69,7 +69,8 @@ func (e Env) withDefaults() Env {
 		e.Local = localHost
 	}
 	if e.RunAgent == nil {
-		e.RunAgent = runHost
+		release := releaseOf(e.Version)
+		e.RunAgent = func(ctx context.Context, c AgentConfig) error { return runHost(ctx, release, c) }
 	}
 	if e.CheckAgent == nil {
 		e.CheckAgent = checkHost

@@ -162,10 +162,10 @@ func (p *evidence) timeline(c *workload.Container) {
 // millis prints a span in milliseconds, which is what a start takes.
 func millis(d workload.KTime) string { return fmt.Sprintf("%+.3f ms", float64(d)/1e6) }
 
-// lead compares when the identity was complete with the first user exec. It
-// says nothing where either was not seen.
+// lead compares when the identity was known with the first user exec. It says
+// nothing where either was not seen.
 func lead(marks []workload.Mark) string {
-	known, exec := mark(marks, workload.MarkComplete), mark(marks, workload.MarkFirstExec)
+	known, exec := mark(marks, workload.MarkKnown), mark(marks, workload.MarkFirstExec)
 	if known == 0 || exec == 0 {
 		return ""
 	}

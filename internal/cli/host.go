@@ -13,7 +13,6 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/agent"
 	"github.com/pidigree/pidigree/pkg/client"
-	"github.com/pidigree/pidigree/pkg/kernel"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -34,38 +33,20 @@ func dialHost(ctx context.Context, socket string) (Backend, error) {
 }
 
 // agentOptions turns settings into what package agent takes.
-func agentOptions(c AgentConfig) (agent.Options, error) {
+func agentOptions(c AgentConfig) agent.Options {
 	o := agent.Options{
 		Procfs: c.ProcFS, Sysfs: c.SysFS, CgroupRoot: c.CgroupRoot, RunDir: c.RunDir,
 		DockerHosts: c.DockerHosts, DockerRoot: c.DockerRoot, ContainerdAddresses: c.ContainerdAddresses,
 		OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
-		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress,
+		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress, DisablePrograms: c.DisablePrograms,
 	}
-	for _, name := range c.DisablePrograms {
-		t, err := programType(name)
-		if err != nil {
-			return o, err
-		}
-		o.Disable = append(o.Disable, t)
-	}
-	return o, nil
-}
-
-func programType(name string) (kernel.Type, error) {
-	for t := kernel.Fork; t <= kernel.CgroupAttach; t++ {
-		if t.String() == name {
-			return t, nil
-		}
-	}
-	return 0, fmt.Errorf("disable-programs: no program is called %q", name)
+	return o
 }
 
 // runHost runs the agent until ctx ends.
-func runHost(ctx context.Context, c AgentConfig) error {
-	o, err := agentOptions(c)
-	if err != nil {
-		return err
-	}
+func runHost(ctx context.Context, version string, c AgentConfig) error {
+	o := agentOptions(c)
+	o.Version = version
 	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
 	o.Logger = c.Logger(os.Stderr)
 	a, err := agent.New(o)
@@ -77,19 +58,12 @@ func runHost(ctx context.Context, c AgentConfig) error {
 
 // checkHost writes what an agent would collect and what it misses.
 func checkHost(ctx context.Context, c AgentConfig, w io.Writer) error {
-	o, err := agentOptions(c)
-	if err != nil {
-		return err
-	}
-	return agent.Check(ctx, o, w)
+	return agent.Check(ctx, agentOptions(c), w)
 }
 
 // localHost answers in this process: an agent that takes one look at the host.
 func localHost(ctx context.Context, l LocalOptions) (Backend, error) {
-	o, err := agentOptions(l.Config)
-	if err != nil {
-		return nil, err
-	}
+	o := agentOptions(l.Config)
 	o.OneShot, o.Nice, o.MetricsAddress = true, 0, ""
 	a, err := agent.New(o)
 	if err != nil {

@@ -280,6 +280,7 @@ func webContainer() *workload.Container {
 			{What: workload.MarkCgroup, Source: "kernel", At: ms(0)},
 			{What: workload.MarkLayer, Source: "docker", At: ms(3)},
 			{What: workload.MarkRegistered, Source: "oci", At: ms(12)},
+			{What: workload.MarkKnown, Source: "correlator", At: ms(15)},
 			{What: workload.MarkComplete, Source: "correlator", At: ms(15)},
 			{What: workload.MarkFirstExec, Source: "kernel", At: ms(40)},
 		},

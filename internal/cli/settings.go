@@ -101,11 +101,11 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkSockets(c.DockerHosts) },
 		},
 		{
-			key: "docker.root", value: "/var/lib/docker", arg: "DIR",
+			key: "docker.root", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.DockerRoot },
 			help:  "Docker's data directory (dockerd --data-root)",
-			more:  "Docker writes a container's name, image and labels there before it starts it.",
-			check: func(c *AgentConfig) error { return checkAbs(c.DockerRoot) },
+			more:  "Docker writes a container's name, image and labels there before it starts it. Empty: what the engine says.",
+			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.DockerRoot) },
 		},
 		{
 			key: "containerd.address", value: "/run/containerd/containerd.sock,/run/docker/containerd/containerd.sock", arg: "SOCKET",
@@ -308,6 +308,13 @@ func checkAbs(paths ...string) error {
 		}
 	}
 	return nil
+}
+
+func checkAbsOrEmpty(path string) error {
+	if path == "" {
+		return nil
+	}
+	return checkAbs(path)
 }
 
 // maxSocketPath is what fits sockaddr_un.sun_path with its final NUL.

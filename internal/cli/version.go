@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 
@@ -24,13 +25,7 @@ type versionJSON struct {
 // version joins what the linker was told with what Go noted.
 func (a *app) version() versionJSON {
 	info := buildInfo()
-	v := versionJSON{Version: a.env.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
-	if v.Version == "" {
-		v.Version = info.Main.Version
-	}
-	if v.Version == "" {
-		v.Version = "(devel)"
-	}
+	v := versionJSON{Version: releaseOf(a.env.Version), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
@@ -43,6 +38,9 @@ func (a *app) version() versionJSON {
 	}
 	return v
 }
+
+// releaseOf is the release that the linker was told, or what Go knows instead.
+func releaseOf(linked string) string { return cmp.Or(linked, buildInfo().Main.Version, "(devel)") }
 
 func (a *app) versionCmd() *cobra.Command {
 	cmd := &cobra.Command{

@@ -58,8 +58,9 @@ type Options struct {
 
 	// NoBPF polls /proc instead.
 	NoBPF bool
-	// Disable names BPF programs that are not loaded.
-	Disable []kernel.Type
+	// DisablePrograms names BPF programs that are not loaded, by their events:
+	// fork, exec, exit, cgroup_mkdir, cgroup_rmdir, cgroup_attach.
+	DisablePrograms []string
 	// PollInterval is how often /proc is read where BPF is not used. Default 250 ms.
 	PollInterval time.Duration
 	// OneShot takes one look at the host and answers from it.
@@ -153,9 +154,13 @@ func (a *Agent) listen() (err error) {
 // openSource takes BPF where it can, and says why where it cannot.
 func (a *Agent) openSource() error {
 	o := a.opts
+	disable, err := eventTypes(o.DisablePrograms)
+	if err != nil {
+		return err
+	}
 	if !o.OneShot && !o.NoBPF {
 		t, err := kernel.NewTracer(kernel.TracerOptions{
-			Procfs: o.Procfs, Sysfs: o.Sysfs, CgroupRoot: o.CgroupRoot, Logger: a.log, Disable: o.Disable,
+			Procfs: o.Procfs, Sysfs: o.Sysfs, CgroupRoot: o.CgroupRoot, Logger: a.log, Disable: disable,
 		})
 		if err == nil {
 			a.source, a.mode = t, ModeBPF
@@ -179,6 +184,20 @@ func (a *Agent) openSource() error {
 		a.modeReason = "switched off by configuration"
 	}
 	return nil
+}
+
+func eventTypes(names []string) (types []kernel.Type, _ error) {
+	for _, name := range names {
+		i := kernel.Fork
+		for i <= kernel.CgroupAttach && i.String() != name {
+			i++
+		}
+		if i > kernel.CgroupAttach {
+			return nil, fmt.Errorf("no BPF program is called %q", name)
+		}
+		types = append(types, i)
+	}
+	return types, nil
 }
 
 func oneLine(err error) string {

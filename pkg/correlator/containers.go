@@ -34,6 +34,7 @@ type container struct {
 	fromClaim     bool
 	wanted        workload.KTime
 	claimedOnly   bool
+	known         bool
 	complete      bool
 	timeline      []workload.Mark
 	goneAt        workload.KTime
@@ -451,6 +452,7 @@ func (m *machine) setLayer(c *container, i int, l *workload.Container) {
 	}
 	m.dirtyContainer(c)
 	m.publishLayer(c, i)
+	m.checkKnown(c)
 	if l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited {
 		m.register(c, i, l.Run)
 	}

@@ -211,7 +211,9 @@ func (c *Correlator) onEvent(e kernel.Event) {
 	reqs := c.stepLocked(at, &c.ev)
 	c.mu.Unlock()
 	c.carryOut(reqs)
-	if e.Type == kernel.CgroupMkdir || e.Type == kernel.CgroupRmdir {
+	if e.Type == kernel.CgroupRmdir {
+		// Something ended: a good time to ask who was removed. A start needs no
+		// such call, it is asked about by id.
 		c.sup.Nudge()
 	}
 }

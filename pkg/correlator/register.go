@@ -199,6 +199,7 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 		m.runEnded(c, *p.exit, p.exit.At)
 	}
 	m.askAll(c)
+	m.checkKnown(c)
 	m.dirtyContainer(c)
 	m.at(m.now+startGrace, func() { m.startedRun(c) })
 }
@@ -317,7 +318,7 @@ func (m *machine) endRun(c *container) {
 		delete(m.byPIDNS, ns)
 	}
 	c.timeline = slices.DeleteFunc(c.timeline, func(k workload.Mark) bool { return k.At <= c.run.at })
-	c.complete = false
+	c.complete, c.known = false, false
 	for i := range c.asks {
 		if a := &c.asks[i]; a.stage == askDone && a.answered && !m.cfg.sources[i].files {
 			a.stage = askIdle
@@ -338,11 +339,28 @@ func (c *container) unregister(g *cgroup) {
 
 // checkComplete notes when every source has answered or been given up.
 func (m *machine) checkComplete(c *container) {
+	m.checkKnown(c)
 	if c.complete || c.run == nil || len(c.missing(m)) > 0 {
 		return
 	}
 	c.complete = true
 	c.mark(workload.MarkComplete, "correlator", m.now)
+	m.dirtyContainer(c)
+}
+
+// checkKnown notes when the identity is there: nothing that a source still adds
+// after the start changes who the container is.
+func (m *machine) checkKnown(c *container) {
+	if c.known || !c.registered() {
+		return
+	}
+	for i := range c.asks {
+		if a := &c.asks[i]; a.stage == askNone || a.stage == askFirst && !m.cfg.sources[i].files {
+			return
+		}
+	}
+	c.known = true
+	c.mark(workload.MarkKnown, "correlator", m.now)
 	m.dirtyContainer(c)
 }
 

@@ -128,7 +128,8 @@ const (
 	MarkClaim      = "name read"         // the cgroup's name or path claims a container
 	MarkLayer      = "described"         // a source's description arrived
 	MarkRegistered = "cgroup registered" // rule 4
-	MarkComplete   = "complete"          // every source has answered or was given up
+	MarkKnown      = "identity known"    // registered, and every source has said what it can before the start
+	MarkComplete   = "complete"          // every source has answered in full or was given up
 	MarkFirstExec  = "first user exec"
 	MarkExit       = "exited"
 )
