@@ -187,6 +187,20 @@ func exitCode(c *workload.Container) int32 {
 	return exit.Code
 }
 
+// What one start costs an engine in calls.
+func BenchmarkRuntimeCalls(b *testing.B) {
+	counts := countCalls(b)
+	for engine, c := range counts {
+		b.Run(engine, func(b *testing.B) {
+			for b.Loop() { // the counting is done: a benchmark has to loop all the same
+			}
+			b.ReportMetric(float64(c.calls)/countedStarts, "calls/start")
+			b.ReportMetric(float64(c.windows)/countedStarts, "windows/start")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 func connect(b *testing.B, agent *harness.Agent) *client.Client {
 	b.Helper()
 	c, err := client.New(client.Options{Socket: agent.Socket})

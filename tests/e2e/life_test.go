@@ -162,18 +162,38 @@ func TestAHungEngineDelaysNoLookup(t *testing.T) {
 }
 
 func TestAStartCostsARuntimeTwoCallsAtMost(t *testing.T) {
-	const n = 10
-	docker := collectortest.StartDockerd(t, engineOptions(t))
-	containerd := collectortest.StartContainerd(t, engineOptions(t))
-	proxies := map[string]*collectortest.Proxy{
-		"docker":     collectortest.NewDockerProxy(t, docker.Socket),
-		"containerd": collectortest.NewContainerdProxy(t, containerd.Address),
+	for engine, count := range countCalls(t) {
+		t.Logf("%s: %d calls for %d starts, and %d windows of events and the like: %v", engine, count.calls, countedStarts, count.windows, count.by)
+		if count.calls > 2*countedStarts {
+			t.Errorf("%s: %d calls for %d starts, more than 2 for each", engine, count.calls, countedStarts)
+		}
 	}
-	agent := harness.StartAgent(t, programs, harness.AgentOptions{
+}
+
+// countedStarts is how many containers of each engine countCalls starts.
+const countedStarts = 10
+
+// callCount is what an engine was asked.
+type callCount struct {
+	calls, windows int
+	by             map[string]int
+}
+
+// countCalls starts containers, one after the other, and counts what the engine
+// is asked until everything about them is known.
+func countCalls(tb testing.TB) map[string]callCount {
+	tb.Helper()
+	docker := collectortest.StartDockerd(tb, engineOptions(tb))
+	containerd := collectortest.StartContainerd(tb, engineOptions(tb))
+	proxies := map[string]*collectortest.Proxy{
+		"docker":     collectortest.NewDockerProxy(tb, docker.Socket),
+		"containerd": collectortest.NewContainerdProxy(tb, containerd.Address),
+	}
+	agent := harness.StartAgent(tb, programs, harness.AgentOptions{
 		Docker: docker, DockerSocket: proxies["docker"].Socket,
 		Containerd: containerd, ContainerdAddress: proxies["containerd"].Socket,
 	})
-	starts := map[string]func(string) int{
+	start := map[string]func(string) int{
 		"docker": func(name string) int {
 			return docker.InitPID(docker.Run("--name", name, collectortest.BusyboxImage, "/bin/sleep", "3600"))
 		},
@@ -182,34 +202,37 @@ func TestAStartCostsARuntimeTwoCallsAtMost(t *testing.T) {
 			return containerd.InitPID("default", name)
 		},
 	}
-	for engine, start := range starts {
-		t.Run(engine, func(t *testing.T) {
-			proxies[engine].ResetCalls()
-			for i := range n {
-				name := "counted-" + strconv.Itoa(i)
-				agent.Await(patience, strconv.Itoa(start(name)), named(name))
-				complete(t, agent, name)
-			}
-			calls, windows := 0, 0
-			for call, count := range proxies[engine].Calls() {
-				if strings.HasSuffix(call, "/events") || strings.HasSuffix(call, "/Subscribe") || strings.HasSuffix(call, "/_ping") || strings.HasSuffix(call, "/Version") {
-					windows += count
-				} else {
-					calls += count
-				}
-			}
-			t.Logf("%d starts: %d calls, and %d event windows, pings and the like: %v", n, calls, windows, proxies[engine].Calls())
-			if calls > 2*n {
-				t.Errorf("%d calls for %d starts, more than 2 for each", calls, n)
-			}
-		})
+	counts := map[string]callCount{}
+	for engine, proxy := range proxies {
+		proxy.ResetCalls()
+		for i := range countedStarts {
+			name := "counted-" + engine + "-" + strconv.Itoa(i)
+			agent.Await(patience, strconv.Itoa(start[engine](name)), named(name))
+			complete(agent, name)
+		}
+		counts[engine] = sum(proxy.Calls())
 	}
+	return counts
+}
+
+// sum tells what was asked because of the starts from what is asked anyway, at
+// intervals or on a connection.
+func sum(calls map[string]int) callCount {
+	c := callCount{by: calls}
+	for call, n := range calls {
+		switch {
+		case strings.HasSuffix(call, "/events"), strings.HasSuffix(call, "/Subscribe"), strings.HasSuffix(call, "/_ping"), strings.HasSuffix(call, "/Version"):
+			c.windows += n
+		default:
+			c.calls += n
+		}
+	}
+	return c
 }
 
 // complete waits until every source has answered about a container: only then
 // have all the calls for its start been made.
-func complete(t *testing.T, agent *harness.Agent, name string) {
-	t.Helper()
+func complete(agent *harness.Agent, name string) {
 	agent.Await(patience, name, func(a harness.Answer) error {
 		if len(a.Missing) > 0 {
 			return fmt.Errorf("%v have not answered yet", a.Missing)
