@@ -39,7 +39,6 @@ type cell struct {
 // contItem is one container entity through all its versions.
 type contItem struct {
 	latest atomic.Pointer[view]
-	told   atomic.Uint64 // revision at which it became a tombstone
 	// The rest is the writer's.
 	key     workload.ContainerID
 	layers  []layer
@@ -59,8 +58,17 @@ func (i *contItem) state() state {
 	return state{
 		entity:  workload.Entity{Kind: workload.KindContainer, Container: v.merged, Gone: v.gone, Revision: v.rev},
 		removed: v.dropped,
-		told:    workload.Revision(i.told.Load()),
+		told:    v.told(),
 	}
+}
+
+// told is the revision at which those who do not watch tombstones were told
+// that it is gone: that of a tombstone's last version.
+func (v *view) told() workload.Revision {
+	if !v.gone {
+		return 0
+	}
+	return v.rev
 }
 
 // changeContainer applies one change. For the writer, locked.
@@ -144,6 +152,7 @@ func (s *Store) publish(it *contItem) {
 	merged := merge(it.key, it.layers, gone)
 	old := it.latest.Load()
 	if old != nil && old.gone == gone && reflect.DeepEqual(old.merged, merged) {
+		s.settleContTomb(it, old) // the same, but perhaps as of another instant
 		return
 	}
 	if old == nil {
@@ -153,12 +162,6 @@ func (s *Store) publish(it *contItem) {
 		s.markContainer(it, old.merged.ID, s.next(), 0)
 	}
 	v := &view{key: it.key, merged: merged, rev: s.next(), gone: gone}
-	switch {
-	case !gone:
-		it.told.Store(0)
-	case old == nil || !old.gone:
-		it.told.Store(uint64(v.rev))
-	}
 	s.setParent(it, merged.Parent)
 	s.join(v)
 	it.latest.Store(v)
@@ -167,7 +170,7 @@ func (s *Store) publish(it *contItem) {
 	s.setIDs(it, idsOf(it.key, merged))
 	s.setCgroups(it, merged.Run)
 	s.settleContTomb(it, v)
-	s.rejoinChildren(it, maxChain)
+	s.rejoinChildren(it)
 }
 
 func idsOf(key workload.ContainerID, merged *workload.Container) []workload.ContainerID {
@@ -184,17 +187,18 @@ func idsOf(key workload.ContainerID, merged *workload.Container) []workload.Cont
 func (s *Store) setIDs(it *contItem, ids []workload.ContainerID) {
 	was := it.ids
 	it.ids = ids
+	for _, id := range ids {
+		if c := s.cell(id); !slices.Contains(c.claims, it) {
+			c.claims = append(c.claims, it)
+		}
+	}
+	for _, id := range ids {
+		s.settleCell(s.ids.get(id))
+	}
 	for _, id := range was {
 		if !slices.Contains(ids, id) {
 			s.unclaim(s.ids.get(id), it, nil)
 		}
-	}
-	for _, id := range ids {
-		c := s.cell(id)
-		if !slices.Contains(c.claims, it) {
-			c.claims = append(c.claims, it)
-		}
-		s.settleCell(c)
 	}
 }
 
@@ -216,7 +220,7 @@ func (s *Store) unclaim(c *cell, it *contItem, last *view) {
 		c.view.Store(last)
 		return
 	}
-	s.rejoinAll(s.children[c.id], maxChain)
+	s.rejoinAll(s.children[c.id])
 }
 
 // settleCell decides which container an id means: the one whose key it is, else
@@ -300,7 +304,8 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	}
 	s.conts.Add(-1)
 	delete(s.byKey, it.key)
-	last := *it.latest.Load()
+	was := it.latest.Load()
+	last := *was
 	last.rev, last.dropped = s.next(), true
 	it.latest.Store(&last)
 	s.setParent(it, workload.ContainerID{})
@@ -312,7 +317,7 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	for _, id := range it.ids {
 		s.unclaim(s.ids.get(id), it, left)
 	}
-	s.markContainer(it, last.merged.ID, last.rev, workload.Revision(it.told.Load()))
+	s.markContainer(it, last.merged.ID, last.rev, was.told())
 }
 
 // markContainer says that the id by which watchers knew the entity is gone. If

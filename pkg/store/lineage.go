@@ -73,19 +73,22 @@ func (s *Store) setParent(it *contItem, parent workload.ContainerID) {
 
 // rejoinChildren renews the chains of the containers inside it. They are no new
 // revisions: what the inner containers say of themselves is the same.
-func (s *Store) rejoinChildren(it *contItem, depth int) {
+func (s *Store) rejoinChildren(it *contItem) {
 	for _, id := range it.ids {
-		s.rejoinAll(s.children[id], depth)
+		s.rejoinAll(s.children[id])
 	}
 }
 
-func (s *Store) rejoinAll(kids map[*contItem]struct{}, depth int) {
-	if depth == 0 { // a ring of parents
-		return
-	}
+// rejoinAll goes on only below those whose parent has a new view, so that each
+// container is renewed once however many ids lead to it. A ring of parents ends
+// where join leaves the parent out.
+func (s *Store) rejoinAll(kids map[*contItem]struct{}) {
 	for kid := range kids {
-		v := *kid.latest.Load()
-		s.join(&v)
+		old := kid.latest.Load()
+		v := *old
+		if s.join(&v); v.up == old.up {
+			continue
+		}
 		kid.latest.Store(&v)
 		for _, id := range kid.ids {
 			s.settleCell(s.ids.get(id))
@@ -93,7 +96,7 @@ func (s *Store) rejoinAll(kids map[*contItem]struct{}, depth int) {
 		for _, id := range kid.cgroups {
 			s.settleCgroup(id)
 		}
-		s.rejoinChildren(kid, depth-1)
+		s.rejoinChildren(kid)
 	}
 }
 
@@ -144,7 +147,7 @@ func innermost(claims []*contItem) *contItem {
 		switch v := it.latest.Load(); {
 		case !v.gone:
 			live = append(live, it)
-		case last == nil || last.told.Load() < it.told.Load():
+		case last == nil || last.since < it.since:
 			last = it
 		}
 	}

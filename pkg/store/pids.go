@@ -107,6 +107,14 @@ func newNode(p *workload.Process, item *procItem, c *cell, rev workload.Revision
 
 func (n *node) exited() bool { return n.flags&flagExited != 0 }
 
+// told is like view.told.
+func (n *node) told() workload.Revision {
+	if !n.exited() {
+		return 0
+	}
+	return n.rev
+}
+
 func (n *node) key() workload.ProcessKey {
 	return workload.ProcessKey{PID: n.pid, Ticks: n.ticks, Inode: n.inode, Start: n.start}
 }

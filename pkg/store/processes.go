@@ -12,8 +12,7 @@ import (
 // procItem is one process through all its versions.
 type procItem struct {
 	latest atomic.Pointer[node]
-	told   atomic.Uint64 // revision at which it became a tombstone
-	tomb   *tomb         // writer only; nil while it lives
+	tomb   *tomb // writer only; nil while it lives
 }
 
 func (i *procItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -23,7 +22,7 @@ func (i *procItem) state() state {
 	return state{
 		entity:  workload.Entity{Kind: workload.KindProcess, Process: n.proc, Gone: n.exited(), Revision: n.rev},
 		removed: n.flags&flagDropped != 0,
-		told:    workload.Revision(i.told.Load()),
+		told:    n.told(),
 	}
 }
 
@@ -86,7 +85,13 @@ func endedUnseen(p *workload.Process) *workload.Process {
 	return p
 }
 
+// replaceProcess puts p in the place of old. What stands below the newest
+// process of its PID stays a tombstone whatever p says.
 func (s *Store) replaceProcess(old *node, p *workload.Process) {
+	if p.Exit == nil && old.exited() && s.pids.head(old.pid) != old {
+		p = p.Clone()
+		p.Exit = old.proc.Exit
+	}
 	if sameProcess(old.proc, p) {
 		return
 	}
@@ -110,7 +115,6 @@ func (s *Store) settleProcTomb(n *node) {
 		if item.tomb != nil {
 			s.procTombs.remove(item.tomb)
 			item.tomb = nil
-			item.told.Store(0)
 			s.procsGone.Add(-1)
 		}
 		return
@@ -125,7 +129,6 @@ func (s *Store) settleProcTomb(n *node) {
 	if since == 0 {
 		since = workload.KTime(s.asOf.Load())
 	}
-	item.told.Store(uint64(n.rev))
 	item.tomb = s.procTombs.add(&tomb{since: since, proc: item})
 	s.procsGone.Add(1)
 	for d := s.procTombs.excess(); d != nil; d = s.procTombs.excess() {
@@ -148,7 +151,7 @@ func (s *Store) dropProcess(item *procItem) {
 			return // the next process of the same clock tick, which watchers cannot tell from this one
 		}
 	}
-	s.markProcess(n, rev, workload.Revision(item.told.Load()))
+	s.markProcess(n, rev, n.told())
 }
 
 func (s *Store) markProcess(n *node, rev, told workload.Revision) {
