@@ -86,8 +86,10 @@ not a line
 
 func TestAV1Host(t *testing.T) {
 	x := v1Fixture(t)
-	if err := os.Symlink(x.path("elsewhere"), x.path("cg/systemd/link")); err != nil {
-		t.Fatal(err)
+	for link, target := range map[string]string{"link": x.path("elsewhere"), "inner": "docker"} {
+		if err := os.Symlink(target, x.path("cg/systemd/"+link)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f := x.open()
 	want := []Hierarchy{
@@ -124,8 +126,12 @@ func TestAV1Host(t *testing.T) {
 	if got, err := f.OfPID(10); err == nil {
 		t.Errorf("nonsense was read as %v", got)
 	}
-	_, err := f.LineageOfPath(1, "/link/a")
-	isErr(t, err, ErrOutside, "a lineage through a symbolic link")
+	for _, path := range []string{"/link/a", "/inner/a"} {
+		_, err := f.LineageOfPath(1, path)
+		isErr(t, err, ErrOutside, "a lineage through a symbolic link, "+path)
+		_, err = f.ID(1, path)
+		isErr(t, err, ErrOutside, "an id through a symbolic link, "+path)
+	}
 	id := at(2, "cpu,cpuacct", "/docker/a").CgroupID
 	if p, err := f.Path(id); err != nil || p != "/docker/a" {
 		t.Errorf("path by walking: %q, %v", p, err)
@@ -204,6 +210,7 @@ func TestStripMount(t *testing.T) {
 		"proc/self/mountinfo": `25 30 {dev} / {root}/cg/pids rw - cgroup cgroup rw,pids
 26 30 {dev} / {root}/cg/pids2/x rw - cgroup cgroup rw,pids
 27 30 {dev} / {root}/cg/unified rw - cgroup2 cgroup2 rw
+28 26 {dev} / {root}/cg/pids/in/it rw - cgroup2 cgroup2 rw
 `,
 	}, "cg/pids", "cg/unified")
 	f := x.open()
@@ -216,6 +223,7 @@ func TestStripMount(t *testing.T) {
 		{"a known mount", x.root + "/cg/pids/docker/4f3a", 3, "/docker/4f3a", true},
 		{"a known mount itself", x.root + "/cg/pids", 3, "/", true},
 		{"a second mount of the hierarchy", x.root + "/cg/pids2/x/docker", 3, "/docker", true},
+		{"a mount in a mount", x.root + "/cg/pids/in/it/a", 0, "/a", true},
 		{"a name that only begins like a mount", x.root + "/cg/pidsX/docker", 0, "", false},
 		{"the known v2 mount", x.root + "/cg/unified/docker/a", 0, "/docker/a", true},
 		{"a usual v1 place", "/sys/fs/cgroup/pids/docker/a", 3, "/docker/a", true},
@@ -264,6 +272,32 @@ func TestStripMountOnAPureV2Host(t *testing.T) {
 	}
 	if f.Mode() != ModeV2 {
 		t.Errorf("mode %s", f.Mode())
+	}
+}
+
+func TestADeadProcessOnAPureV2Host(t *testing.T) {
+	x := newFixture(t, map[string]string{
+		"proc/self/cgroup":    "0::/\n",
+		"proc/self/mountinfo": "27 30 {dev} / {root}/cg rw - cgroup2 cgroup2 rw\n",
+		"proc/7/cgroup":       "0::/a (deleted)\n",
+		"proc/7/stat":         "7 (x) Z 1 9 9 0 -1 4227084 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n",
+		"proc/8/cgroup":       "0::/b (deleted)\n",
+		"proc/8/stat":         "8 (x) S 1 9 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0\n",
+		"proc/9/cgroup":       "0::/b (deleted)\n",
+		"proc/9/stat":         "nonsense\n",
+	}, "cg/a", "cg/b (deleted)")
+	f := x.open()
+	got, err := f.OfPID(7)
+	if d := cmp.Diff([]workload.CgroupPath{{Path: "/a"}}, got); d != "" || err != nil {
+		t.Errorf("dead, its cgroup removed: %v (-want +got):\n%s", err, d)
+	}
+	got, err = f.OfPID(8)
+	want := []workload.CgroupPath{{CgroupID: workload.CgroupID{ID: inode(t, x.path("cg/b (deleted)"))}, Path: "/b (deleted)"}}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("alive, in a cgroup of that name: %v (-want +got):\n%s", err, d)
+	}
+	if got, err := f.OfPID(9); err == nil {
+		t.Errorf("a stat that makes no sense: %v", got)
 	}
 }
 

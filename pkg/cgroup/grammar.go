@@ -2,7 +2,10 @@
 
 package cgroup
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // MaxClaims is how many claims Parse lists for one path.
 const MaxClaims = 16
@@ -99,9 +102,9 @@ type Parsed struct {
 
 // Innermost gives the deepest claim of a kind, false if there is none.
 func (p Parsed) Innermost(k Kind) (Claim, bool) {
-	for i := len(p.Claims) - 1; i >= 0; i-- {
-		if p.Claims[i].Kind == k {
-			return p.Claims[i], true
+	for _, c := range slices.Backward(p.Claims) {
+		if c.Kind == k {
+			return c, true
 		}
 	}
 	return Claim{}, false

@@ -235,6 +235,52 @@ func TestNamesThatLookLikeContainersAndAreNot(t *testing.T) {
 	}
 }
 
+func TestRolesBelowAClaim(t *testing.T) {
+	task := idA[:32]
+	for _, c := range []struct {
+		path string
+		want string // of the last claim
+	}{
+		{"/machine.slice/systemd-nspawn@web.service", "container nspawn web @1 container"},
+		{"/machine.slice/systemd-nspawn@web.service/supervisor", "container nspawn web @1 monitor"},
+		{"/machine.slice/systemd-nspawn@web.service/payload", "container nspawn web @1 payload"},
+		{"/machine.slice/systemd-nspawn@web.service/payload/init.scope", "container nspawn web @1 init-scope"},
+		{"/machine.slice/systemd-nspawn@web.service/payload/system.slice/a.service", "container nspawn web @1 sub"},
+		{"/machine.slice/machine-web.scope", "container - web @1 container"},
+		{"/machine.slice/machine-web.scope/supervisor", "container nspawn web @1 monitor"},
+		{"/machine.slice/machine-lxc\\x2d12\\x2dweb.scope", "container libvirt lxc-12-web @1 container"},
+		{"/machine.slice/machine-lxc\\x2dweb.scope", "container - lxc-web @1 container"},
+		{"/system.slice/docker-" + idA + ".scope/container", "container docker 0ba8ac17 @1 payload"},
+		{"/system.slice/docker-" + idA + ".scope/container/x", "container docker 0ba8ac17 @1 sub"},
+		{"/system.slice/docker-" + idA + ".scope/container/init.scope", "container docker 0ba8ac17 @1 init-scope"},
+		{"/docker/" + idA + "/container", "container docker 0ba8ac17 @1 sub"},
+		{"/docker/" + idA + "/init.scope/x", "container docker 0ba8ac17 @1 sub"},
+		{"/lxc/100/ns", "container lxc 100 @1 payload"},
+		{"/lxc.monitor.c1/x", "helper lxc c1 @0 monitor"},
+		{"/machine.slice/libpod-conmon-" + idA + ".scope/x", "helper podman 0ba8ac17 @1 conmon"},
+		{"/ecs/" + task + "/" + idA + "/x", "container docker 0ba8ac17 @2 sub"},
+		{"/ecs/" + task + "/x/" + idA, "container - 0ba8ac17 @3 container"},
+		{"/ecs/" + task + "/x/" + task + "-1", "task ecs " + task + " @1 sub"},
+		{"/ecs/" + task + "/" + strings.Repeat("1", 32) + "-1", "task ecs " + task + " @1 sub"},
+		{"/garden/good/70eb4ce5-a065-4401-6990-88ed", "container garden 70eb4ce5-a065-4401-6990-88ed @2 container"},
+		{"/system.slice/docker-pxyf0fthgewg5h6xaqvo463c0.scope", "container buildkit pxyf0fthgewg5h6xaqvo463c0 @1 container"},
+		{"/system.slice/nerdctl-" + idA + ".scope", "container containerd 0ba8ac17 @1 container"},
+		{"/system.slice:docker:" + idA, "container docker 0ba8ac17 @0 container"},
+		{"/:crio:" + idA, "container cri-o 0ba8ac17 @0 container"},
+	} {
+		t.Run(c.path, func(t *testing.T) {
+			p := Parse(c.path)
+			checkInvariants(t, c.path, p)
+			if len(p.Claims) == 0 {
+				t.Fatal("no claim")
+			}
+			if got := brief(p.Claims[len(p.Claims)-1]); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 func TestParseIsBounded(t *testing.T) {
 	deep := strings.Repeat("/"+idA, 40)
 	if p := Parse(deep); len(p.Claims) != MaxClaims || !p.Truncated || p.Claims[15].Depth != 15 {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileIDKernfs is FILEID_KERNFS (include/linux/exportfs.h, 5.5 and later): the
-// handle is the 64-bit kernfs id.
+// fileIDKernfs is the kernel's FILEID_KERNFS (5.5 and later): the handle is the
+// 64-bit kernfs id.
 const fileIDKernfs = 0xfe
 
 // handle is an open cgroup directory (O_PATH) and its id.
