@@ -116,6 +116,8 @@ func (m *member) answered(ctx context.Context, err error) {
 	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrNotMine):
 		m.contact()
 	case ctx.Err() != nil:
+	case errors.Is(err, ErrNotPresent): // no failure; the next probe says whether it went away
+		signal(m.suspect)
 	default:
 		m.failed(err)
 		signal(m.suspect)
