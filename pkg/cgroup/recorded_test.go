@@ -108,7 +108,7 @@ func recordedPaths() []recordedPath {
 			"",
 		},
 		{
-			"runc run below its caller's cgroup", own + "runc 1.1.5, the memory line of the same container",
+			"runc run below its caller's cgroup", own + "runc 1.1.5, the memory line of the same container, the caller's cgroup replaced",
 			"/jobs/runner/rc1",
 			nil,
 			"",
