@@ -98,7 +98,7 @@ func (s *Store) begin(a *workload.Answer) {
 }
 
 func (v *view) answer(a *workload.Answer) {
-	a.Status, a.Confidence, a.Exited, a.Reason = workload.StatusContainer, v.merged.Confidence, v.gone, ""
+	a.Status, a.Confidence, a.Exited, a.Reason = workload.StatusContainer, v.merged.Confidence, v.gone || v.merged.State == workload.StateExited, ""
 	a.Containers, a.Pod = v.chain, v.pod
 }
 
