@@ -88,7 +88,7 @@ func readState(dir int, id string) (*state, stamp, error) {
 	}
 	data, v, err = readFile(dir, fileStatus)
 	if missing(err) {
-		return nil, stamp{}, fmt.Errorf("%w: %w", errNoState, collectors.ErrUnavailable)
+		return nil, stamp{}, fmt.Errorf("%w: %w", errNoState, collectors.ErrNotFound)
 	}
 	if err != nil {
 		return nil, stamp{}, err
