@@ -81,9 +81,14 @@ struct {
 /* Links looked at per css_set: v2 and 12 controllers and some named ones. */
 #define MAX_LINKS 20
 
-/* Wake the reader at this much unread data, and once for each WAKE_STEP above it. */
+/*
+ * Wake the reader at this much unread data, and again for each WAKE_STEP above
+ * it: at the record that ends within WAKE_WINDOW of it, which is no less than
+ * the longest record, so that none steps over it.
+ */
 #define WAKE_BYTES (64 * 1024)
 #define WAKE_STEP (16 * 1024)
+#define WAKE_WINDOW 512
 
 INLINE void count_lost(u32 type)
 {
@@ -306,8 +311,8 @@ INLINE u32 put_exe(struct record_process *r, struct task_struct *task)
 	r->exe_inode = inode->i_ino;
 	r->exe_dev = inode->i_sb->s_dev;
 	if (mnt)
-		mnt_ns = read_pointer((void *)(mnt - FIELD_OFFSET(struct mount, mnt) +
-					       FIELD_OFFSET(struct mount, mnt_ns)));
+		mnt_ns = read_pointer(
+			(void *)(mnt - FIELD_OFFSET(struct mount, mnt) + FIELD_OFFSET(struct mount, mnt_ns)));
 	/* Another task's mm can go away under the iterator, but not and come back. */
 	if (!mm || task->mm != mm) {
 		r->exe_inode = 0;
@@ -359,7 +364,7 @@ INLINE u64 wake_if_much(void)
 {
 	u64 unread = bpf_ringbuf_query(&process_ring, BPF_RB_AVAIL_DATA);
 
-	if (unread >= WAKE_BYTES && (unread & (WAKE_STEP - 1)) < sizeof(struct record_process) * 2)
+	if (unread >= WAKE_BYTES && (unread & (WAKE_STEP - 1)) < WAKE_WINDOW)
 		return BPF_RB_FORCE_WAKEUP;
 	return BPF_RB_NO_WAKEUP;
 }

@@ -262,7 +262,7 @@ func cgroupMounts(t testing.TB) map[string]string {
 		t.Fatal(err)
 	}
 	mounts := make(map[string]string)
-	for _, line := range strings.Split(string(b), "\n") {
+	for line := range strings.SplitSeq(string(b), "\n") {
 		f := strings.Fields(line)
 		switch {
 		case len(f) < 4:
@@ -270,7 +270,7 @@ func cgroupMounts(t testing.TB) map[string]string {
 			mounts[""] = f[1]
 		case f[2] == "cgroup":
 			var names []string
-			for _, o := range strings.Split(f[3], ",") {
+			for o := range strings.SplitSeq(f[3], ",") {
 				switch o {
 				case "rw", "ro", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children", "noprefix":
 				default:
@@ -294,7 +294,7 @@ func cgroupsOf(t testing.TB, pid int) []workload.CgroupID {
 	}
 	mounts := cgroupMounts(t)
 	var ids []workload.CgroupID
-	for _, line := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(b)), "\n") {
 		f := strings.SplitN(line, ":", 3)
 		h, err := strconv.ParseUint(f[0], 10, 32)
 		if err != nil {

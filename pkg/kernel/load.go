@@ -95,7 +95,9 @@ var errDisabled = errors.New("switched off")
 
 // loadOptions is what load needs to know of TracerOptions and of the host.
 type loadOptions struct {
-	config       bpf.TracerTracerConfig
+	config bpf.TracerTracerConfig
+	// types is the kernel's BTF, decoded once for all programs; garbage afterwards.
+	types        *btf.Cache
 	processBytes uint32
 	cgroupBytes  uint32
 	disable      []Type
@@ -122,7 +124,7 @@ func load(o loadOptions) (*objects, error) {
 	for _, tp := range tracepoints {
 		p := &program{typ: tp.typ, name: tp.program, tracepoint: tp.tracepoint, reason: errDisabled}
 		if !slices.Contains(o.disable, tp.typ) {
-			p.reason = p.load(spec, objs.maps)
+			p.reason = p.load(spec, objs.maps, o.types)
 		}
 		if p.reason != nil && !errors.Is(p.reason, errDisabled) {
 			o.log.Warn("BPF program is not attached", "program", p.name, "err", p.reason)
@@ -148,14 +150,14 @@ func (o *objects) loadMaps(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-func (p *program) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) error {
+func (p *program) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, types *btf.Cache) error {
 	one := spec.Copy()
 	for name := range one.Programs {
 		if name != p.name {
 			delete(one.Programs, name)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: maps})
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: maps, Cache: types})
 	if err != nil {
 		return fmt.Errorf("load %s: %w", p.name, briefly(err))
 	}

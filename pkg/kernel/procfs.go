@@ -310,7 +310,7 @@ func parseNSpid(b []byte) []workload.PID {
 	}
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
 	var pids []workload.PID
-	for _, f := range bytes.Fields(line) {
+	for f := range bytes.FieldsSeq(line) {
 		n, err := strconv.ParseUint(string(f), 10, 32)
 		// MAX_PID_NS_LEVEL is 32 (include/linux/pid_namespace.h).
 		if err != nil || len(pids) > 32 {

@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -73,7 +74,7 @@ func TestDecodeCgroup(t *testing.T) {
 	long := "/" + strings.Repeat("a", pathLimit-1)
 	for path, cut := range map[string]bool{"/a b": false, "": false, long: true, long[:pathLimit-1]: false} {
 		var e Event
-		if _, err := decode(append(header[:len(header):len(header)], cgroupPart(path)...), &e); err != nil {
+		if _, err := decode(append(slices.Clip(header), cgroupPart(path)...), &e); err != nil {
 			t.Fatal(err)
 		}
 		want := Cgroup{ID: workload.CgroupID{Hierarchy: 4, ID: 31}, Parent: 32, Level: 5, Path: path, PathCut: cut}

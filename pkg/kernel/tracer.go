@@ -42,8 +42,8 @@ type TracerOptions struct {
 	ProcessRingBytes, CgroupRingBytes int
 	// Disable names programs that are not loaded.
 	Disable []Type
-	// BatchInterval is how long a process event may wait in its ring, 20 ms by
-	// default.
+	// BatchInterval is how long a process event may wait in its ring, 50 ms by
+	// default. An idle Tracer costs one wake-up of its thread for each.
 	BatchInterval time.Duration
 }
 
@@ -52,7 +52,7 @@ func (o *TracerOptions) setDefaults() {
 	o.Sysfs = cmp.Or(o.Sysfs, "/sys")
 	o.ProcessRingBytes = ringBytes(cmp.Or(o.ProcessRingBytes, 8<<20))
 	o.CgroupRingBytes = ringBytes(cmp.Or(o.CgroupRingBytes, 256<<10))
-	o.BatchInterval = cmp.Or(o.BatchInterval, 20*time.Millisecond)
+	o.BatchInterval = cmp.Or(o.BatchInterval, 50*time.Millisecond)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -105,7 +105,8 @@ func NewTracer(o TracerOptions) (*Tracer, error) {
 	if err := permitted(o); err != nil {
 		return nil, err
 	}
-	types, err := btf.LoadKernelSpec()
+	cache := btf.NewCache()
+	types, err := cache.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoBTF, err)
 	}
@@ -113,7 +114,7 @@ func NewTracer(o TracerOptions) (*Tracer, error) {
 	if err := t.configure(types); err != nil {
 		return nil, err
 	}
-	if err := t.load(); err != nil {
+	if err := t.load(cache); err != nil {
 		return nil, err
 	}
 	if err := t.openRings(); err != nil {
@@ -136,13 +137,14 @@ func (t *Tracer) configure(types *btf.Spec) (err error) {
 	return nil
 }
 
-func (t *Tracer) load() (err error) {
+func (t *Tracer) load(types *btf.Cache) (err error) {
 	// Needed before 5.11 only, and without CAP_SYS_RESOURCE it cannot be done.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.opts.Logger.Debug("memlock limit stays", "err", err)
 	}
 	t.objs, err = load(loadOptions{
 		config:       t.config,
+		types:        types,
 		processBytes: uint32(t.opts.ProcessRingBytes),
 		cgroupBytes:  uint32(t.opts.CgroupRingBytes),
 		disable:      t.opts.Disable,
