@@ -22,6 +22,8 @@ type cgroup struct {
 
 	// root marks the hierarchy's root; a lineage is known when it ends there.
 	root bool
+	// top: the agent's mount begins here, which may be below the hierarchy's root.
+	top bool
 	// named: path has been read and parsed.
 	named    bool
 	asked    bool
@@ -80,6 +82,11 @@ func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
 // is asked at once, because the init will not run for some milliseconds yet.
 func (m *machine) mkdir(e *kernel.Event) {
 	g := m.cgroupOf(e.Cgroup.ID)
+	if e.Cgroup.PathCut {
+		// Where a path is cut, whoever nests deep enough chooses how it ends.
+		m.askLineage(g)
+		return
+	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
 	m.followClaim(g, e.Time)
 }
@@ -89,7 +96,7 @@ func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32) {
 	if !g.named {
 		g.named = true
 		g.path = path
-		g.root = path == "/"
+		g.root = path == "/" || g.top
 		m.parsePath(g)
 	}
 	if g.parent == nil && !g.root && parent != 0 {
@@ -231,6 +238,9 @@ func (m *machine) lineage(e evLineage) {
 		if i+1 < len(e.lineage) {
 			parent = e.lineage[i+1].ID
 		}
+		if i+1 == len(e.lineage) {
+			g.top = true
+		}
 		m.learnRead(g, l.Path, parent)
 	}
 	for _, l := range e.lineage {
@@ -293,13 +303,14 @@ func (m *machine) collect(g *cgroup) {
 	}
 }
 
-// known reports whether the lineage is known up to the root.
+// known reports whether the lineage is known up to the root. A path that is too
+// long for the kernel to print is empty: nothing is known of its names.
 func (g *cgroup) known() bool {
 	for ; g != nil; g = g.parent {
 		if g.root {
 			return true
 		}
-		if !g.named {
+		if !g.named || g.path == "" {
 			return false
 		}
 	}

@@ -39,6 +39,8 @@ type Cgroups interface {
 	Lineage(id workload.CgroupID) (pcgroup.Lineage, error)
 	Path(id workload.CgroupID) (string, error)
 	StripMount(abs string) (hierarchy uint32, path string, ok bool)
+	// Refresh finds hierarchies that were mounted since.
+	Refresh() error
 }
 
 // Options configure a Correlator. Store, Source and Cgroups are required.
@@ -374,6 +376,9 @@ func (c *Correlator) snapshot(ctx context.Context) error {
 
 // sweep forgets cgroups whose removal was lost.
 func (c *Correlator) sweep() {
+	if err := c.opts.Cgroups.Refresh(); err != nil {
+		c.opts.Logger.Warn("hierarchies not read again", "err", err)
+	}
 	c.mu.Lock()
 	var idle []workload.CgroupID
 	for id, g := range c.m.cgroups {

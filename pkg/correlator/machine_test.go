@@ -335,6 +335,28 @@ func TestEqualNamesInTwoContainerdsAreTwoContainers(t *testing.T) {
 	}
 }
 
+func TestAPathThatTheKernelCutIsReadAgain(t *testing.T) {
+	r := newRig(t)
+	r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}, Parent: 2, Level: 2, Path: "/docker/" + idA, PathCut: true}})
+	if q := r.take(reqLineage, 0); q.cgroup.ID != 3 {
+		t.Errorf("asked for the lineage of %v", q.cgroup)
+	}
+	if n := r.asked(reqPrefill, docker); n != 0 {
+		t.Error("a cut path was taken for a claim")
+	}
+}
+
+func TestALineageThatEndsBelowTheRootIsKnown(t *testing.T) {
+	r := newRig(t)
+	r.task(40, 10, 77, nil)
+	q := r.take(reqLineage, 0)
+	for q.cgroup.ID != 77 {
+		q = r.take(reqLineage, 0)
+	}
+	r.feed(evLineage{id: q.cgroup, lineage: []workload.CgroupPath{{CgroupID: q.cgroup, Path: "/sub/x"}, {CgroupID: workload.CgroupID{ID: 76}, Path: "/sub"}}})
+	r.want(40, workload.StatusHost, "")
+}
+
 func TestAPathLikeContainerdsAsksEarlyAndDecidesNothing(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(30, 1, "/default")
