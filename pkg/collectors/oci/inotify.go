@@ -14,7 +14,8 @@ import (
 )
 
 // notifier is one inotify instance, read through the runtime's poller, so that
-// a deadline and a close end a read.
+// a deadline and a close end a read. Without a file it is blind: it has no watch
+// and no event, and a read is a wait.
 type notifier struct {
 	fd   int
 	file *os.File
@@ -36,25 +37,42 @@ func newNotifier() (*notifier, error) {
 	return &notifier{fd: fd, file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 64<<10)}, nil
 }
 
-func (n *notifier) close() { _ = n.file.Close() }
+func (n *notifier) close() {
+	if n.file != nil {
+		_ = n.file.Close()
+	}
+}
 
 // wake ends a read that is under way or comes next.
-func (n *notifier) wake() { _ = n.file.SetReadDeadline(time.Unix(1, 0)) }
+func (n *notifier) wake() {
+	if n.file != nil {
+		_ = n.file.SetReadDeadline(time.Unix(1, 0))
+	}
+}
 
 // add watches a directory; the number is the kernel's name of the watch, the
 // same for the same directory.
 func (n *notifier) add(path string, mask uint32) (int32, error) {
+	if n.file == nil {
+		return -1, unix.ENOSPC
+	}
 	wd, err := unix.InotifyAddWatch(n.fd, path, mask|unix.IN_ONLYDIR)
 	return int32(wd), err
 }
 
 func (n *notifier) remove(wd int32) {
+	if n.file == nil {
+		return
+	}
 	_, _ = unix.InotifyRmWatch(n.fd, uint32(wd)) // it may be gone already
 }
 
 // read waits for events until the deadline. The context is looked at after the
 // deadline is set, so that a wake cannot be overwritten.
 func (n *notifier) read(ctx context.Context, until time.Time) ([]notice, error) {
+	if n.file == nil {
+		return nil, pause(ctx, until)
+	}
 	if err := n.file.SetReadDeadline(until); err != nil {
 		return nil, err
 	}
@@ -66,6 +84,18 @@ func (n *notifier) read(ctx context.Context, until time.Time) ([]notice, error) 
 		return nil, err
 	}
 	return parseNotices(n.buf[:m]), nil
+}
+
+// pause is a read of which nothing comes.
+func pause(ctx context.Context, until time.Time) error {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
 }
 
 // parseNotices decodes struct inotify_event (include/uapi/linux/inotify.h): wd,

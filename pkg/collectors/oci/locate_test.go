@@ -24,17 +24,23 @@ func claim(ids ...string) (list []workload.ContainerID) {
 	return list
 }
 
-// TestLocate runs without a Watch and with one: the index must not change an answer.
+// TestLocate runs without a Watch, with one, and with one that has heard of
+// nothing yet: the index must not change an answer.
 func TestLocate(t *testing.T) {
-	for _, watching := range []bool{false, true} {
+	for _, watching := range []string{"no", "yes", "deaf"} {
 		run := testRun(t)
 		moby := mkdir(t, run+"/docker/runtime-runc/moby")
 		makeRunc(t, moby, "victim", "/docker/victim")
 		makeRunc(t, moby, "nested", "/docker/victim/nested")
 		anywhere := makeRunc(t, mkdir(t, run+"/containerd/runc/shop"), "web", "/any/path/at-all")
 		c := newCollector(t, Options{RunDir: run})
-		if watching {
+		switch watching {
+		case "yes":
 			startWatch(t, c)
+		case "deaf":
+			idx := newIndex()
+			idx.setRoots(c.roots())
+			c.index.Store(idx)
 		}
 		other := sleeper(t)
 		for _, tc := range []struct {
@@ -60,7 +66,7 @@ func TestLocate(t *testing.T) {
 		} {
 			got, err := c.Locate(t.Context(), tc.e)
 			if got.ID != tc.want || (tc.want == "") != errors.Is(err, collectors.ErrNotFound) {
-				t.Errorf("%s (watching %v): %v, %v; want %q", tc.name, watching, got, err, tc.want)
+				t.Errorf("%s (watching: %s): %v, %v; want %q", tc.name, watching, got, err, tc.want)
 			}
 		}
 	}

@@ -36,13 +36,11 @@ const (
 func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 	n, err := newNotifier()
 	if err != nil {
-		return fmt.Errorf("watch: %w", err)
+		c.log.Warn("no inotify instance, state is read each second; raise fs.inotify.max_user_instances", "err", err)
+		n = &notifier{}
 	}
 	defer n.close()
-	w := &watcher{
-		c: c, n: n, fn: fn, idx: newIndex(),
-		dirs: make(map[string]*watched), byWD: make(map[int32]*watched), roots: make(map[string]*watchedRoot),
-	}
+	w := newWatcher(c, n, fn)
 	defer context.AfterFunc(ctx, n.wake)()
 	w.rescan(ctx)
 	if c.index.CompareAndSwap(nil, w.idx) {
@@ -66,6 +64,13 @@ type watcher struct {
 	stale bool
 	// full is set once the kernel refused a watch, and said once.
 	full bool
+}
+
+func newWatcher(c *Collector, n *notifier, fn func(collectors.Hint)) *watcher {
+	return &watcher{
+		c: c, n: n, fn: fn, idx: newIndex(), full: n.file == nil,
+		dirs: make(map[string]*watched), byWD: make(map[int32]*watched), roots: make(map[string]*watchedRoot),
+	}
 }
 
 // watched is a directory with an inotify watch.
@@ -164,7 +169,7 @@ func (w *watcher) handleRoot(d *watched, ev notice) {
 	switch {
 	case ev.mask&unix.IN_ISDIR == 0 || !validID(ev.name):
 	case ev.mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:
-		w.follow(d.root, ev.name, 0)
+		w.follow(d.root, ev.name)
 	case ev.mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
 		// The event may be old and the name taken again: then the next look finds the other inode.
 		if f := d.root.ids[ev.name]; f != nil && !w.alive(f) {
@@ -263,23 +268,19 @@ func (w *watcher) scanRoot(r root) {
 	}
 	for _, e := range list {
 		if validID(e.name) {
-			w.follow(wr, e.name, e.ino)
+			w.follow(wr, e.name)
 		}
 	}
 }
 
 // follow begins with a container, or looks again at one that has no watch.
-func (w *watcher) follow(r *watchedRoot, id string, ino uint64) {
+func (w *watcher) follow(r *watchedRoot, id string) {
 	f := r.ids[id]
-	if f != nil && ino == 0 && !w.alive(f) {
-		w.unfollow(f) // made anew before its end was noticed
-		f = nil
-	}
 	if f == nil {
 		if f = w.begin(r, id); f == nil {
 			return
 		}
-	} else if w.dirs[f.path()] != nil {
+	} else if w.dirs[f.path()] != nil || f.unchanged() {
 		return
 	}
 	if r.bundles {
@@ -287,6 +288,19 @@ func (w *watcher) follow(r *watchedRoot, id string, ino uint64) {
 	} else {
 		w.readAgain(f)
 	}
+}
+
+// unchanged looks at the files of a container without a watch, and opens none.
+func (f *followed) unchanged() bool {
+	if f.last == nil || (f.last.life == workload.StateCreated) != has(f.path(), fileFIFO) {
+		return false
+	}
+	var st unix.Stat_t
+	err := unix.Lstat(filepath.Join(f.path(), fileState), &st)
+	if missing(err) {
+		err = unix.Lstat(filepath.Join(f.path(), fileStatus), &st)
+	}
+	return err == nil && stampOf(&st) == f.seen
 }
 
 // begin watches first and reads then, so that nothing falls between.

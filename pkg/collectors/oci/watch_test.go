@@ -3,6 +3,8 @@
 package oci
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -174,10 +176,7 @@ func TestLostEventsAreMadeUpForByTheRescan(t *testing.T) {
 	n, err := newNotifier()
 	check(t, err)
 	defer n.close()
-	w := &watcher{
-		c: c, n: n, idx: newIndex(), dirs: map[string]*watched{}, byWD: map[int32]*watched{}, roots: map[string]*watchedRoot{},
-		fn: func(h collectors.Hint) { seen = append(seen, string(h.Kind)+" "+h.ID.ID) },
-	}
+	w := newWatcher(c, n, func(h collectors.Hint) { seen = append(seen, string(h.Kind)+" "+h.ID.ID) })
 	w.rescan(t.Context())
 	slices.Sort(seen)
 	if want := []string{"started a", "started b"}; !slices.Equal(seen, want) {
@@ -199,28 +198,38 @@ func TestLostEventsAreMadeUpForByTheRescan(t *testing.T) {
 	}
 }
 
-func TestWithoutInotifyWatchesStateIsReadBySecond(t *testing.T) {
+func TestWithoutInotifyTheStateIsReadEachSecond(t *testing.T) {
 	root := mkdir(t, testRun(t)+"/runc")
 	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
-	var seen []collectors.Hint
-	n, err := newNotifier()
-	check(t, err)
-	n.fd = -1 // every watch is refused
-	defer n.close()
-	w := &watcher{
-		c: c, n: n, idx: newIndex(), dirs: map[string]*watched{}, byWD: map[int32]*watched{}, roots: map[string]*watchedRoot{},
-		fn: func(h collectors.Hint) { seen = append(seen, h) },
+	var seen []string
+	w := newWatcher(c, &notifier{}, func(h collectors.Hint) { seen = append(seen, string(h.Kind)) })
+	scan := func(what string, want ...string) {
+		t.Helper()
+		seen = nil
+		w.rescan(t.Context())
+		if !slices.Equal(seen, want) {
+			t.Errorf("%s: %q, want %q", what, seen, want)
+		}
 	}
-	mkdir(t, root+"/web")
-	w.rescan(t.Context())
-	makeRunc(t, root, "web", "/web")
-	w.rescan(t.Context())
-	if len(seen) != 1 || seen[0].Kind != collectors.HintStarted {
-		t.Fatalf("%+v", seen)
-	}
-	w.rescan(t.Context())
-	if len(seen) != 1 {
-		t.Errorf("a state that did not change: %+v", seen[1:])
+	check(t, os.WriteFile(mkdir(t, root+"/web")+"/exec.fifo", nil, 0o600))
+	scan("an empty directory")
+	bundle := makeRunc(t, root, "web", "/web")
+	scan("a state", "created")
+	scan("nothing new")
+	check(t, os.Remove(root+"/web/exec.fifo"))
+	scan("a start", "started")
+	scan("nothing new")
+	write(t, root+"/web/state.json", runcFile(t, "web", selfKey(t), bundle, nil))
+	scan("a rewrite", "changed")
+	check(t, os.RemoveAll(root+"/web"))
+	scan("an end", "deleted")
+	// And the whole of it, which must end when it is told to.
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.run(ctx) }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("run: %v", err)
 	}
 }
 
