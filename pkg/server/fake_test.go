@@ -6,9 +6,9 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -90,8 +90,14 @@ func start(t testing.TB, b *backend, change ...func(*server.Options)) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serve(t, s, opt.Group)
+}
+
+// serve runs a server on a socket of its own until the test ends.
+func serve(t testing.TB, s *server.Server, group string) *running {
+	t.Helper()
 	r := &running{socket: filepath.Join(shortDir(t), "p.sock"), served: make(chan error, 1)}
-	l, err := server.Listen(r.socket, opt.Group)
+	l, err := server.Listen(r.socket, group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +129,7 @@ func shortDir(t testing.TB) string {
 
 func (r *running) client(t testing.TB) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Options{Socket: r.socket, Timeout: 30 * time.Second})
+	c, err := tryClient(r.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,5 +137,18 @@ func (r *running) client(t testing.TB) *client.Client {
 	return c
 }
 
-// discard is a logger for tests that expect something to be logged.
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+func tryClient(socket string) (*client.Client, error) {
+	return client.New(client.Options{Socket: socket, Timeout: 30 * time.Second})
+}
+
+// eventually tries again until it works; the deadline of the test binary bounds it.
+func eventually(t *testing.T, try func() error) {
+	t.Helper()
+	for range 10_000 {
+		if err := try(); err == nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Fatal(try())
+}

@@ -62,6 +62,8 @@ type Options struct {
 	MaxPeerConnections int
 	// MaxWatchers bounds the streams of entities. Default 4,096.
 	MaxWatchers int
+	// HandshakeTimeout bounds how long a peer may be connected without speaking gRPC. Default 5 s.
+	HandshakeTimeout time.Duration
 	// Grace is how long Serve lets running calls end when it is told to stop. Default 1 s.
 	Grace time.Duration
 }
@@ -78,6 +80,7 @@ func (o Options) withDefaults() Options {
 	o.MaxConnections = cmp.Or(o.MaxConnections, 4096)
 	o.MaxPeerConnections = cmp.Or(o.MaxPeerConnections, 1024)
 	o.MaxWatchers = cmp.Or(o.MaxWatchers, 4096)
+	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, 5*time.Second)
 	o.Grace = cmp.Or(o.Grace, time.Second)
 	return o
 }
@@ -142,8 +145,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		// A peer that connects and says nothing.
-		grpc.ConnectionTimeout(5 * time.Second),
+		grpc.ConnectionTimeout(s.opt.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A peer that stopped reading: the kernel's buffer fills and the ping gets no answer.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: time.Minute}),

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// childEnv makes the test binary another process, which asks what the variable
+// says and prints what it gets.
+const childEnv = "PIDIGREE_SERVER_TEST_ASK"
+
+func TestMain(m *testing.M) {
+	if ask := os.Getenv(childEnv); ask != "" {
+		if err := child(ask); err != nil {
+			fmt.Println("error:", err)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func child(ask string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := client.New(client.Options{AnyOwner: true}) // the socket is in client.SocketEnv
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	switch ask {
+	case "self":
+		return askSelf(ctx, c)
+	case "everything":
+		return askEverything(ctx, c)
+	case "hang":
+		for range c.Watch(ctx, workload.Selector{}) {
+			fmt.Println("watching")
+		}
+		return nil
+	}
+	return errors.New("unknown question")
+}
+
+func askSelf(ctx context.Context, c *client.Client) error {
+	a, err := c.Self(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Println(a.Process.Key.PID, a.Process.Key.Inode, os.Getpid())
+	return nil
+}
+
+// askEverything prints for each kind of question whether it is allowed.
+func askEverything(ctx context.Context, c *client.Client) error {
+	say := func(what string, err error) {
+		switch {
+		case err == nil:
+			fmt.Println(what, "ok")
+		case errors.Is(err, client.ErrDenied):
+			fmt.Println(what, "denied")
+		default:
+			fmt.Println(what, err)
+		}
+	}
+	_, err := c.Self(ctx)
+	say("self", err)
+	_, err = c.Resolve(ctx, workload.Query{PID: 1})
+	say("pid", err)
+	_, err = c.Resolve(ctx, workload.Query{Self: true}, workload.Query{PID: 1})
+	say("self and pid", err)
+	_, err = c.Get(ctx, workload.KindPod, "u")
+	say("get", err)
+	_, err = c.Status(ctx)
+	say("status", err)
+	say("list", firstError(c.List(ctx, workload.Selector{})))
+	say("watch", firstError(c.Watch(ctx, workload.Selector{})))
+	return nil
+}
+
+func firstError[T any](seq func(func(T, error) bool)) (err error) {
+	seq(func(_ T, e error) bool { err = e; return false })
+	return err
+}
+
+// process is a child of the test.
+type process struct {
+	*exec.Cmd
+	out *bufio.Reader
+	in  io.Closer
+}
+
+// spawn starts the test binary to ask, as another user if cred is set. It goes
+// by /proc/self/exe, because that user may not enter the binary's directory.
+func spawn(t *testing.T, socket, ask string, cred *syscall.Credential) *process {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), childEnv+"="+ask, client.SocketEnv+"="+socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{Cmd: cmd, out: bufio.NewReader(out)}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return p
+}
+
+// text is all that the child prints.
+func (p *process) text(t *testing.T) string {
+	t.Helper()
+	b, err := io.ReadAll(p.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func pidOf(p *process) string { return strconv.Itoa(p.Process.Pid) }

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/pkg/server"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+const nobody = 65534
+
+func TestAProcessThatAsksAboutItselfIsTheOneThatTheKernelNames(t *testing.T) {
+	var alive error
+	b := &backend{resolve: func(ctx context.Context, p server.Peer, q workload.Query) workload.Result {
+		if p.PIDFD == nil {
+			alive = fmt.Errorf("no pidfd")
+		} else if raw, err := p.PIDFD.SyscallConn(); err != nil {
+			alive = err
+		} else if err := raw.Control(func(fd uintptr) { alive = unix.PidfdSendSignal(int(fd), 0, nil, 0) }); err != nil {
+			alive = err
+		}
+		return echo(ctx, p, q)
+	}}
+	r := start(t, b)
+	child := spawn(t, r.socket, "self", nil)
+	inode := pidfsInode(t, child.Process.Pid)
+	if got, want := child.text(t), fmt.Sprintf("%s %d %[1]s\n", pidOf(child), inode); got != want {
+		t.Errorf("the child is %q (PID, pidfs inode, its own idea), want %q", got, want)
+	}
+	if alive != nil {
+		t.Errorf("the peer's pidfd: %v", alive)
+	}
+}
+
+func pidfsInode(t *testing.T, pid int) uint64 {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type != unix.PID_FS_MAGIC {
+		return 0
+	}
+	return st.Ino
+}
+
+func TestWhoMayAskWhat(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become other users")
+	}
+	b := &backend{
+		list: func(context.Context, workload.Selector) seqOf[workload.Entity] {
+			return slice(workload.Entity{Kind: "pod", Pod: &workload.Pod{PodRef: workload.PodRef{UID: "u"}}})
+		},
+		watch: func(context.Context, workload.Selector) seqOf[[]workload.Change] {
+			return slice([]workload.Change{{Type: workload.ChangeBookmark}})
+		},
+	}
+	r := start(t, b, func(o *server.Options) { o.Group = "4242" })
+	// As if the socket had been mounted where everybody can reach it.
+	if err := os.Chmod(r.socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	questions := []string{"self", "pid", "self and pid", "get", "status", "list", "watch"}
+	onlySelf := map[string]string{"self": "ok"}
+	everything := map[string]string{}
+	for _, q := range questions {
+		everything[q] = "ok"
+		if q != "self" {
+			onlySelf[q] = "denied"
+		}
+	}
+	for _, c := range []struct {
+		name string
+		cred syscall.Credential
+		want map[string]string
+	}{
+		{"root", syscall.Credential{}, everything},
+		{"another user", syscall.Credential{Uid: nobody, Gid: nobody}, onlySelf},
+		{"another user with groups that do not count", syscall.Credential{Uid: nobody, Gid: nobody, Groups: manyGroups(300)}, onlySelf},
+		{"the group as primary group", syscall.Credential{Uid: nobody, Gid: 4242}, everything},
+		{"the group as a supplementary group", syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{7, 4242}}, everything},
+		{"the group as the last of many", syscall.Credential{Uid: nobody, Gid: nobody, Groups: append(manyGroups(300), 4242)}, everything},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := map[string]string{}
+			for line := range strings.Lines(spawn(t, r.socket, "everything", &c.cred).text(t)) {
+				line = strings.TrimSpace(line)
+				i := strings.LastIndexByte(line, ' ')
+				got[line[:max(i, 0)]] = line[i+1:]
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func manyGroups(n int) (out []uint32) {
+	for i := range n {
+		out = append(out, uint32(100_000+i))
+	}
+	return out
+}
+
+func TestAPeerThatDiesIsLetGo(t *testing.T) {
+	ended := make(chan struct{})
+	b := &backend{watch: func(ctx context.Context, _ workload.Selector) seqOf[[]workload.Change] {
+		return func(yield func([]workload.Change) bool) {
+			defer close(ended)
+			yield([]workload.Change{{Type: workload.ChangeBookmark}})
+			<-ctx.Done()
+		}
+	}}
+	r := start(t, b, func(o *server.Options) { o.MaxConnections = 1 })
+	child := spawn(t, r.socket, "hang", nil)
+	if line, err := child.out.ReadString('\n'); line != "watching\n" {
+		t.Fatalf("the child says %q, %v", line, err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	// There is room for one connection, and the dead child's is free again. The
+	// stream ends just before the connection does.
+	eventually(t, func() error {
+		c, err := tryClient(r.socket)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Self(t.Context())
+		return err
+	})
+}
