@@ -103,7 +103,8 @@ type Cgroup struct {
 	Parent uint64
 	// Level is its depth, the hierarchy's root being 0.
 	Level uint32
-	// Path is absolute within the hierarchy, cut at 4096 bytes (PathCut).
+	// Path is absolute within the hierarchy. The tracepoints cut it at 1023
+	// bytes (TRACE_CGROUP_PATH_LEN); PathCut says so.
 	Path    string
 	PathCut bool
 }

@@ -200,6 +200,27 @@ func (r *procReader) process(pid workload.PID) (Process, procStat, error) {
 	return p, st, nil
 }
 
+// regroup reads the cgroups of a process anew, and changes nothing where that
+// fails or the process is another one by now.
+func (r *procReader) regroup(p *Process) {
+	dir, err := os.Open(r.dir(p.Key.PID))
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	set, err := r.cgroups(dir)
+	if err != nil || set.N == 0 {
+		return
+	}
+	b, err := readAt(int(dir.Fd()), "stat")
+	if err != nil {
+		return
+	}
+	if st, err := parseStat(b); err == nil && st.start == p.Key.Start {
+		p.Cgroups = set
+	}
+}
+
 // each reads the given processes and hands them over, without those that are gone.
 func (r *procReader) each(stop func() error, pids []workload.PID, fn func(Process)) error {
 	for _, pid := range pids {

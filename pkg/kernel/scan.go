@@ -110,9 +110,9 @@ func (p *Poller) scanProcesses(ch *changes) error {
 	return errs
 }
 
-// look reads a process: only its stat where that says that nothing changed. The
-// start time tells a reused PID apart, because no PID comes round again within
-// one tick.
+// look reads a process: only its stat where that says that nothing changed, and
+// its cgroups where they are due. The start time tells a reused PID apart,
+// because no PID comes round again within one tick.
 func (p *Poller) look(pid workload.PID, was *polled) (*polled, error) {
 	if was != nil {
 		st, err := p.proc.stat(pid)
@@ -122,11 +122,12 @@ func (p *Poller) look(pid workload.PID, was *polled) (*polled, error) {
 		if st.dead() {
 			return nil, errGone
 		}
-		due := bootTime()-workload.KTime(st.start) < workload.KTime(young) ||
-			(p.scans.Load()+uint64(pid))%oldScans == 0
-		if st.start == was.Key.Start && st.stack == was.stack && !due {
+		if st.start == was.Key.Start && st.stack == was.stack {
 			is := *was
 			is.Comm, is.Parent = st.comm, st.parent
+			if p.due(pid, &st) {
+				p.proc.regroup(&is.Process)
+			}
 			return &is, nil
 		}
 	}
@@ -138,6 +139,11 @@ func (p *Poller) look(pid workload.PID, was *polled) (*polled, error) {
 		proc.Cgroups = was.Cgroups // could not be read this time
 	}
 	return &polled{Process: proc, stack: st.stack}, nil
+}
+
+func (p *Poller) due(pid workload.PID, st *procStat) bool {
+	age := bootTime() - workload.KTime(st.start)
+	return age < workload.KTime(young) || (p.scans.Load()+uint64(pid))%oldScans == 0
 }
 
 // compareProcess says what happened to a process since it was seen before. A

@@ -474,6 +474,34 @@ func TestLossIsCountedAndReported(t *testing.T) {
 	}
 }
 
+func TestAFloodIsDeliveredWholeAndInOrder(t *testing.T) {
+	r := record(t, newTracer(t, TracerOptions{}))
+	const floods = 500
+	c := startRole(t, nil, fmt.Sprintf("flood=%d", floods))
+	if st := c.end(); st != 0 {
+		t.Fatalf("%#x: %s", uint32(st), c.out.String())
+	}
+	lives := make(map[workload.ProcessKey][]Type)
+	for _, e := range r.flushed(func(e Event) bool { return e.Process.Parent == workload.PID(c.Process.Pid) }) {
+		lives[e.Process.Key] = append(lives[e.Process.Key], e.Type)
+	}
+	whole := 0
+	for key, life := range lives {
+		switch {
+		case slices.Equal(life, []Type{Fork, Exec, Exit}):
+			whole++
+		case !slices.Equal(life, []Type{Fork, Exit}): // as Go tries clone(2) once
+			t.Errorf("%s: %v", key, life)
+		}
+	}
+	if whole != floods {
+		t.Errorf("%d whole lives of %d", whole, floods)
+	}
+	if s := r.src.Stats(); s.LostTotal() != 0 || s.Malformed != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestEachProgramMayBeMissing(t *testing.T) {
 	for _, tp := range tracepoints {
 		t.Run(tp.tracepoint, func(t *testing.T) {
