@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -210,27 +211,28 @@ func TestASecondTaskOfAContainerIsANewRun(t *testing.T) {
 }
 
 func TestNamespacesThatComeLaterAreFollowedAndOthersAreNot(t *testing.T) {
+	t.Cleanup(func() { removeCgroups("ctd-shop", "ctd-toys") })
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	all := newCollector(t, Options{Address: e.Address})
-	some := newCollector(t, Options{Address: e.Address, Namespaces: []string{"default", "toys"}})
+	some := newCollector(t, Options{Address: e.Address, Namespaces: []string{"default", "ctd-toys"}})
 	hints, fewer := watching(t, all), watching(t, some)
 	hears(t, e, hints)
 	hears(t, e, fewer)
-	for _, ns := range []string{"shop", "toys"} {
+	for _, ns := range []string{"ctd-shop", "ctd-toys"} {
 		e.ImportBusybox(ns)
 		e.Run(ns, collectortest.BusyboxImage, "in-"+ns, "sleep", "300")
 		awaitKind(t, hints, collectors.HintStarted, "in-"+ns)
 	}
-	await(t, fewer, "toys", func(h collectors.Hint) bool {
-		if h.ID.Namespace == "shop" {
+	await(t, fewer, "ctd-toys", func(h collectors.Hint) bool {
+		if h.ID.Namespace == "ctd-shop" {
 			t.Errorf("a hint of a namespace that is not followed: %v", h.ID)
 		}
-		return h.Kind == collectors.HintStarted && h.ID.ID == "in-toys"
+		return h.Kind == collectors.HintStarted && h.ID.ID == "in-ctd-toys"
 	})
-	if got, err := all.Lookup(t.Context(), workload.ContainerID{ID: "in-shop"}); err != nil || got.ID.Namespace != "shop" {
+	if got, err := all.Lookup(t.Context(), workload.ContainerID{ID: "in-ctd-shop"}); err != nil || got.ID.Namespace != "ctd-shop" {
 		t.Errorf("Lookup by the bare id: %+v, %v", got, err)
 	}
-	if _, err := some.Lookup(t.Context(), all.idOf("shop", "in-shop")); !errors.Is(err, collectors.ErrNotMine) {
+	if _, err := some.Lookup(t.Context(), all.idOf("ctd-shop", "in-ctd-shop")); !errors.Is(err, collectors.ErrNotMine) {
 		t.Errorf("Lookup in a namespace that is not followed: %v", err)
 	}
 	ids := map[string]bool{}
@@ -240,8 +242,19 @@ func TestNamespacesThatComeLaterAreFollowedAndOthersAreNot(t *testing.T) {
 		}
 		ids[l.ID.ID] = true
 	}
-	if ids["in-shop"] || !ids["in-toys"] {
+	if ids["in-ctd-shop"] || !ids["in-ctd-toys"] {
 		t.Errorf("List has %v", ids)
+	}
+}
+
+// removeCgroups removes what runc leaves of a namespace that only these tests use.
+func removeCgroups(namespaces ...string) {
+	for _, ns := range namespaces {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + ns)
+		below, _ := filepath.Glob("/sys/fs/cgroup/memory/*/*/" + ns)
+		for _, d := range append(dirs, below...) {
+			_ = os.Remove(d)
+		}
 	}
 }
 

@@ -222,24 +222,25 @@ func removeCgroups(tb testing.TB, path string) {
 }
 
 func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
+	t.Cleanup(func() { removeCgroups(t, "/oci-shop") }) // runc leaves the one above the container's
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	c := newCollector(t, Options{RunDir: testRun(t), Roots: []string{e.State + "/" + taskDir + "/*"}})
 	hints := startWatch(t, c)
-	e.ImportBusybox("shop")
-	e.Run("shop", collectortest.BusyboxImage, "web", "sleep", "300")
+	e.ImportBusybox("oci-shop")
+	e.Run("oci-shop", collectortest.BusyboxImage, "web", "sleep", "300")
 	h := await(t, hints, "web", func(h collectors.Hint) bool { return h.ID.ID == "web" && h.Layer != nil })
-	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot + "/shop", Namespace: "shop", ID: "web"}
+	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot + "/oci-shop", Namespace: "oci-shop", ID: "web"}
 	if h.ID != want || h.Layer.Runtime != "containerd" || h.Layer.Name != "web" {
 		t.Errorf("hint for %+v (%s %q), want %+v", h.ID, h.Layer.Runtime, h.Layer.Name, want)
 	}
-	if int(h.Layer.Run.Init.PID) != e.InitPID("shop", "web") {
-		t.Errorf("init %v, containerd says %d", h.Layer.Run.Init, e.InitPID("shop", "web"))
+	if int(h.Layer.Run.Init.PID) != e.InitPID("oci-shop", "web") {
+		t.Errorf("init %v, containerd says %d", h.Layer.Run.Init, e.InitPID("oci-shop", "web"))
 	}
 	if h.Kind != collectors.HintStarted { // where the start is quicker than the read there is no create
 		awaitKind(t, hints, collectors.HintStarted, "web")
 	}
 	checkRun(t, c, want, "sleep")
-	e.Ctr("--namespace", "shop", "tasks", "rm", "--force", "web")
+	e.Ctr("--namespace", "oci-shop", "tasks", "rm", "--force", "web")
 	awaitKind(t, hints, collectors.HintDeleted, "web")
 }
 
