@@ -67,7 +67,7 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
 	}
 	s, cs, counts := e.a.Status(), e.a.correlator.Stats(), e.a.store.Counts()
-	put("pidigree_ready", flag(s.Ready))
+	put("pidigree_ready", gauge(s.Ready))
 	put("pidigree_mode", 1, s.Mode)
 	put("pidigree_containers", float64(s.Containers))
 	put("pidigree_processes", float64(s.Processes))
@@ -80,7 +80,7 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	put("pidigree_conflicts_total", float64(cs.Conflicts))
 	put("pidigree_lag_seconds", s.Kernel.Lag.Seconds())
 	for _, src := range s.Sources {
-		put("pidigree_source_up", flag(src.State == "running"), src.Name)
+		put("pidigree_source_up", gauge(src.State == "running"), src.Name)
 		put("pidigree_source_errors_total", float64(src.Errors), src.Name)
 		put("pidigree_source_restarts_total", float64(src.Restarts), src.Name)
 		for method, n := range src.Calls {
@@ -95,7 +95,7 @@ func each(put func(string, float64, ...string), name string, by map[string]uint6
 	}
 }
 
-func flag(b bool) float64 {
+func gauge(b bool) float64 {
 	if b {
 		return 1
 	}
