@@ -61,6 +61,9 @@ const maxMessage = 1024
 // Message gives the text of an error as one bounded line.
 func Message(err error) string {
 	s := err.Error()
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		s = st.GRPCStatus().Message() // without "rpc error: code = ..."
+	}
 	if len(s) > maxMessage {
 		s = s[:maxMessage] + "..."
 	}

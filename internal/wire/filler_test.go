@@ -78,8 +78,8 @@ func (f *filler) fillKind(v reflect.Value) {
 	case reflect.Map:
 		f.fillMap(v)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			f.fill(v.Field(i))
+		for _, field := range v.Fields() {
+			f.fill(field)
 		}
 	default:
 		panic(fmt.Sprintf("teach the filler about %s", v.Type()))
@@ -119,8 +119,8 @@ func spoil(v reflect.Value, bad string) {
 		if v.Type() == reflect.TypeFor[time.Time]() {
 			return
 		}
-		for i := range v.NumField() {
-			spoil(v.Field(i), bad)
+		for _, field := range v.Fields() {
+			spoil(field, bad)
 		}
 	}
 }

@@ -159,24 +159,6 @@ func enum[T any, W ~string](num uint64, words []W, at func(*T) *W) field[T] {
 	}}
 }
 
-// enums is a list of an enumeration, packed or not.
-func enums[T any, W ~string](num uint64, words []W, at func(*T) *[]W) field[T] {
-	return field[T]{num, func(b []byte, v *T) []byte {
-		list := *at(v)
-		if len(list) == 0 {
-			return b
-		}
-		b, start := open(b, num)
-		for _, w := range list {
-			b = append(b, byte(numberOf(words, w)))
-		}
-		return closed(b, start)
-	}, func(v *T, in scanner) error {
-		p := at(v)
-		return packed(in, func(n uint64) { *p = append(*p, wordOf(words, n)) })
-	}}
-}
-
 func numberOf[W ~string](words []W, w W) int {
 	for i, x := range words {
 		if x == w {

@@ -255,6 +255,9 @@ func TestCodesOfOtherErrors(t *testing.T) {
 }
 
 func TestAMessageIsOneBoundedLine(t *testing.T) {
+	if got := Message(status.Error(codes.Unavailable, "stopping")); got != "stopping" {
+		t.Errorf("%q", got)
+	}
 	got := Message(errors.New(strings.Repeat("x\r\ny\x00\xff", 10_000)))
 	if strings.ContainsAny(got, "\r\n") || len(got) > 2*maxMessage {
 		t.Errorf("%d bytes, %.40q", len(got), got)

@@ -227,8 +227,7 @@ func TestAnUnknownWordOrNumberBecomesNothing(t *testing.T) {
 }
 
 func TestAnEntityAndAChangeOfEachKindSurvive(t *testing.T) {
-	for i := range reflect.TypeFor[workload.Entity]().NumField() {
-		field := reflect.TypeFor[workload.Entity]().Field(i)
+	for field := range reflect.TypeFor[workload.Entity]().Fields() {
 		if field.Type.Kind() != reflect.Pointer {
 			continue
 		}

@@ -102,7 +102,6 @@ func firstError[T any](seq func(func(T, error) bool)) (err error) {
 type process struct {
 	*exec.Cmd
 	out *bufio.Reader
-	in  io.Closer
 }
 
 // spawn starts the test binary to ask, as another user if cred is set. It goes
