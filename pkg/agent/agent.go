@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -94,6 +95,7 @@ type Agent struct {
 	store      *store.Store
 	correlator *correlator.Correlator
 	resolver   *resolve.Resolver
+	sources    []collectors.Collector // those that New made
 	listener   net.Listener
 	metrics    net.Listener
 	closeOnce  sync.Once
@@ -226,6 +228,7 @@ func (a *Agent) wire() (err error) {
 		if cols, err = a.collectors(); err != nil {
 			return err
 		}
+		a.sources = cols
 	}
 	a.correlator, err = correlator.New(correlator.Options{
 		Store: a.store, Source: a.source, Cgroups: a.cgroups, Collectors: cols,
@@ -309,6 +312,11 @@ func (a *Agent) close() {
 		}
 		if a.cgroups != nil {
 			_ = a.cgroups.Close()
+		}
+		for _, c := range a.sources {
+			if c, ok := c.(io.Closer); ok {
+				_ = c.Close() // an idle connection: there is nobody to tell
+			}
 		}
 	})
 }
