@@ -85,13 +85,20 @@ func TestPollerSeesExecCgroupsAndMoves(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, pid), 0); err != nil {
 		t.Fatal(err)
 	}
+	moved := r.flushed(of(pid))
+	if d := cmp.Diff([]Type{Fork, Exec, CgroupAttach}, types(moved)); d != "" {
+		t.Fatal("moved:", d)
+	}
+	if got := moved[2]; got.Cgroup.ID != id || got.Process.Cgroups.IDs[0] != id {
+		t.Errorf("%+v", got)
+	}
 	fmt.Fprintln(c.stdin)
 	c.awaitComm("cat")
 	events := r.flushed(of(pid))
-	if d := cmp.Diff([]Type{Fork, Exec, Exec, CgroupAttach}, types(events)); d != "" {
-		t.Fatal("moved:", d)
+	if d := cmp.Diff([]Type{Fork, Exec, CgroupAttach, Exec}, types(events)); d != "" {
+		t.Fatal("ran cat:", d)
 	}
-	if got := events[3]; got.Cgroup.ID != id || got.Process.Cgroups.IDs[0] != id || got.Process.Comm.String() != "cat" {
+	if got := events[3].Process; got.Comm.String() != "cat" || got.Cgroups.IDs[0] != id {
 		t.Errorf("%+v", got)
 	}
 	if again := r.flushed(of(pid)); len(again) != len(events) {
