@@ -75,8 +75,6 @@ type Correlator struct {
 	work  sync.WaitGroup
 	calls chan struct{} // a place for each request under way
 
-	pending atomic.Int64 // events seen, for Stats
-
 	mu sync.Mutex // guards all below; held for one step
 	m  *machine
 	ev kernel.Event

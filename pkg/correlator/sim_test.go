@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -229,10 +230,7 @@ func (w *simWorld) newProc(parent *simProc, truth *simContainer, cg map[uint32]u
 	}
 	w.pids[pid] = true
 	w.now += 1000
-	p := &simProc{key: workload.ProcessKey{PID: pid, Start: uint64(w.now)}, parent: parent, truth: truth, cgroups: map[uint32]uint64{}, mntns: mnt, pidns: slices.Clone(ns)}
-	for h, id := range cg {
-		p.cgroups[h] = id
-	}
+	p := &simProc{key: workload.ProcessKey{PID: pid, Start: uint64(w.now)}, parent: parent, truth: truth, cgroups: maps.Clone(cg), mntns: mnt, pidns: slices.Clone(ns)}
 	w.procs = append(w.procs, p)
 	return p
 }

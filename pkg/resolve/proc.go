@@ -42,7 +42,6 @@ func openProc(procfs string, pid workload.PID) (int, error) {
 
 // stat is what is needed of /proc/PID/stat.
 type stat struct {
-	pid   workload.PID
 	start uint64 // ns since boot, rounded down to a tick
 }
 
