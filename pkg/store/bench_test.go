@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -229,4 +230,36 @@ func perKey(keys []workload.ProcessKey, f func(workload.ProcessKey)) float64 {
 func median(xs []float64) float64 {
 	slices.Sort(xs)
 	return xs[len(xs)/2]
+}
+
+// BenchmarkMemory is what the store itself costs, without the processes and
+// containers that it was given.
+func BenchmarkMemory(b *testing.B) {
+	keys := benchProcessKeys(workload.MaxPID / benchKeys)
+	procs := make([]*workload.Process, len(keys))
+	for i, k := range keys {
+		procs[i] = inContainer(k, benchContainer(i%benchContainers))
+	}
+	for b.Loop() {
+		before := heapNow()
+		s := New(Options{})
+		for _, p := range procs {
+			s.Apply(put(p))
+		}
+		withProcs := heapNow()
+		for i := range benchContainers {
+			id := benchContainer(i)
+			s.Apply(putLayer(id, "docker", named(id, id.ID)))
+		}
+		b.ReportMetric(float64(withProcs-before)/benchKeys, "B/process")
+		b.ReportMetric(float64(heapNow()-withProcs)/benchContainers, "B/container")
+		runtime.KeepAlive(s)
+	}
+}
+
+func heapNow() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

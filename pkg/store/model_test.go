@@ -358,8 +358,8 @@ func TestTheStoreAgreesWithTheModel(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(20) {
-		t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) { agree(t, seed+i, 500) })
+	for i := range uint64(12) {
+		t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) { agree(t, seed+i, 300) })
 		if t.Failed() {
 			t.Fatalf("again with: go test ./pkg/store -run Model -seed %d", seed+i)
 		}
