@@ -163,7 +163,7 @@ func (c *Client) call(ctx context.Context, op string, wait time.Duration, method
 		err = c.conn.Invoke(limited, method, req, &reply)
 	}
 	if err != nil {
-		return nil, c.callError(ctx, op, err)
+		return nil, c.callError(ctx, limited, op, err)
 	}
 	return &reply, nil
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -187,7 +188,6 @@ func TestAClientOutlivesItsAgent(t *testing.T) {
 	must(t, err)
 }
 
-// The connection that the first agent left is found dead by the call itself.
 func TestAnAgentThatWasRestartedAnswersTheNextCall(t *testing.T) {
 	socket, stop := start(t, agent{})
 	c := connect(t, socket)
@@ -201,6 +201,66 @@ func TestAnAgentThatWasRestartedAnswersTheNextCall(t *testing.T) {
 		must(t, err)
 	}
 	stop()
+}
+
+func TestACallThatLostItsConnectionIsMadeAgain(t *testing.T) {
+	var w wire
+	asked := 0
+	behind, _ := start(t, agent{resolve: func(ctx context.Context, _ server.Peer, _ workload.Query) workload.Result {
+		if asked++; asked == 1 {
+			w.cut()
+			<-ctx.Done()
+		}
+		return workload.Result{Answer: workload.Answer{Status: workload.StatusHost}}
+	}})
+	socket := tempSocket(t)
+	w.run(t, socket, behind)
+	a, err := connect(t, socket).Self(t.Context())
+	if err != nil || a.Status != workload.StatusHost || asked != 2 {
+		t.Errorf("%+v, %v, asked %d times", a, err, asked)
+	}
+}
+
+// wire passes bytes between clients and an agent until it is cut.
+type wire struct {
+	mu    sync.Mutex // guards all below
+	conns []net.Conn
+}
+
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		_ = c.Close()
+	}
+	w.conns = nil
+}
+
+func (w *wire) run(t *testing.T, socket, behind string) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	must(t, err)
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("unix", behind)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			w.mu.Lock()
+			w.conns = append(w.conns, in, out)
+			w.mu.Unlock()
+			pass := func(to, from net.Conn) { _, _ = io.Copy(to, from); _ = to.Close() }
+			all.Go(func() { pass(in, out) })
+			all.Go(func() { pass(out, in) })
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); w.cut(); all.Wait() })
 }
 
 func TestWatchGivesWhatThereIsAndResumes(t *testing.T) {

@@ -32,8 +32,9 @@ func (c *Client) wentAway(err error) bool {
 	return status.Code(err) == codes.Unavailable && c.dialer.lastError() == nil
 }
 
-// callError says in one line why a call was not answered.
-func (c *Client) callError(ctx context.Context, op string, err error) error {
+// callError says in one line why a call was not answered. It was made with used,
+// which the caller's ctx became with our own timeout.
+func (c *Client) callError(ctx, used context.Context, op string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%s: %w", op, cause)
 	}
@@ -48,12 +49,23 @@ func (c *Client) callError(ctx context.Context, op string, err error) error {
 		}
 		return fmt.Errorf("%s: ask %s: %w: %s", op, c.opt.Socket, ErrDead, firstLine(s.Message()))
 	case codes.DeadlineExceeded:
+		if sameDeadline(ctx, used) {
+			return fmt.Errorf("%s: %w", op, context.DeadlineExceeded)
+		}
 		return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.opt.Socket, ErrDead, c.opt.Timeout)
 	case codes.Unimplemented:
 		return fmt.Errorf("%s: the agent at %s is too old for this question: %s", op, c.opt.Socket, firstLine(s.Message()))
 	default:
 		return fmt.Errorf("%s: %w", op, wire.NewError(s.Code(), firstLine(s.Message())))
 	}
+}
+
+// sameDeadline reports whether the caller's deadline came before ours. The agent
+// knows it too, and may say that it has passed just before our clock does.
+func sameDeadline(ctx, used context.Context) bool {
+	his, ok := ctx.Deadline()
+	ours, _ := used.Deadline()
+	return ok && his.Equal(ours)
 }
 
 func firstLine(s string) string {

@@ -52,7 +52,7 @@ func stream[T any](
 			}
 		}
 		if !errors.Is(err, io.EOF) {
-			yield(none, c.callError(ctx, op, err))
+			yield(none, c.callError(ctx, streamCtx, op, err))
 		}
 	}
 }
