@@ -189,7 +189,9 @@ func (m *machine) userExec(p *proc) {
 	p.user = true
 	if r := p.member.run; r != nil && r.init == p && r.firstExec == 0 {
 		r.firstExec = p.execAt
-		p.member.mark(workload.MarkFirstExec, "kernel", p.execAt)
+		if !p.kp.Key.Ticks { // else it was found by polling: when it ran is not known
+			p.member.mark(workload.MarkFirstExec, "kernel", p.execAt)
+		}
 		m.startedRun(p.member)
 	}
 }
