@@ -58,7 +58,10 @@ func (r rule) sorted(to, layers []layer) []layer {
 	return to
 }
 
+// rank is the place of a source's kind: "docker@/run/other.sock" is a further
+// engine of the kind docker.
 func (r rule) rank(source string) int {
+	source, _, _ = strings.Cut(source, "@")
 	if i := slices.Index(r.order, source); i >= 0 {
 		return i
 	}
@@ -229,6 +232,7 @@ const precedenceIntro = `<!-- Made from pkg/store/precedence.go by: go test ./pk
 A container that several sources know is one entity. Each source keeps a layer of its own, and
 what is shown comes from the layers by this table. "kernel" is pidigree's own layer, made from
 what it saw in the kernel. "Others" are sources that a row does not name; they come last, in
-alphabetical order, so that the outcome never depends on who answered first.
+alphabetical order, so that the outcome never depends on who answered first. A further engine of
+a kind ("docker@/run/other.sock") has the place of its kind.
 
 `
