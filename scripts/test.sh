@@ -7,7 +7,7 @@
 # Every package's own tests run in exactly one of unit, race and integration, so
 # that nothing is compiled or run twice without a reason:
 #
-#   integration  packages that talk to a real kernel or a real engine
+#   integration  packages that talk to a real kernel or a real engine, with the race detector
 #   race         the other packages that start goroutines: those that check for leaks
 #   unit         the rest
 set -uo pipefail
@@ -50,7 +50,7 @@ stage_race() { run -race -skip '^Fuzz' -- $(racy); }
 # for a person with time.
 stage_fuzz() { run -run '^Fuzz' -- $(grep -rlE --include='*_test.go' '^func Fuzz' pkg internal bpf 2>/dev/null | xargs -r -n1 dirname | sort -u); }
 # One package at a time: engines beside engines on two cores would measure each other.
-stage_integration() { run -p 1 -timeout 10m -skip '^Fuzz' -- $(real); }
+stage_integration() { run -race -p 1 -timeout 10m -skip '^Fuzz' -- $(real); }
 stage_e2e() { make --no-print-directory build && go test "${flags[@]}" -p 1 -timeout 25m -v ./tests/e2e/...; }
 
 summary=() failed=0
