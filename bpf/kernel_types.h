@@ -95,6 +95,7 @@ struct mm_struct {
 
 struct list_head {
 	struct list_head *next;
+	struct list_head *prev;
 };
 
 struct kernfs_node {
@@ -107,8 +108,13 @@ struct cgroup_root {
 
 struct cgroup;
 
+struct cgroup_subsys {
+	struct cgroup_root *root;
+};
+
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys *ss;
 	struct cgroup_subsys_state *parent;
 };
 

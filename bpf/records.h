@@ -92,8 +92,10 @@ struct tracer_config {
 	u32 pid_ns_inum;
 	/* hierarchy_id of hierarchies without a controller (name=systemd). */
 	u32 named[MAX_NAMED];
-	/* Where in css_set.cgrp_links they are to be looked for first. */
-	u8 named_at[MAX_NAMED];
+	/* Where in css_set.cgrp_links they are to be looked for first: after so many
+	 * entries, from the end of the list rather than from its front. */
+	u8 named_hops[MAX_NAMED];
+	u8 named_back[MAX_NAMED];
 };
 
 #endif

@@ -117,13 +117,19 @@ INLINE void put_cgroup(struct record_cgroup_id *to, struct cgroup *cgrp)
 	to->pad = 0;
 }
 
-/* The cgroup of one v1 hierarchy, through a controller that is bound to it. */
+/*
+ * The cgroup of one v1 hierarchy, through a controller that is bound to it. The
+ * controller's own struct is asked for the hierarchy, as it is in the cache.
+ */
 INLINE void put_v1(struct record_cgroup_id *to, struct css_set *cset, u32 subsys)
 {
-	struct cgroup_subsys_state **css;
+	struct cgroup_subsys_state **slot, *css;
 
-	css = (void *)cset + FIELD_OFFSET(struct css_set, subsys) + (subsys & 31) * sizeof(void *);
-	put_cgroup(to, (*css)->cgroup);
+	slot = (void *)cset + FIELD_OFFSET(struct css_set, subsys) + (subsys & 31) * sizeof(void *);
+	css = *slot;
+	to->id = css->cgroup->kn->id;
+	to->hierarchy = css->ss->root->hierarchy_id;
+	to->pad = 0;
 }
 
 INLINE u64 read_pointer(const void *from)
@@ -160,18 +166,19 @@ INLINE u64 linked_cgroup(u64 entry)
 /*
  * Hierarchies without a controller are only in the css_set's list of links. It
  * has the order that they were mounted in, so user space can say where to look
- * first; without that a link costs 60 ns. It is read without css_set_lock: it
+ * first; each entry on the way costs 40 ns. It is read without css_set_lock: it
  * changes only while the css_set is made or freed or a hierarchy (un)mounted,
- * and a wrong next pointer ends at MAX_LINKS or reads as 0.
+ * and a wrong pointer ends at MAX_LINKS or reads as 0.
  */
-INLINE u64 find_named(struct css_set *cset, u32 hierarchy, u32 guess)
+INLINE u64 find_named(struct css_set *cset, u32 hierarchy, u32 hops, bool back)
 {
 	const u64 head = (u64)((void *)cset + FIELD_OFFSET(struct css_set, cgrp_links));
-	u64 cgrp, at = read_pointer((void *)head);
+	const u64 step = back ? FIELD_OFFSET(struct list_head, prev) : FIELD_OFFSET(struct list_head, next);
+	u64 cgrp, at = read_pointer((void *)(head + step));
 
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < MAX_LINKS && i < guess; i++)
-		at = read_pointer((void *)at);
+	for (u32 i = 0; i < MAX_LINKS && i < hops; i++)
+		at = read_pointer((void *)(at + step));
 	cgrp = linked_cgroup(at);
 	if (hierarchy_of(cgrp) == hierarchy)
 		return cgrp;
@@ -186,9 +193,10 @@ INLINE u64 find_named(struct css_set *cset, u32 hierarchy, u32 guess)
 	return 0;
 }
 
-INLINE void put_named(struct record_cgroup_id *to, struct css_set *cset, u32 hierarchy, u32 guess)
+INLINE void put_named(struct record_cgroup_id *to, struct css_set *cset, u32 i)
 {
-	u64 cgrp = find_named(cset, hierarchy, guess);
+	u32 hierarchy = config.named[i];
+	u64 cgrp = find_named(cset, hierarchy, config.named_hops[i], config.named_back[i]);
 	u64 kn = read_pointer((void *)(cgrp + FIELD_OFFSET(struct cgroup, kn)));
 
 	to->id = read_pointer((void *)(kn + FIELD_OFFSET(struct kernfs_node, id)));
@@ -213,7 +221,7 @@ INLINE void put_cgroups(struct record_process *r, struct css_set *cset)
 	for (int i = 0; i < MAX_NAMED; i++) {
 		if (i >= config.named_count)
 			break;
-		put_named(&to[1 + config.v1_count + i], cset, config.named[i], config.named_at[i]);
+		put_named(&to[1 + config.v1_count + i], cset, i);
 	}
 }
 
@@ -341,7 +349,9 @@ INLINE void put_process(struct record_process *r, struct task_struct *task, s32 
 	r->exit_status = 0;
 	r->exe_inode = 0;
 	r->exe_dev = 0;
-	bpf_probe_read_kernel(r->comm, sizeof(r->comm), leader->comm);
+	/* Two loads in the place of a helper call. */
+	((u64 *)r->comm)[0] = ((u64 *)leader->comm)[0];
+	((u64 *)r->comm)[1] = ((u64 *)leader->comm)[1];
 	put_pid(r, leader, base);
 	put_cgroups(r, leader->cgroups);
 }

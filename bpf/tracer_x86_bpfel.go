@@ -88,7 +88,8 @@ type TracerTracerConfig struct {
 	V1Subsys     [16]uint8
 	PidNsInum    uint32
 	Named        [4]uint32
-	NamedAt      [4]uint8
+	NamedHops    [4]uint8
+	NamedBack    [4]uint8
 }
 
 // Names of all BPF objects in the ELF.

@@ -28,20 +28,12 @@ func BenchmarkBPFCost(b *testing.B) {
 	}
 	defer stats.Close()
 	empty := loadEmpty(b)
-	tr := newTracer(b, TracerOptions{})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- tr.Run(ctx, func(Event) {}) }()
-	if err := tr.Flush(patient(b)); err != nil {
-		b.Fatal(err)
-	}
+	tr := runningTracer(b)
 	before, emptyBefore := tr.Stats().Programs, programStats(b, empty)
 	for b.Loop() {
 		spawn(b)
 	}
 	after, emptyAfter := tr.Stats().Programs, programStats(b, empty)
-	cancel()
-	<-done
 	for i, p := range after {
 		if p.Type <= Exit {
 			reportCost(b, p.Type.String(), before[i], p)
@@ -51,6 +43,22 @@ func BenchmarkBPFCost(b *testing.B) {
 		reportCost(b, "empty-"+t.String(), emptyBefore[t], s)
 	}
 	b.ReportMetric(float64(tr.Stats().LostTotal()), "lost")
+}
+
+// runningTracer gives a Tracer whose events are read and dropped.
+func runningTracer(b *testing.B) *Tracer {
+	b.Helper()
+	tr := newTracer(b, TracerOptions{})
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(context.Background(), func(Event) {}) }()
+	b.Cleanup(func() {
+		tr.Close()
+		<-done
+	})
+	if err := tr.Flush(patient(b)); err != nil {
+		b.Fatal(err)
+	}
+	return tr
 }
 
 func spawn(b *testing.B) {
@@ -113,7 +121,7 @@ func BenchmarkBPFCostOfACgroup(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer stats.Close()
-	tr := newTracer(b, TracerOptions{})
+	tr := runningTracer(b)
 	dir := makeCgroup(b, "", "bench")
 	before := tr.Stats().Programs
 	for i := 0; b.Loop(); i++ {

@@ -213,7 +213,11 @@ func kernelConfig(types *btf.Spec, hs []Hierarchy) (bpf.TracerTracerConfig, erro
 		case int(c.NamedCount) < len(c.Named):
 			c.Named[c.NamedCount] = h.ID
 			// /proc/PID/cgroup has the newest hierarchy first, a css_set the oldest.
-			c.NamedAt[c.NamedCount] = uint8(len(hs) - 1 - i)
+			if newer, older := i, len(hs)-1-i; newer < older {
+				c.NamedHops[c.NamedCount], c.NamedBack[c.NamedCount] = uint8(newer), 1
+			} else {
+				c.NamedHops[c.NamedCount] = uint8(older)
+			}
 			c.NamedCount++
 		}
 	}

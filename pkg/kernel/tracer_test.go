@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -172,6 +173,46 @@ func TestExitSaysThatTheOOMKillerChose(t *testing.T) {
 	exits := r.flushed(func(e Event) bool { return e.Type == Exit && of(c.Process.Pid)(e) })
 	if len(exits) != 1 || !exits[0].Exit.OOM {
 		t.Errorf("%+v", exits)
+	}
+}
+
+// Where user space expects a named hierarchy in the css_set's list is a guess:
+// one that was wrong from the start, or is since a hierarchy was unmounted, costs
+// time only.
+func TestANamedHierarchyIsFoundWhereverItIs(t *testing.T) {
+	for _, guess := range []struct{ hops, back uint8 }{{0, 0}, {0, 1}, {3, 0}, {2, 1}, {19, 0}, {200, 1}} {
+		tr := &Tracer{closed: make(chan struct{})}
+		tr.opts.setDefaults()
+		types := btf.NewCache()
+		spec, err := types.Kernel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.configure(spec); err != nil {
+			t.Fatal(err)
+		}
+		if tr.config.NamedCount == 0 {
+			t.Skip("this host has no named hierarchy")
+		}
+		tr.config.NamedHops[0], tr.config.NamedBack[0] = guess.hops, guess.back
+		if err := tr.load(types); err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.openRings(); err != nil {
+			t.Fatal(err)
+		}
+		want, got := expectProcess(t, os.Getpid()).Cgroups, CgroupSet{}
+		if err := tr.Snapshot(patient(t), func(e Event) {
+			if of(os.Getpid())(e) {
+				got = e.Process.Cgroups
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("guess %v: %s", guess, d)
+		}
+		tr.Close()
 	}
 }
 
