@@ -3,7 +3,6 @@
 package wire
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"strings"
@@ -25,7 +24,7 @@ func number[T any, N integer](num uint64, at func(*T) *N) field[T] {
 		if n == 0 {
 			return b
 		}
-		return binary.AppendUvarint(tag(b, num, typeVarint), uint64(int64(n)))
+		return appendUvarint(tag(b, num, typeVarint), uint64(int64(n)))
 	}, func(v *T, in scanner) error {
 		if in.typ == typeVarint {
 			*at(v) = N(in.n)
@@ -73,7 +72,7 @@ func optional[T any](num uint64, at func(*T) *reference) field[T] {
 		if r == 0 {
 			return b
 		}
-		return binary.AppendUvarint(tag(b, num, typeVarint), uint64(r-1))
+		return appendUvarint(tag(b, num, typeVarint), uint64(r-1))
 	}, func(v *T, in scanner) error {
 		if in.typ != typeVarint {
 			return nil
@@ -121,7 +120,7 @@ func appendText(b []byte, num uint64, s string) []byte {
 	if !utf8.ValidString(s) {
 		s = valid(s)
 	}
-	b = binary.AppendUvarint(tag(b, num, typeBytes), uint64(len(s)))
+	b = appendUvarint(tag(b, num, typeBytes), uint64(len(s)))
 	return append(b, s...)
 }
 
@@ -184,7 +183,7 @@ func indexes[T any](num uint64, at func(*T) *[]uint32) field[T] {
 		}
 		b, start := open(b, num)
 		for _, n := range list {
-			b = binary.AppendUvarint(b, uint64(n))
+			b = appendUvarint(b, uint64(n))
 		}
 		return closed(b, start)
 	}, func(v *T, in scanner) error {
@@ -282,7 +281,7 @@ func textMap[T any](num uint64, at func(*T) *map[string]string) field[T] {
 }
 
 func countMap[T any](num uint64, at func(*T) *map[string]uint64) field[T] {
-	return dict(num, at, func(b []byte, n uint64) []byte { return binary.AppendUvarint(tag(b, 2, typeVarint), n) },
+	return dict(num, at, func(b []byte, n uint64) []byte { return appendUvarint(tag(b, 2, typeVarint), n) },
 		func(in scanner) uint64 { return in.n })
 }
 

@@ -33,18 +33,9 @@ func table[T any](fields ...field[T]) *message[T] {
 	return m
 }
 
-// inside gives the rows of m, but for some, as rows of a message that holds an M.
-func inside[T, M any](m *message[M], at func(*T) *M, but ...uint64) (rows []field[T]) {
-	for _, f := range m.fields {
-		if slices.Contains(but, f.num) {
-			continue
-		}
-		rows = append(rows, field[T]{f.num,
-			func(b []byte, v *T) []byte { return f.put(b, at(v)) },
-			func(v *T, in scanner) error { return f.get(at(v), in) },
-		})
-	}
-	return rows
+// without gives the table but for some rows.
+func (m *message[T]) without(nums ...uint64) *message[T] {
+	return table(slices.DeleteFunc(slices.Clone(m.fields), func(f field[T]) bool { return slices.Contains(nums, f.num) })...)
 }
 
 // append writes the fields of v.
@@ -68,18 +59,31 @@ func (m *message[T]) parse(v *T, s string) error {
 		if err := in.next(); err != nil {
 			return err
 		}
-		if in.num >= uint64(len(m.at)) || m.at[in.num] == 0 {
-			continue
-		}
-		if err := m.fields[m.at[in.num]-1].get(v, in); err != nil {
+		if err := m.take(v, in); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// take reads one field into v, and skips one that is not in the table.
+func (m *message[T]) take(v *T, in scanner) error {
+	if in.num >= uint64(len(m.at)) || m.at[in.num] == 0 {
+		return nil
+	}
+	return m.fields[m.at[in.num]-1].get(v, in)
+}
+
 func tag(b []byte, num uint64, typ uint8) []byte {
-	return binary.AppendUvarint(b, num<<3|uint64(typ))
+	return appendUvarint(b, num<<3|uint64(typ))
+}
+
+// appendUvarint is binary.AppendUvarint with the common case inlined.
+func appendUvarint(b []byte, n uint64) []byte {
+	if n < 0x80 {
+		return append(b, byte(n))
+	}
+	return binary.AppendUvarint(b, n)
 }
 
 // open begins a field whose length is not known yet. Most have less than 128

@@ -48,20 +48,21 @@ var resultMessage = table(
 	pointer(3, errorMessage, func(r *result) **remoteError { return &r.err }),
 )
 
-// replyProcess is a Process with references in the place of what many have in
-// common.
-type replyProcess struct {
-	*workload.Process
+// share is what a Process of a reply has in common with others, by reference.
+type share struct {
 	foreign            workload.ContainerID // where the reply does not hold the container
 	container, cgroups reference
 }
 
-var replyProcessMessage = table(append(
-	inside(processMessage, func(p *replyProcess) *workload.Process { return p.Process }, 5, 10),
-	value(10, containerIDMessage, func(p *replyProcess) *workload.ContainerID { return &p.foreign }),
-	optional(18, func(p *replyProcess) *reference { return &p.container }),
-	optional(19, func(p *replyProcess) *reference { return &p.cgroups }),
-)...)
+// A Process of a reply is written as the two parts of it, one after the other.
+var (
+	ownMessage   = processMessage.without(5, 10)
+	shareMessage = table(
+		value(10, containerIDMessage, func(s *share) *workload.ContainerID { return &s.foreign }),
+		optional(18, func(s *share) *reference { return &s.container }),
+		optional(19, func(s *share) *reference { return &s.cgroups }),
+	)
+)
 
 // cgroupSet is a CgroupSet.
 type cgroupSet struct{ cgroups []workload.CgroupID }
@@ -95,8 +96,10 @@ func EncodeResults(results []workload.Result) *Bytes {
 		b = resultMessage.nested(b, fieldResults, e.result(&results[i]))
 	}
 	b = appendAll(b, fieldContainers, containerMessage, e.containers.list)
-	for _, p := range e.processes.list {
-		b = replyProcessMessage.nested(b, fieldProcesses, e.process(p))
+	for i, p := range e.processes.list {
+		var start int
+		b, start = open(b, fieldProcesses)
+		b = closed(shareMessage.append(ownMessage.append(b, p), e.share(i, p)), start)
 	}
 	b = appendAll(b, fieldPods, podMessage, e.pods.list)
 	b = appendAll(b, fieldTasks, taskMessage, e.tasks.list)
@@ -121,13 +124,14 @@ type encoder struct {
 	pods       numbered[workload.Pod, workload.PodRef]
 	tasks      numbered[workload.Task, workload.Task]
 	services   numbered[workload.Service, workload.Service]
+	homes      []reference // the container of each process, as its answer has it
 	sets       []*cgroupSet
-	setOf      map[reference]reference // the set seen last with a container
+	setOf      []reference // the set seen last with a container, by its reference
 
 	// One of each is enough: one is written before the next one comes.
 	r result
 	a answer
-	p replyProcess
+	s share
 }
 
 // result gives a Result in the form of the wire, until the next call.
@@ -140,13 +144,18 @@ func (e *encoder) result(r *workload.Result) *result {
 	a := &r.Answer
 	e.a = answer{Answer: a, containers: e.a.containers[:0]}
 	e.r.answer = &e.a
+	var home reference
 	for _, c := range a.Containers {
 		if c != nil {
-			e.a.containers = append(e.a.containers, uint32(e.containers.of(c, c.ID, 1)-1))
+			home = e.containers.of(c, c.ID, 1)
+			e.a.containers = append(e.a.containers, uint32(home-1))
 		}
 	}
 	if a.Process != nil {
 		e.a.process = e.processes.of(a.Process, a.Process.Key, e.hint)
+		if int(e.a.process) > len(e.homes) {
+			e.homes = append(e.homes, home)
+		}
 	}
 	if a.Pod != nil {
 		e.a.pod = e.pods.of(a.Pod, a.Pod.PodRef, 1)
@@ -160,39 +169,43 @@ func (e *encoder) result(r *workload.Result) *result {
 	return &e.r
 }
 
-// process gives a Process in the form of the wire, until the next call. It is
-// called when all containers of the reply are known.
-func (e *encoder) process(p *workload.Process) *replyProcess {
-	e.p = replyProcess{Process: p, container: e.containers.byKey[p.Container]}
-	if e.p.container == 0 {
-		e.p.foreign = p.Container
+// share gives what process i has in common with others, until the next call. It
+// is called when all containers of the reply are known.
+func (e *encoder) share(i int, p *workload.Process) *share {
+	at := e.homes[i]
+	if at == 0 || e.containers.list[at-1].ID != p.Container {
+		at = e.containers.byKey[p.Container]
+	}
+	e.s = share{container: at}
+	if at == 0 {
+		e.s.foreign = p.Container
 	}
 	if len(p.Cgroups) > 0 {
-		e.p.cgroups = e.set(e.p.container, p.Cgroups)
+		e.s.cgroups = e.set(at, p.Cgroups)
 	}
-	return &e.p
+	return &e.s
 }
 
 // set finds the cgroups where the last process of the same container had the
 // same: nearly always.
 func (e *encoder) set(container reference, ids []workload.CgroupID) reference {
-	at := e.setOf[container]
-	if at != 0 && slices.Equal(e.sets[at-1].cgroups, ids) {
-		return at
-	}
-	e.sets = append(e.sets, &cgroupSet{ids})
 	if e.setOf == nil {
-		e.setOf = make(map[reference]reference)
+		e.setOf = make([]reference, len(e.containers.list)+1)
 	}
-	e.setOf[container] = reference(len(e.sets))
-	return reference(len(e.sets))
+	at := &e.setOf[container]
+	if *at == 0 || !slices.Equal(e.sets[*at-1].cgroups, ids) {
+		e.sets = append(e.sets, &cgroupSet{ids})
+		*at = reference(len(e.sets))
+	}
+	return *at
 }
 
 // numbered is a list in which each entity is once, by its key.
 type numbered[T any, K comparable] struct {
 	list  []*T
 	byKey map[K]reference
-	last  reference // of the entity given last; batches repeat themselves
+	byPtr map[*T]reference // a short way: answers of one store share entities
+	last  reference        // the shortest: of the entity given last
 }
 
 // of gives the reference of an entity and puts it into the list where it is
@@ -203,22 +216,28 @@ func (n *numbered[T, K]) of(p *T, key K, hint int) reference {
 	if n.last != 0 && n.list[n.last-1] == p {
 		return n.last
 	}
-	var none K
-	at := n.byKey[key]
-	switch {
-	case at != 0:
-		n.list[at-1] = p
-	case n.list == nil:
-		n.list, n.byKey = make([]*T, 0, hint), make(map[K]reference, hint)
-		fallthrough
-	default:
-		n.list = append(n.list, p)
-		at = reference(len(n.list))
+	if n.list == nil {
+		n.list, n.byKey, n.byPtr = make([]*T, 0, hint), make(map[K]reference, hint), make(map[*T]reference, hint)
 	}
+	at := n.byPtr[p]
+	if at == 0 {
+		at = n.add(p, key)
+		n.byPtr[p] = at
+	}
+	n.list[at-1], n.last = p, at
+	return at
+}
+
+func (n *numbered[T, K]) add(p *T, key K) reference {
+	var none K
+	if at := n.byKey[key]; at != 0 {
+		return at
+	}
+	n.list = append(n.list, p)
+	at := reference(len(n.list))
 	if key != none {
 		n.byKey[key] = at
 	}
-	n.last = at
 	return at
 }
 
@@ -241,7 +260,7 @@ func DecodeResults(queries []workload.Query, msg *Bytes) ([]workload.Result, err
 		return nil, fmt.Errorf("%w: %d results for %d questions", ErrMalformed, len(d.raw), len(queries))
 	}
 	for i := range d.shares {
-		if err := d.joinProcess(&d.shares[i]); err != nil {
+		if err := d.joinProcess(d.processes[i], &d.shares[i]); err != nil {
 			return nil, fmt.Errorf("process %d: %w", i, err)
 		}
 	}
@@ -263,7 +282,7 @@ type decoder struct {
 	indexes    []uint32 // of containers: chains have one or two
 	containers []*workload.Container
 	processes  []*workload.Process
-	shares     []replyProcess // what the processes refer to
+	shares     []share // of the processes
 	sets       []*cgroupSet
 	pods       []*workload.Pod
 	tasks      []*workload.Task
@@ -354,18 +373,37 @@ func add[T any](d *decoder, list *[]*T, m *message[T], in scanner) error {
 func (d *decoder) process(in scanner) error {
 	p := new(workload.Process)
 	d.processes = append(room(d.processes, in), p)
-	d.shares = append(room(d.shares, in), replyProcess{Process: p})
-	return replyProcessMessage.parse(&d.shares[len(d.shares)-1], d.own(in.bytes))
+	d.shares = append(room(d.shares, in), share{})
+	to := &d.shares[len(d.shares)-1]
+	for in := (scanner{rest: d.own(in.bytes)}); in.rest != ""; {
+		if err := in.next(); err != nil {
+			return err
+		}
+		var err error
+		switch in.num {
+		case 10, 18, 19:
+			err = shareMessage.take(to, in)
+		default:
+			err = processMessage.take(p, in)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // joinProcess puts what processes have in common into one.
-func (d *decoder) joinProcess(p *replyProcess) error {
+func (d *decoder) joinProcess(p *workload.Process, s *share) error {
 	var c *workload.Container
 	var set *cgroupSet
-	if err := errors.Join(pick(&c, d.containers, p.container), pick(&set, d.sets, p.cgroups)); err != nil {
+	if err := pick(&c, d.containers, s.container); err != nil {
 		return err
 	}
-	p.Container = p.foreign
+	if err := pick(&set, d.sets, s.cgroups); err != nil {
+		return err
+	}
+	p.Container = s.foreign
 	if c != nil {
 		p.Container = c.ID
 	}
