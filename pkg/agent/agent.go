@@ -232,7 +232,8 @@ func (a *Agent) wire() (err error) {
 	}
 	a.correlator, err = correlator.New(correlator.Options{
 		Store: a.store, Source: a.source, Cgroups: a.cgroups, Collectors: cols,
-		HostMountNS: mountNS(a.opts.Procfs), Logger: a.log,
+		HostMountNS: namespace(a.opts.Procfs, "1/ns/mnt"), Logger: a.log,
+		NestedCgroups: namespace(a.opts.Procfs, "self/ns/cgroup") != initialCgroupNS,
 	})
 	if err != nil {
 		return err
@@ -241,10 +242,13 @@ func (a *Agent) wire() (err error) {
 	return err
 }
 
-// mountNS is the host's mount namespace: that of PID 1.
-func mountNS(procfs string) uint32 {
+// initialCgroupNS is PROC_CGROUP_INIT_INO, include/linux/proc_ns.h.
+const initialCgroupNS = 0xEFFFFFFB
+
+// namespace gives the inode of a namespace, 0 if it cannot be seen.
+func namespace(procfs, link string) uint32 {
 	var st unix.Stat_t
-	if unix.Stat(filepath.Join(procfs, "1/ns/mnt"), &st) != nil {
+	if unix.Stat(filepath.Join(procfs, link), &st) != nil {
 		return 0
 	}
 	return uint32(st.Ino)

@@ -55,6 +55,10 @@ type Options struct {
 	FilesOnly []string
 	// HostMountNS is the inode of the host's mount namespace, 0 if unknown.
 	HostMountNS uint32
+	// NestedCgroups is set where the agent's cgroup namespace is not the initial
+	// one: paths in kernel events are the host's then, those of cgroupfs are not,
+	// and only the latter are read.
+	NestedCgroups bool
 	// Logger gets state changes. Default: none.
 	Logger *slog.Logger
 	// Tick bounds how old an unnoticed deadline or tombstone can get. Default 1 s.
@@ -203,6 +207,9 @@ func now() workload.KTime {
 
 func (c *Correlator) onEvent(e kernel.Event) {
 	at := now()
+	if c.opts.NestedCgroups {
+		e.Cgroup.PathCut = true
+	}
 	c.mu.Lock()
 	c.ev = e
 	if e.Time != 0 && e.Type != kernel.Task {
