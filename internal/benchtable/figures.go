@@ -27,6 +27,7 @@ func selfFigures() (all []figure) {
 						{"known before the program's first act, least", at + "least-lead-ns"},
 						{"median", at + "median-lead-ns"},
 						{"before its exec by bpftrace's clock, least", at + "least-bpftrace-lead-ns"},
+						{"known only after that exec, of 180", at + "late"},
 						{"the two clocks apart, most", at + "clock-ns"},
 					},
 				})
