@@ -232,7 +232,7 @@ func (a *Agent) wire() (err error) {
 	}
 	a.correlator, err = correlator.New(correlator.Options{
 		Store: a.store, Source: a.source, Cgroups: a.cgroups, Collectors: cols,
-		HostMountNS: namespace(a.opts.Procfs, "1/ns/mnt"), Logger: a.log,
+		HostMountNS: hostMountNS(a.opts.Procfs), Logger: a.log,
 		NestedCgroups: namespace(a.opts.Procfs, "self/ns/cgroup") != initialCgroupNS,
 	})
 	if err != nil {
@@ -244,6 +244,12 @@ func (a *Agent) wire() (err error) {
 
 // initialCgroupNS is PROC_CGROUP_INIT_INO, include/linux/proc_ns.h.
 const initialCgroupNS = 0xEFFFFFFB
+
+// hostMountNS is the mount namespace of PID 1, or, where that one cannot be
+// looked at, of the kernel's threads, which never leave the first one.
+func hostMountNS(procfs string) uint32 {
+	return cmp.Or(namespace(procfs, "1/ns/mnt"), namespace(procfs, "2/ns/mnt"), namespace(procfs, "self/ns/mnt"))
+}
 
 // namespace gives the inode of a namespace, 0 if it cannot be seen.
 func namespace(procfs, link string) uint32 {
