@@ -8,3 +8,4 @@ package api
 
 //go:generate go tool -modfile=../tools/go.mod buf lint
 //go:generate go tool -modfile=../tools/go.mod buf generate
+//go:generate go test -run TestTheReferenceIsUpToDate . -update
