@@ -122,13 +122,13 @@ func New(o Options) (_ *Agent, err error) {
 			a.close()
 		}
 	}()
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
 	if o.Nice != 0 {
 		if err := setPriority(o.Nice); err != nil {
 			a.log.Warn("priority unchanged", "nice", o.Nice, "err", err)
 		}
-	}
-	if err := a.listen(); err != nil {
-		return nil, err
 	}
 	if a.cgroups, err = pcgroup.New(pcgroup.Options{Procfs: o.Procfs, CgroupRoot: o.CgroupRoot}); err != nil {
 		return nil, fmt.Errorf("start agent: %w", err)

@@ -47,6 +47,9 @@ var ErrInUse = errors.New("another agent answers there")
 // apart. Closing the listener removes the socket.
 func Listen(path, group string) (net.Listener, error) {
 	l, err := listen(path, group)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("listen on %s: %w: become root, or choose another path with --socket", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
