@@ -52,13 +52,11 @@ func BenchmarkAContainerAsksAboutItself(b *testing.B) {
 }
 
 func measureSelf(b *testing.B, docker *collectortest.Dockerd, containerd *collectortest.Containerd, fl fleet, f form) {
-	dockerProxy := collectortest.NewDockerProxy(b, docker.Socket)
-	containerdProxy := collectortest.NewContainerdProxy(b, containerd.Address)
-	dockerProxy.DropEvents(f.drop)
-	containerdProxy.DropEvents(f.drop)
-	agent := harness.StartAgent(b, programs, harness.AgentOptions{
-		Docker: docker, DockerSocket: dockerProxy.Socket, Containerd: containerd, ContainerdAddress: containerdProxy.Socket, Args: f.args,
-	})
+	proxied := between(b, docker, containerd)
+	proxied.docker.DropEvents(f.drop)
+	proxied.containerd.DropEvents(f.drop)
+	proxied.options.Args = f.args
+	agent := harness.StartAgent(b, programs, proxied.options)
 	trace := harness.TraceExecs(b, "asker")
 	for b.Loop() {
 		least := starts

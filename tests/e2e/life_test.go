@@ -185,14 +185,8 @@ func countCalls(tb testing.TB) map[string]callCount {
 	tb.Helper()
 	docker := collectortest.StartDockerd(tb, engineOptions(tb))
 	containerd := collectortest.StartContainerd(tb, engineOptions(tb))
-	proxies := map[string]*collectortest.Proxy{
-		"docker":     collectortest.NewDockerProxy(tb, docker.Socket),
-		"containerd": collectortest.NewContainerdProxy(tb, containerd.Address),
-	}
-	agent := harness.StartAgent(tb, programs, harness.AgentOptions{
-		Docker: docker, DockerSocket: proxies["docker"].Socket,
-		Containerd: containerd, ContainerdAddress: proxies["containerd"].Socket,
-	})
+	proxied := between(tb, docker, containerd)
+	agent := harness.StartAgent(tb, programs, proxied.options)
 	start := map[string]func(string) int{
 		"docker": func(name string) int {
 			return docker.InitPID(docker.Run("--name", name, collectortest.BusyboxImage, "/bin/sleep", "3600"))
@@ -203,7 +197,7 @@ func countCalls(tb testing.TB) map[string]callCount {
 		},
 	}
 	counts := map[string]callCount{}
-	for engine, proxy := range proxies {
+	for engine, proxy := range map[string]*collectortest.Proxy{"docker": proxied.docker, "containerd": proxied.containerd} {
 		proxy.ResetCalls()
 		for i := range countedStarts {
 			name := "counted-" + engine + "-" + strconv.Itoa(i)

@@ -68,20 +68,46 @@ func TestAContainerThatAsksAboutItselfIsToldItsName(t *testing.T) {
 	containerd := collectortest.StartContainerd(t, engineOptions(t))
 	for _, f := range forms() {
 		t.Run(f.name, func(t *testing.T) {
-			dockerProxy := collectortest.NewDockerProxy(t, docker.Socket)
-			containerdProxy := collectortest.NewContainerdProxy(t, containerd.Address)
-			dockerProxy.DropEvents(f.drop)
-			containerdProxy.DropEvents(f.drop)
-			agent := harness.StartAgent(t, programs, harness.AgentOptions{
-				Docker: docker, DockerSocket: dockerProxy.Socket,
-				Containerd: containerd, ContainerdAddress: containerdProxy.Socket,
-				Args: f.args,
-			})
+			proxied := between(t, docker, containerd)
+			proxied.docker.DropEvents(f.drop)
+			proxied.containerd.DropEvents(f.drop)
+			proxied.options.Args = f.args
+			agent := harness.StartAgent(t, programs, proxied.options)
 			for _, fl := range []fleet{dockerFleet(docker), containerdFleet(containerd)} {
 				t.Run(fl.name, func(t *testing.T) { askAll(t, fl, filepath.Dir(agent.Socket)) })
 			}
 		})
 	}
+}
+
+// proxies stand between the agent and the engines.
+type proxies struct {
+	docker, containerd *collectortest.Proxy
+	options            harness.AgentOptions // of an agent that meets the engines there
+}
+
+// between puts proxies before the engines. Containerd's takes the place of its
+// socket, because the containers' shims name that place and the agent goes by it;
+// ctr itself is sent to the real one.
+func between(tb testing.TB, docker *collectortest.Dockerd, containerd *collectortest.Containerd) proxies {
+	tb.Helper()
+	place, moved := containerd.Address, containerd.Address+".real"
+	if err := os.Rename(place, moved); err != nil {
+		tb.Fatal(err)
+	}
+	containerd.Address = moved
+	p := proxies{docker: collectortest.NewDockerProxy(tb, docker.Socket), containerd: collectortest.NewContainerdProxy(tb, moved)}
+	if err := os.Symlink(p.containerd.Socket, place); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := os.Rename(moved, place); err != nil {
+			tb.Error(err)
+		}
+		containerd.Address = place
+	})
+	p.options = harness.AgentOptions{Docker: docker, DockerSocket: p.docker.Socket, Containerd: containerd, ContainerdAddress: place}
+	return p
 }
 
 func dockerFleet(e *collectortest.Dockerd) fleet {
