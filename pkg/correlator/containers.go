@@ -456,6 +456,21 @@ func (m *machine) setLayer(c *container, i int, l *workload.Container) {
 	if l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited {
 		m.register(c, i, l.Run)
 	}
+	if c.run == nil && l.State == workload.StateRunning && m.conts[c.key] == c {
+		m.at(m.now+startGrace, func() { m.askForInit(c, i) })
+	}
+}
+
+// askForInit asks an engine in full about a container that it calls running and
+// that nobody has registered: where the low-level runtime's state is not seen,
+// the engine's word for the PID and the cgroup is all there is.
+func (m *machine) askForInit(c *container, i int) {
+	a := &c.asks[i]
+	if c.forgotten || c.run != nil || c.layers[i] == nil || a.stage != askIdle {
+		return
+	}
+	a.stage, a.tries = askSecond, 0
+	m.send(c, i)
 }
 
 // ownerOf gives the container that a description is of. Ids of 64 hex digits are
@@ -658,6 +673,10 @@ func overlay(o, n *workload.Container) *workload.Container {
 	}
 	if n.Run != nil {
 		c.Run = n.Run
+		if o.Run != nil && o.Run.Init.PID == n.Run.Init.PID && n.Run.ClaimedPaths == nil { // an event tells the PID alone
+			c.Run = n.Run.Clone()
+			c.Run.ClaimedPaths = o.Run.ClaimedPaths
+		}
 	}
 	if n.Bundle != "" {
 		c.Bundle = n.Bundle

@@ -187,6 +187,45 @@ func TestTheInitIsKnownWhenItsFirstUserInstructionRuns(t *testing.T) {
 	r.want(101, workload.StatusContainer, idA)
 }
 
+// No state of runc is seen here, and the cgroup's name says nothing.
+func TestAnEnginesWordForTheInitAndItsCgroupRegisters(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.strip = func(string) (workload.CgroupPath, bool) { return workload.CgroupPath{}, false }
+	r.mkdir(3, 2, "/very/odd/path")
+	r.fork(100, 10, 3, ns(500, 1))
+	id := workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "odd"}
+	said := &workload.Container{ID: id, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: 100}, Registers: true}}
+	r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintStarted, ID: id, Layer: said}})
+	r.exec(100, 10, 3, ns(500, 1))
+	r.want(100, workload.StatusUnknown, "")
+	r.after(1000)
+	full := said.Clone()
+	full.Run.ClaimedPaths = []string{"/very/odd/path"}
+	r.answer(r.take(reqLookup, containerd), full, nil)
+	r.want(100, workload.StatusContainer, "odd")
+	r.after(10_000)
+	if n := r.asked(reqLookup, containerd); n != 0 {
+		t.Errorf("it is asked %d more times", n)
+	}
+}
+
+// A path that was asked for is no proof: the init has to be there.
+func TestAnEnginesWordForACgroupOfOthersRegistersNothing(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.strip = func(string) (workload.CgroupPath, bool) { return workload.CgroupPath{}, false }
+	r.mkdir(3, 2, "/very/odd/path")
+	r.mkdir(4, 2, "/elsewhere")
+	r.fork(100, 10, 4, ns(500, 1))
+	id := workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "odd"}
+	r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintStarted, ID: id, Layer: &workload.Container{
+		ID: id, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: 100}, ClaimedPaths: []string{"/very/odd/path"}, Registers: true},
+	}}})
+	r.after(20_000)
+	r.want(100, workload.StatusUnknown, "")
+	r.fork(101, 10, 3)
+	r.want(101, workload.StatusHost, "")
+}
+
 func TestANameAloneRegistersNothing(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(3, 2, "/docker/"+idA)

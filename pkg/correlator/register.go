@@ -141,10 +141,12 @@ func (m *machine) runOf(p *proc) *container {
 // claims the very id.
 func (m *machine) cgroupsToRegister(c *container, r *workload.Run, p *proc) []*cgroup {
 	claimed := make([]workload.CgroupPath, 0, len(r.ClaimedPaths))
-	for _, abs := range r.ClaimedPaths {
-		if cp, ok := m.cfg.strip(abs); ok {
-			claimed = append(claimed, cp)
+	for _, path := range r.ClaimedPaths {
+		cp, ok := m.cfg.strip(path)
+		if !ok { // below no mount: a path inside whichever hierarchy
+			cp = workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: anyHierarchy}, Path: path}
 		}
+		claimed = append(claimed, cp)
 	}
 	var gs []*cgroup
 	for _, g := range p.set.cgroups {
@@ -157,6 +159,10 @@ func (m *machine) cgroupsToRegister(c *container, r *workload.Run, p *proc) []*c
 	}
 	return gs
 }
+
+// anyHierarchy is the number of no hierarchy: matches finds its path in those
+// that a source is silent about.
+const anyHierarchy = 1<<32 - 1
 
 // matches reports whether a source named this cgroup: the same path in the same
 // hierarchy, or in another one where the source is silent about this one.

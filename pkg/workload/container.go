@@ -55,7 +55,8 @@ type Run struct {
 	// Cgroups are the cgroups registered for the run, one for each hierarchy.
 	Cgroups []CgroupPath
 	// ClaimedPaths are absolute paths on the host where the source says that
-	// the cgroups are; empty if it does not say. A claim, until checked.
+	// the cgroups are, or the path inside the hierarchies where it knows no
+	// more; empty if it does not say. A claim, until checked.
 	ClaimedPaths []string
 	// Registers is set by a source whose word for Init registers cgroups (rule
 	// 4): root-owned runtime state, a containerd task, a runtime's PID.

@@ -36,11 +36,23 @@ func isHex64(s string) bool { return runtimespec.IsHex64(s) }
 func (c *Collector) describe(ctx context.Context, n *conn, r record) *workload.Container {
 	out := c.fromRecord(r)
 	c.memory.fill(out)
+	c.claimCgroup(out, r)
 	if out.Image.Name != "" && out.Image.Digest == "" {
 		out.Image.Digest = c.digest(ctx, n, r)
 	}
 	collectors.Bound(out)
 	return out
+}
+
+// claimCgroup says where the spec asked for the cgroup: what is in it is the
+// container's, once its init is seen there.
+func (c *Collector) claimCgroup(out *workload.Container, r record) {
+	if out.Run == nil {
+		return
+	}
+	if spec := c.specOf(r, &workload.Container{}); spec != nil && spec.CgroupPath() != "" {
+		out.Run.ClaimedPaths = []string{spec.CgroupPath()}
+	}
 }
 
 // fromRecord says what the record says.
