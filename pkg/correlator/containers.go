@@ -466,7 +466,8 @@ func (m *machine) setLayer(c *container, i int, l *workload.Container) {
 // the engine's word for the PID and the cgroup is all there is.
 func (m *machine) askForInit(c *container, i int) {
 	a := &c.asks[i]
-	if c.forgotten || c.run != nil || c.layers[i] == nil || a.stage != askIdle {
+	given := a.stage == askDone && !a.answered // it was not there when it was asked, and is now
+	if c.forgotten || c.run != nil || c.layers[i] == nil || a.stage != askIdle && !given {
 		return
 	}
 	a.stage, a.tries = askSecond, 0

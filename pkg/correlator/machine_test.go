@@ -209,6 +209,23 @@ func TestAnEnginesWordForTheInitAndItsCgroupRegisters(t *testing.T) {
 	}
 }
 
+// The first question meets no engine; then it starts and lists what it has.
+func TestAnEngineThatWasNotThereIsAskedForTheInitOnceItIs(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	r.exec(100, 10, 3, ns(500, 1))
+	r.answer(r.take(reqPrefill, docker), nil, collectors.ErrNotPresent)
+	r.answer(r.take(reqLookup, docker), nil, collectors.ErrNotPresent)
+	listed := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: workload.StateRunning}
+	r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintStarted, ID: listed.ID, Layer: listed}})
+	r.after(1000)
+	full := listed.Clone()
+	full.Run = &workload.Run{Init: workload.ProcessKey{PID: 100}, Registers: true}
+	r.answer(r.take(reqLookup, docker), full, nil)
+	r.want(100, workload.StatusContainer, idA)
+}
+
 // A path that was asked for is no proof: the init has to be there.
 func TestAnEnginesWordForACgroupOfOthersRegistersNothing(t *testing.T) {
 	r := newRig(t)

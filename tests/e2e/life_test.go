@@ -77,7 +77,7 @@ func TestAnEngineThatAppearsLateIsPickedUp(t *testing.T) {
 	docker := collectortest.StartDockerd(t, engineOptions(t))
 	proxy := collectortest.NewDockerProxy(t, docker.Socket)
 	proxy.Remove()
-	agent := harness.StartAgent(t, programs, harness.AgentOptions{DockerSocket: proxy.Socket})
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker, DockerSocket: proxy.Socket, NoOCI: true})
 	if s := status(t, agent).source("docker"); s.State != "absent" {
 		t.Errorf("without an engine the source docker is %q (%s), not absent", s.State, s.LastError)
 	}

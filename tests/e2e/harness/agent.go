@@ -164,6 +164,7 @@ func (a *Agent) Log() string { return a.p.tail() }
 func (a *Agent) cleanup() {
 	if a.p != nil {
 		if a.p.running() {
+			a.describe()
 			a.Stop()
 		}
 		log := a.p.tail()
@@ -176,6 +177,19 @@ func (a *Agent) cleanup() {
 	}
 	if err := os.RemoveAll(a.Dir); err != nil {
 		a.tb.Errorf("remove %s: %v", a.Dir, err)
+	}
+}
+
+// describe shows what the agent knows where the test has failed.
+func (a *Agent) describe() {
+	if !a.tb.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, args := range [][]string{{"status"}, {"list", "--all", "-o", "json"}} {
+		out := a.Command(ctx, args...)
+		a.tb.Logf("pidigree %s:\n%s%s", strings.Join(args, " "), out.Stdout[:min(len(out.Stdout), 8000)], out.Stderr)
 	}
 }
 
