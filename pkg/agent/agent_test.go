@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -217,6 +218,20 @@ func TestCheckSaysWhatWouldBeCollected(t *testing.T) {
 	for _, want := range []string{"kernel", "ebpf", "cgroups", "oci", "docker", "absent"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, out.String())
+		}
+	}
+}
+
+func TestManyQuestionsAreAnsweredInTheirOrder(t *testing.T) {
+	a := start(t, Options{})
+	pids := []workload.PID{workload.PID(os.Getpid()), child(t), workload.MaxPID}
+	qs := make([]workload.Query, 1000)
+	for i := range qs {
+		qs[i].PID = pids[i%len(pids)]
+	}
+	for i, r := range (backend{a}).Resolve(t.Context(), server.Peer{}, qs) {
+		if want := pids[i%len(pids)]; r.Query.PID != want || (r.Err != nil) != (want == workload.MaxPID) || r.Err == nil && r.Answer.Process.Key.PID != want {
+			t.Fatalf("answer %d is about %d: %v, want %d", i, r.Query.PID, r.Err, want)
 		}
 	}
 }
