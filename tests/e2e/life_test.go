@@ -161,13 +161,24 @@ func TestAHungEngineDelaysNoLookup(t *testing.T) {
 	agent.Await(patience, strconv.Itoa(docker.InitPID(after)), named("afterwards"))
 }
 
+// What other containers of the machine do in the meantime only adds calls: each
+// engine is asked whether it knows them. So a round that is within the limit
+// shows it, and one that is not may be repeated.
 func TestAStartCostsARuntimeTwoCallsAtMost(t *testing.T) {
-	for engine, count := range countCalls(t) {
-		t.Logf("%s: %d calls for %d starts, and %d windows of events and the like: %v", engine, count.calls, countedStarts, count.windows, count.by)
-		if count.calls > 2*countedStarts {
-			t.Errorf("%s: %d calls for %d starts, more than 2 for each", engine, count.calls, countedStarts)
+	var over []string
+	for range 3 {
+		over = nil
+		for engine, count := range countCalls(t) {
+			t.Logf("%s: %d calls for %d starts, and %d windows of events and the like: %v", engine, count.calls, countedStarts, count.windows, count.by)
+			if count.calls > 2*countedStarts {
+				over = append(over, fmt.Sprintf("%s: %d calls for %d starts, more than 2 for each", engine, count.calls, countedStarts))
+			}
+		}
+		if over == nil {
+			return
 		}
 	}
+	t.Error(over)
 }
 
 // countedStarts is how many containers of each engine countCalls starts.

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -206,20 +207,36 @@ func brief(r report) string {
 	return string(b[:min(len(b), 4000)])
 }
 
-// leads says how long before the containers' first act they were known.
+// leads says how long before the containers' first act they were known, and how
+// the one that was known last came to be.
 func leads(reports []report) string {
-	var all []time.Duration
+	var all []report
 	for _, r := range reports {
-		if at := r.known(); at > 0 {
-			all = append(all, time.Duration(r.Before-at))
+		if r.known() > 0 {
+			all = append(all, r)
 		}
 	}
 	if len(all) == 0 {
 		return "no timeline to tell leads from"
 	}
-	slices.Sort(all)
-	return fmt.Sprintf("known before the first act by: least %s, median %s, most %s (%d timelines)",
-		round(all[0]), round(all[len(all)/2]), round(all[len(all)-1]), len(all))
+	slices.SortFunc(all, func(a, b report) int { return cmp.Compare(a.lead(), b.lead()) })
+	text := fmt.Sprintf("known before the first act by: least %s, median %s, most %s (%d timelines)",
+		round(all[0].lead()), round(all[len(all)/2].lead()), round(all[len(all)-1].lead()), len(all))
+	return text + "; the least: " + all[0].story()
+}
+
+// lead is how long before the first act the container was known.
+func (r report) lead() time.Duration { return time.Duration(r.Before - r.known()) }
+
+// story is the timeline, from the first mark, with the first act in it.
+func (r report) story() string {
+	marks := append(slices.Clone(r.Answer.Container().Timeline), workload.Mark{What: "first act", At: r.Before}, workload.Mark{What: "answer", At: r.After})
+	slices.SortFunc(marks, func(a, b workload.Mark) int { return cmp.Compare(a.At, b.At) })
+	var parts []string
+	for _, m := range marks {
+		parts = append(parts, fmt.Sprintf("%s %s %s", round(time.Duration(m.At-marks[0].At)), m.What, m.Source))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // known is when the container was registered and described, by the boot clock; 0
