@@ -166,7 +166,7 @@ func TestAFlappingSourceBacksOffAndLogsOneLine(t *testing.T) {
 		r := start(t, collectors.SupervisorOptions{}, f)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if n := f.Calls()["list"]; n > 35 || n < 25 {
+		if n := f.Calls()["list"]; n > 35 || n < 20 { // the pauses are jittered
 			t.Errorf("%d lists in 30 s, want about one a second", n)
 		}
 		f.Set(collectortest.Behaviour{})
