@@ -18,7 +18,7 @@
 // The two rules that decide identity live here. Registration (register.go):
 // only a trusted source's word about an init process, checked against that
 // process's start time and cgroups, binds a cgroup to a container; names and
-// paths never do. Membership (procs.go): a process belongs to a container
+// paths never do. Membership (membership.go): a process belongs to a container
 // because a member forked it, or because it entered the container's cgroup
 // while it belonged to no other; being in a cgroup is not enough.
 package correlator

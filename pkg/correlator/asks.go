@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// ask is where the machine is with one source about one container.
+type ask struct {
+	stage askStage
+	busy  bool
+	tries int
+	// answered: the source has said something about it.
+	answered bool
+	again    bool
+	waits    bool // a timer for the next try is set
+	sentAt   workload.KTime
+}
+
+type askStage uint8
+
+const (
+	askNone   askStage = iota
+	askFirst           // being asked what it can say at once
+	askIdle            // it has said what it could before the start
+	askSecond          // being asked once more after the start
+	askDone
+)
+
+// pending reports whether some source may still register it.
+func (c *container) pending() bool {
+	for i := range c.asks {
+		if c.asks[i].stage == askNone || c.asks[i].stage == askFirst && c.asks[i].tries < claimTries {
+			return true
+		}
+	}
+	return len(c.waiting) > 0
+}
+
+// claimTries is after how many "not found" from the files of a low-level
+// runtime a name may count as a claim that nobody will register: about a second.
+const claimTries = 9
+
+// askAll starts the first round: files first, then whoever has none.
+func (m *machine) askAll(c *container) {
+	for i := range c.asks {
+		m.askFirst(c, i)
+	}
+}
+
+func (m *machine) askFirst(c *container, i int) {
+	a := &c.asks[i]
+	if a.stage != askNone {
+		return
+	}
+	a.stage = askFirst
+	m.send(c, i)
+}
+
+// send asks one source, at most once at a time.
+func (m *machine) send(c *container, i int) {
+	a := &c.asks[i]
+	if a.busy {
+		a.again = true
+		return
+	}
+	a.busy, a.again, a.sentAt = true, false, m.now
+	kind := reqLookup
+	if m.cfg.sources[i].prefill && (a.stage == askFirst || m.cfg.sources[i].files) {
+		kind = reqPrefill
+	}
+	m.request(request{kind: kind, source: i, key: c.key, id: m.idFor(c, i)})
+}
+
+// idFor gives the id to ask a source by: its own where one is known, else the
+// one that says most.
+func (m *machine) idFor(c *container, i int) workload.ContainerID {
+	if l := c.layers[i]; l != nil {
+		return l.ID
+	}
+	kind, _, _ := strings.Cut(m.cfg.sources[i].name, "@")
+	best := c.ids[0]
+	for _, id := range c.ids {
+		if id.Runtime == kind {
+			return id
+		}
+		if best.Namespace == "" && id.Namespace != "" {
+			best = id
+		}
+	}
+	return best
+}
+
+// answer applies what a source said.
+func (m *machine) answer(e evAnswer) {
+	if e.req.kind == reqLocate {
+		m.located(e)
+		return
+	}
+	c := m.conts[e.req.key]
+	if c == nil {
+		return
+	}
+	key := c.key
+	a := &c.asks[e.req.source]
+	a.busy = false
+	again := a.again
+	a.again = false
+	if e.err == nil && e.container != nil {
+		m.answered(c, e.req.source, e.container)
+	} else {
+		m.notAnswered(c, e)
+	}
+	if c.forgotten { // what was said showed that it is another one
+		if c = m.conts[key]; c == nil {
+			return
+		}
+	} else if again && a.stage != askDone && !a.busy {
+		m.send(c, e.req.source)
+	}
+	m.checkComplete(c)
+	m.maybeDrop(c)
+}
+
+func (m *machine) answered(c *container, i int, l *workload.Container) {
+	a := &c.asks[i]
+	a.answered, a.tries = true, 0
+	switch {
+	case a.stage == askFirst && !m.cfg.sources[i].files:
+		a.stage = askIdle
+		if c.started() {
+			a.stage = askSecond
+			m.send(c, i)
+		}
+	case a.stage == askFirst && c.registered(), a.stage == askSecond:
+		a.stage = askDone
+	case a.stage == askFirst:
+		m.retry(c, i) // files that do not register yet: read again
+	}
+	m.setLayer(c, i, l)
+}
+
+// started reports whether the user's program runs, so that engines answer in full.
+func (c *container) started() bool {
+	return c.run != nil && (c.run.firstExec != 0 || c.run.exit != nil)
+}
+
+// notAnswered decides whether to ask again.
+func (m *machine) notAnswered(c *container, e evAnswer) {
+	i := e.req.source
+	a := &c.asks[i]
+	a.tries++
+	noFiles := errors.Is(e.err, collectors.ErrNotPresent) || errors.Is(e.err, collectors.ErrUnavailable)
+	switch {
+	case errors.Is(e.err, collectors.ErrNotMine):
+		a.stage = askDone
+	case e.req.kind == reqPrefill && !m.cfg.sources[i].files && noFiles:
+		// Its files cannot be read here: the API is asked instead, once.
+		a.busy = true
+		m.request(request{kind: reqLookup, source: i, key: c.key, id: m.idFor(c, i)})
+	case errors.Is(e.err, collectors.ErrNotPresent):
+		a.stage = askDone
+	case errors.Is(e.err, collectors.ErrNotFound):
+		m.notFound(c, i)
+	case c.alive(m) && a.tries < unavailableTries:
+		m.retry(c, i)
+	default:
+		a.stage = askDone
+	}
+}
+
+// unavailableTries bounds how long a source that cannot say is asked about one
+// container: about four minutes with the back-off of retry. Its relist tells later.
+const unavailableTries = 60
+
+// notFound: the files of a low-level runtime appear later than the cgroup, so
+// they are read again while the cgroup lives; an engine that does not know the
+// container is done.
+func (m *machine) notFound(c *container, i int) {
+	a := &c.asks[i]
+	if a.answered {
+		if c.layerAt[i] > a.sentAt {
+			return // it was said while the question was under way
+		}
+		m.deleted(c, i)
+	}
+	if m.cfg.sources[i].files && !c.registered() && c.alive(m) && a.stage == askFirst {
+		m.retry(c, i)
+		return
+	}
+	if a.tries == 1 && a.stage == askFirst && !c.hasEngine(m) && c.alive(m) {
+		m.retry(c, i)
+		return
+	}
+	a.stage = askDone
+	m.resettleClaims(c)
+}
+
+// hasEngine reports whether a source with an API has described the container.
+func (c *container) hasEngine(m *machine) bool {
+	for i := range c.layers {
+		if !m.cfg.sources[i].files {
+			return true
+		}
+	}
+	return false
+}
+
+// alive reports whether asking again can still make sense.
+func (c *container) alive(m *machine) bool {
+	return c.goneAt == 0 && (c.claimedBy > 0 || c.registered() && c.run.exit == nil || len(c.waiting) > 0 || m.now < c.wanted)
+}
+
+// wantedFor is how long a container that a source mentioned is asked about
+// although no cgroup shows it yet.
+const wantedFor = 10 * workload.KTime(time.Second)
+
+// retry asks again after a growing pause: 4 ms at first, a second at the most;
+// sources with an API start at 64 ms.
+func (m *machine) retry(c *container, i int) {
+	a := &c.asks[i]
+	if a.waits {
+		return
+	}
+	n := a.tries
+	if !m.cfg.sources[i].files {
+		n += 4
+	}
+	pause := min(4*workload.KTime(time.Millisecond)<<min(n, 10), workload.KTime(time.Second))
+	if m.cfg.sources[i].files && a.answered {
+		a.tries++
+	}
+	if !m.cfg.sources[i].files && a.tries > 4 {
+		pause = min(pause<<2, 5*workload.KTime(time.Second))
+	}
+	a.waits = true
+	m.at(m.now+pause, func() {
+		a.waits = false
+		if c.forgotten || a.stage == askDone || a.busy {
+			return
+		}
+		if !c.alive(m) {
+			a.stage = askDone
+			m.checkComplete(c)
+			m.maybeDrop(c)
+			return
+		}
+		m.send(c, i)
+		if a.tries == claimTries {
+			m.resettleClaims(c)
+		}
+	})
+}
+
+// askForInit asks an engine in full about a container that it calls running and
+// that nobody has registered: where the low-level runtime's state is not seen,
+// the engine's word for the PID and the cgroup is all there is.
+func (m *machine) askForInit(c *container, i int) {
+	a := &c.asks[i]
+	given := a.stage == askDone && !a.answered // it was not there when it was asked, and is now
+	if c.forgotten || c.run != nil || c.layers[i] == nil || a.stage != askIdle && !given {
+		return
+	}
+	a.stage, a.tries = askSecond, 0
+	m.send(c, i)
+}

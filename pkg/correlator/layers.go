@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"slices"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// setLayer stores what a source says and registers what it may register.
+func (m *machine) setLayer(c *container, i int, l *workload.Container) {
+	c = m.ownerOf(c, i, l)
+	m.alias(c, l.ID)
+	for _, id := range l.Aliases {
+		if o := m.conts[id]; o != nil && o != c && m.sameContainer(o, c) {
+			c = m.merge(o, c)
+		}
+		m.alias(c, id)
+	}
+	if a := &c.asks[i]; a.stage == askNone {
+		a.stage, a.answered = askIdle, true
+	}
+	first := c.layers[i] == nil
+	c.layers[i] = l
+	c.layerAt[i] = m.now
+	c.gone[i] = false
+	c.fromClaim = false
+	if c.goneAt != 0 {
+		c.goneAt = 0
+	}
+	if first {
+		c.mark(workload.MarkLayer, m.cfg.sources[i].name, m.now)
+	}
+	m.dirtyContainer(c)
+	m.publishLayer(c, i)
+	m.checkKnown(c)
+	if l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited {
+		m.register(c, i, l.Run)
+	}
+	if c.run == nil && l.State == workload.StateRunning && m.conts[c.key] == c {
+		m.at(m.now+startGrace, func() { m.askForInit(c, i) })
+	}
+}
+
+// ownerOf gives the container that a description is of. Ids of 64 hex digits are
+// the same everywhere. An id that a person chose is not: the same namespace and
+// name in another engine is another container, unless the source's own id is
+// known for it (the shim's arguments tell which containerd it serves), or the
+// init is the same process.
+func (m *machine) ownerOf(c *container, i int, l *workload.Container) *container {
+	if o := m.find(l.ID); o != nil {
+		if o != c && m.sameContainer(c, o) && (c.bare() || isLongHex(l.ID.ID) && slices.ContainsFunc(c.ids, func(id workload.ContainerID) bool { return id.ID == l.ID.ID })) {
+			return m.merge(o, c)
+		}
+		return o
+	}
+	if c.bare() || c.layers[i] != nil && c.layers[i].ID == l.ID || isLongHex(l.ID.ID) && c.has(l.ID.ID) {
+		return c
+	}
+	if r := c.run; r != nil && l.Run != nil && r.exit == nil && r.init.exit == nil && l.Run.Init.PID == r.init.kp.Key.PID {
+		return c
+	}
+	return m.newContainer(l.ID)
+}
+
+// bare reports whether nothing but a name or a guess is known of it.
+func (c *container) bare() bool { return len(c.layers) == 0 && c.run == nil }
+
+// sameContainer guards a merge by ids alone: two with different live inits are two.
+func (m *machine) sameContainer(a, b *container) bool {
+	if a.run == nil || b.run == nil || a.run.exit != nil || b.run.exit != nil {
+		return true
+	}
+	return a.run.init == b.run.init
+}
+
+// hint applies what a source told by itself.
+func (m *machine) hint(e evHint) {
+	h := e.hint
+	c := m.find(h.ID)
+	if h.Kind == collectors.HintDeleted {
+		if c != nil {
+			m.deleted(c, e.source)
+		}
+		return
+	}
+	if c == nil {
+		c = m.newContainer(h.ID)
+	}
+	m.alias(c, h.ID)
+	c.wanted = m.now + wantedFor
+	if h.Layer != nil {
+		m.hintLayer(c, e.source, h.Layer)
+		if c.forgotten {
+			c = m.find(h.ID)
+		}
+	}
+	if c == nil {
+		return
+	}
+	if h.Kind == collectors.HintChanged && h.Layer == nil && c.asks[e.source].stage >= askIdle {
+		c.asks[e.source].stage = askSecond
+		c.asks[e.source].tries = 0
+		m.send(c, e.source)
+	}
+	m.askAll(c)
+	m.maybeDrop(c)
+}
+
+// hintLayer merges what an event said over what the source said before. A source
+// that has nothing but files says all that it can with the hint.
+func (m *machine) hintLayer(c *container, i int, l *workload.Container) {
+	if m.cfg.sources[i].files {
+		a := &c.asks[i]
+		a.answered = true
+		a.stage = askDone
+		m.setLayer(c, i, l)
+		return
+	}
+	m.setLayer(c, i, overlay(c.layers[i], l))
+}
+
+// overlay puts the fields that n says over those of o.
+func overlay(o, n *workload.Container) *workload.Container {
+	if o == nil {
+		return n
+	}
+	c := o.Clone()
+	if n.Name != "" {
+		c.Name = n.Name
+	}
+	if n.Image.Name != "" {
+		c.Image = n.Image
+	}
+	if n.Labels != nil {
+		c.Labels = n.Labels
+	}
+	if n.State != "" {
+		c.State = n.State
+	}
+	if n.Exit != nil {
+		c.Exit = n.Exit
+	}
+	if n.Run != nil {
+		c.Run = n.Run
+		if o.Run != nil && o.Run.Init.PID == n.Run.Init.PID && n.Run.ClaimedPaths == nil { // an event tells the PID alone
+			c.Run = n.Run.Clone()
+			c.Run.ClaimedPaths = o.Run.ClaimedPaths
+		}
+	}
+	if n.Bundle != "" {
+		c.Bundle = n.Bundle
+	}
+	if !n.Finished.IsZero() {
+		c.Finished = n.Finished
+	}
+	if !n.Started.IsZero() {
+		c.Started = n.Started
+	}
+	return c
+}
+
+// deleted: a source has removed the container. It is gone once every source
+// that described it has.
+func (m *machine) deleted(c *container, i int) {
+	if c.layers[i] == nil {
+		return
+	}
+	c.gone[i] = true
+	for j := range c.layers {
+		if !c.gone[j] {
+			return
+		}
+	}
+	if c.run != nil && c.run.exit == nil && c.run.init != nil && c.run.init.exit == nil {
+		return // its init lives: what was deleted is a record of it
+	}
+	m.containerGone(c)
+}
+
+// listed is one entry of a source's list; it counts as an answer of the source.
+func (m *machine) listed(i int, l *workload.Container) {
+	c := m.find(l.ID)
+	if c == nil {
+		c = m.newContainer(l.ID)
+	}
+	a := &c.asks[i]
+	a.answered = true
+	if !a.busy {
+		a.stage = askDone
+	}
+	m.setLayer(c, i, l)
+	if c = m.find(l.ID); c != nil {
+		m.askAll(c)
+		m.checkComplete(c)
+	}
+}
+
+// listEnd ends a complete list: what the source described before the list began
+// and did not list is deleted there.
+func (m *machine) listEnd(e evListEnd) {
+	if !e.complete {
+		return
+	}
+	for _, c := range slices.Clone(m.all) {
+		if c.layers[e.source] != nil && !c.gone[e.source] && c.layerAt[e.source] < e.began {
+			m.deleted(c, e.source)
+		}
+	}
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package correlator
+
+import (
+	"slices"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// settle applies rule 5 to one process and publishes it where the verdict changed.
+func (m *machine) settle(p *proc) {
+	if p.set == nil {
+		return
+	}
+	v := m.verdict(p.set)
+	before := *p
+	if p.lost && p.member == nil && p.taint == "" {
+		m.fromParent(p)
+	}
+	m.join(p, v)
+	m.judge(p, v)
+	m.noteClaimed(p)
+	p.service = v.service
+	if p.status != before.status || p.conf != before.conf || p.member != before.member ||
+		p.reason != before.reason || p.entry != before.entry || p.service != before.service || p.foreign != before.foreign {
+		if p.status == workload.StatusConflict && before.status != workload.StatusConflict {
+			m.conflicts++
+		}
+		m.dirtyProc(p)
+	}
+	if p.member != before.member {
+		m.userExec(p)
+	}
+}
+
+// join decides which container a process belongs to.
+func (m *machine) join(p *proc, v *verdict) {
+	switch y := v.reg; {
+	case p.taint != "" || y == nil || p.member == y:
+	case v.rival != nil:
+	case p.member == nil:
+		if z := m.foreignPIDNS(p, y); z != nil {
+			p.taint = "in the cgroup of " + y.label() + " with the PID namespace of " + z.label()
+			return
+		}
+		// Whoever comes in with namespaces that are not the host's may come from
+		// a container that is not registered yet, or whose start was missed.
+		if (p.lost || m.looksContained(p)) && !m.provenMember(p, y) {
+			return
+		}
+		p.member, p.lost = y, false
+		p.entry = y.entryOf(p)
+	case y.within(p.member):
+		p.member, p.entry = y, y.entryOf(p)
+	case p.member.within(y):
+	default:
+		p.taint = "came from " + p.member.label() + " and is in the cgroup of " + y.label()
+	}
+	if p.member != nil && p.member.run != nil && p.member.run.init == p {
+		p.entry = workload.EntryInit
+	}
+}
+
+// provenMember decides for a process in y's cgroup whose history was lost: by
+// the parent, where that is one of y's; else by y's own PID namespace; else, for
+// a container in the host's PID namespace, by its mount namespace. What none of
+// them shows may as well be an intruder.
+func (m *machine) provenMember(p *proc, y *container) bool {
+	if y.run == nil || y.run.init == p {
+		return true
+	}
+	if parent := m.lookup(p.kp.Parent); parent != nil && parent != p && startsAs(parent, p.kp.ParentStart) && p.kp.ParentStart != 0 {
+		if parent.member != nil && parent.member != y && !y.within(parent.member) {
+			p.taint = "came from " + parent.member.label() + " and is in the cgroup of " + y.label()
+			return false
+		}
+		if parent.member == y {
+			return true
+		}
+	}
+	own := innermost(y.run.init)
+	if own.Inum == 0 {
+		return p.kp.MountNS != 0 && p.kp.MountNS == y.run.init.kp.MountNS
+	}
+	for _, ns := range p.kp.PIDNS {
+		if ns.Inum == own.Inum {
+			return true
+		}
+	}
+	return false
+}
+
+// foreignPIDNS gives another registered container whose init's PID namespace
+// the process is in or below, unless y's own init is in it too (--pid container:).
+func (m *machine) foreignPIDNS(p *proc, y *container) *container {
+	for _, ns := range p.kp.PIDNS {
+		z := m.byPIDNS[ns.Inum]
+		if ns.Inum == 0 || z == nil || z == y || y.within(z) {
+			continue
+		}
+		if y.run != nil && y.run.inPIDNS(ns.Inum) {
+			continue
+		}
+		return z
+	}
+	return nil
+}
+
+// judge turns membership and cgroups into a status.
+func (m *machine) judge(p *proc, v *verdict) {
+	p.conf, p.reason, p.foreign = workload.ConfidenceNone, "", false
+	switch {
+	case p.taint != "":
+		p.status, p.reason = workload.StatusConflict, p.taint
+	case v.rival != nil:
+		p.status = workload.StatusConflict
+		p.reason = "its cgroups name both " + v.reg.label() + " and " + v.rival.label()
+	case p.member != nil:
+		p.status, p.conf = workload.StatusContainer, workload.Confirmed
+	case v.reg != nil:
+		p.status = workload.StatusUnknown
+		p.reason = "in the cgroup of " + v.reg.label() + ", but how it came there was not seen"
+	case !v.known:
+		p.status, p.reason = workload.StatusUnknown, "its cgroup is not known yet"
+	case len(v.claims) > 0:
+		m.judgeClaim(p, v)
+	default:
+		m.judgeHost(p)
+	}
+}
+
+// judgeClaim handles a name that nobody has registered. It is believed, as a
+// claim, only when it is the only one and every source has said that it does
+// not know that id: whoever borrows a name that a source knows gets nothing.
+func (m *machine) judgeClaim(p *proc, v *verdict) {
+	c := v.candidate
+	p.status = workload.StatusUnknown
+	switch {
+	case m.borrowed(p) != nil:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", its namespaces are those of " + m.borrowed(p).label()
+	case len(v.claims) > 1:
+		p.reason = "its cgroup's path claims several containers and none is registered"
+	case c == nil || c.pending():
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", which no source has registered yet"
+	case c.registered() || len(c.layers) > 0:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", whose own cgroup is another one or not registered"
+	default:
+		p.status, p.conf = workload.StatusContainer, workload.Claimed
+		c.claimedOnly = true
+		m.dirtyContainer(c)
+	}
+}
+
+// borrowed gives the registered container whose namespaces a process is in that
+// sits in a cgroup of no registered container: no name is believed of such a one.
+func (m *machine) borrowed(p *proc) *container {
+	if !m.looksContained(p) {
+		return nil
+	}
+	for _, c := range m.all {
+		if c.run == nil || c.run.exit != nil {
+			continue
+		}
+		in := innermost(c.run.init)
+		if in.Inum != 0 && slices.ContainsFunc(p.kp.PIDNS[:], func(n workload.PIDNamespace) bool { return n.Inum == in.Inum }) {
+			return c
+		}
+		if mnt := c.run.init.kp.MountNS; mnt == p.kp.MountNS && mnt != m.cfg.hostMountNS {
+			return c
+		}
+	}
+	return nil
+}
+
+// noteClaimed keeps the processes that are named by a claim alone: each new
+// registration may show that the claim was borrowed.
+func (m *machine) noteClaimed(p *proc) {
+	if p.conf == workload.Claimed {
+		m.claimed[p] = struct{}{}
+	} else {
+		delete(m.claimed, p)
+	}
+}
+
+func (m *machine) judgeHost(p *proc) {
+	if o := p.set.owner; o != nil && o.goneAt == 0 && m.looksContained(p) {
+		p.status, p.reason = workload.StatusUnknown, "a source says that it belongs to "+o.label()+", whose cgroup is not registered yet"
+		return
+	}
+	if m.looksContained(p) && p.set.located < maxLocate {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked"
+		m.locateSoon(p.set)
+		return
+	}
+	if m.tooYoung(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and just made; it may be on its way into a container"
+		return
+	}
+	for _, ns := range p.kp.PIDNS {
+		if z := m.byPIDNS[ns.Inum]; z != nil && ns.Inum != 0 {
+			p.foreign = true
+			if p.lost {
+				p.status, p.reason = workload.StatusUnknown, "in the PID namespace of "+z.label()+" and in no container's cgroup"
+				return
+			}
+		}
+	}
+	p.status = workload.StatusHost
+}
+
+// tooYoung reports whether a process may still be a runtime's, on its way into a
+// container: made in new namespaces, with its move and exec under way to us.
+func (m *machine) tooYoung(p *proc) bool {
+	until := p.started + youngFor
+	if p.started == 0 || p.exit != nil || !m.looksContained(p) || m.now >= until {
+		return false
+	}
+	if !p.young {
+		p.young = true
+		m.at(until, func() {
+			if m.procs[p.kp.Key.PID] == p {
+				m.settle(p)
+			}
+		})
+	}
+	return true
+}
+
+// youngFor is longer than a loss takes to be noticed and repaired.
+const youngFor = 1500 * workload.KTime(time.Millisecond)
