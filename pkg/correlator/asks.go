@@ -43,9 +43,12 @@ func (c *container) pending() bool {
 	return len(c.waiting) > 0
 }
 
+// eagerTries at 64 ms are about five seconds.
+const eagerTries = 80
+
 // claimTries is after how many "not found" from the files of a low-level
 // runtime a name may count as a claim that nobody will register: about a second.
-const claimTries = 9
+const claimTries = 20
 
 // askAll starts the first round: files first, then whoever has none.
 func (m *machine) askAll(c *container) {
@@ -222,7 +225,8 @@ func (c *container) alive(m *machine) bool {
 const wantedFor = 10 * workload.KTime(time.Second)
 
 // retry asks again after a growing pause: 4 ms at first, a second at the most;
-// sources with an API start at 64 ms.
+// sources with an API start at 64 ms, and files, which cost nobody anything,
+// stay at that for the seconds that a start on a busy host can take.
 func (m *machine) retry(c *container, i int) {
 	a := &c.asks[i]
 	if a.waits {
@@ -233,8 +237,13 @@ func (m *machine) retry(c *container, i int) {
 		n += 4
 	}
 	pause := min(4*workload.KTime(time.Millisecond)<<min(n, 10), workload.KTime(time.Second))
-	if m.cfg.sources[i].files && a.answered {
-		a.tries++
+	if m.cfg.sources[i].files {
+		if a.tries < eagerTries {
+			pause = min(pause, 64*workload.KTime(time.Millisecond))
+		}
+		if a.answered {
+			a.tries++
+		}
 	}
 	if !m.cfg.sources[i].files && a.tries > 4 {
 		pause = min(pause<<2, 5*workload.KTime(time.Second))
@@ -269,4 +278,26 @@ func (m *machine) askForInit(c *container, i int) {
 	}
 	a.stage, a.tries = askSecond, 0
 	m.send(c, i)
+}
+
+// unreadFiles gives the requests that would read, now, the files about the
+// container that the process's cgroups name and nobody has registered.
+func (m *machine) unreadFiles(pid workload.PID) []request {
+	p := m.procs[pid]
+	if p == nil || p.set == nil || p.member != nil {
+		return nil
+	}
+	var rs []request
+	for _, c := range []*container{m.verdict(p.set).candidate, p.set.owner} {
+		if c == nil || c.registered() || c.forgotten {
+			continue
+		}
+		for i, s := range m.cfg.sources {
+			if s.prefill && (s.files || c.layers[i] == nil) {
+				rs = append(rs, request{kind: reqPrefill, source: i, key: c.key, id: m.idFor(c, i)})
+			}
+		}
+		break
+	}
+	return rs
 }

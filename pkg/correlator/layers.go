@@ -10,7 +10,11 @@ import (
 )
 
 // setLayer stores what a source says and registers what it may register.
-func (m *machine) setLayer(c *container, i int, l *workload.Container) {
+func (m *machine) setLayer(c *container, i int, l *workload.Container) { m.putLayer(c, i, l, true) }
+
+// putLayer does it; where the layer is not the whole of what the source can say
+// (an event's), the source is still to be asked.
+func (m *machine) putLayer(c *container, i int, l *workload.Container, whole bool) {
 	c = m.ownerOf(c, i, l)
 	m.alias(c, l.ID)
 	for _, id := range l.Aliases {
@@ -19,7 +23,7 @@ func (m *machine) setLayer(c *container, i int, l *workload.Container) {
 		}
 		m.alias(c, id)
 	}
-	if a := &c.asks[i]; a.stage == askNone {
+	if a := &c.asks[i]; a.stage == askNone && whole {
 		a.stage, a.answered = askIdle, true
 	}
 	first := c.layers[i] == nil
@@ -119,7 +123,7 @@ func (m *machine) hintLayer(c *container, i int, l *workload.Container) {
 		m.setLayer(c, i, l)
 		return
 	}
-	m.setLayer(c, i, overlay(c.layers[i], l))
+	m.putLayer(c, i, overlay(c.layers[i], l), false)
 }
 
 // overlay puts the fields that n says over those of o.

@@ -209,6 +209,20 @@ func TestAnEnginesWordForTheInitAndItsCgroupRegisters(t *testing.T) {
 	}
 }
 
+// containerd's create event has the image and no labels.
+func TestAnEventIsNotAllThatAnEngineCanSay(t *testing.T) {
+	r := newRig(t)
+	id := workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "web"}
+	event := &workload.Container{ID: id, Image: workload.ImageRef{Name: "i:1"}}
+	r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintCreated, ID: id, Layer: event}})
+	full := event.Clone()
+	full.Labels = map[string]string{"team": "shop"}
+	r.answer(r.take(reqLookup, containerd), full, nil)
+	if l := r.srcs["containerd web"]; l == nil || l.Labels["team"] != "shop" || l.Image.Name != "i:1" {
+		t.Errorf("it is described as %+v", l)
+	}
+}
+
 // The first question meets no engine; then it starts and lists what it has.
 func TestAnEngineThatWasNotThereIsAskedForTheInitOnceItIs(t *testing.T) {
 	r := newRig(t)

@@ -362,7 +362,7 @@ func TestNothingIsLeftOfWhatIsGone(t *testing.T) {
 	}
 	for what, n := range map[string]int{
 		"ids": s.ids.n, "cgroups": s.cgroups.n, "byKey": len(s.byKey), "children": len(s.children), "claims": len(s.claims),
-		"pids": s.pids.live, "process tombs": len(s.procTombs.q), "container tombs": len(s.contTombs.q),
+		"pids": s.pids.live, "process tombs": len(s.procTombs.q) + len(s.hostTombs.q), "container tombs": len(s.contTombs.q),
 	} {
 		if n != 0 {
 			t.Errorf("%d %s left", n, what)

@@ -144,6 +144,16 @@ func (m *model) changeContainer(ch *ContainerChange) {
 // bound drops the oldest tombstones where there are too many.
 func (m *model) bound() {
 	procs, conts := m.tombs()
+	// Those of the host go before those of containers, else the oldest.
+	slices.SortStableFunc(procs, func(a, b *modelProc) int {
+		switch in, other := !a.p.Container.IsZero(), !b.p.Container.IsZero(); {
+		case in == other:
+			return 0
+		case in:
+			return 1
+		}
+		return -1
+	})
 	for _, p := range procs[:max(0, len(procs)-m.maxProcs)] {
 		delete(m.procs, p.p.Key)
 	}

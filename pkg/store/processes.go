@@ -113,34 +113,52 @@ func (s *Store) settleProcTomb(n *node) {
 	item := n.item
 	if !n.exited() {
 		if item.tomb != nil {
-			s.procTombs.remove(item.tomb)
+			item.tomb.in.remove(item.tomb)
 			item.tomb = nil
 			s.procsGone.Add(-1)
 		}
 		return
 	}
 	since := n.proc.Exit.At
+	queue := &s.hostTombs
+	if !n.proc.Container.IsZero() {
+		queue = &s.procTombs
+	}
+	if d := item.tomb; d != nil && d.in != queue { // who it was became known after its end
+		d.in.remove(d)
+		queue.add(d)
+	}
 	if item.tomb != nil {
 		if since != 0 {
-			s.procTombs.move(item.tomb, since)
+			queue.move(item.tomb, since)
 		}
 		return
 	}
 	if since == 0 {
 		since = workload.KTime(s.asOf.Load())
 	}
-	item.tomb = s.procTombs.add(&tomb{since: since, proc: item})
+	item.tomb = queue.add(&tomb{since: since, proc: item})
 	s.procsGone.Add(1)
-	for d := s.procTombs.excess(); d != nil; d = s.procTombs.excess() {
+	for len(s.procTombs.q)+len(s.hostTombs.q) > s.procTombs.max {
 		s.dropped.Add(1)
-		s.dropProcess(d.proc)
+		s.dropProcess(s.oldestProcTomb().proc)
 	}
+}
+
+// oldestProcTomb is the next to go where there are too many. A start makes some
+// thirty short processes of the runtime's for one of the container's: those of
+// the host go first, so that they do not crowd out who is asked about.
+func (s *Store) oldestProcTomb() *tomb {
+	if len(s.hostTombs.q) > 0 {
+		return s.hostTombs.q[0]
+	}
+	return s.procTombs.q[0]
 }
 
 // dropProcess takes a tombstone out of the store.
 func (s *Store) dropProcess(item *procItem) {
 	n, rev := item.latest.Load(), s.next()
-	s.procTombs.remove(item.tomb)
+	item.tomb.in.remove(item.tomb)
 	s.pids.swap(n, nil)
 	s.release(n.cell)
 	s.procs.Add(-1)

@@ -83,7 +83,8 @@ type Store struct {
 	byKey       map[workload.ContainerID]*contItem
 	children    map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
 	claims      map[workload.CgroupID][]*contItem
-	procTombs   tombs
+	procTombs   tombs // of processes in containers; its max is for both
+	hostTombs   tombs
 	contTombs   tombs
 	procMarkers *markers[workload.ProcessKey]
 	contMarkers *markers[workload.ContainerID]
@@ -91,6 +92,7 @@ type Store struct {
 
 // New makes an empty store.
 func New(opt Options) *Store {
+	tombSeq := new(uint64)
 	opt = opt.withDefaults()
 	s := &Store{
 		opt:       opt,
@@ -102,8 +104,9 @@ func New(opt Options) *Store {
 		byKey:     map[workload.ContainerID]*contItem{},
 		children:  map[workload.ContainerID]map[*contItem]struct{}{},
 		claims:    map[workload.CgroupID][]*contItem{},
-		procTombs: tombs{max: opt.MaxProcessTombstones},
-		contTombs: tombs{max: opt.MaxContainerTombstones},
+		procTombs: tombs{max: opt.MaxProcessTombstones, seq: tombSeq},
+		hostTombs: tombs{seq: tombSeq},
+		contTombs: tombs{max: opt.MaxContainerTombstones, seq: tombSeq},
 	}
 	s.pids.init()
 	s.rev.Store(uint64(opt.Base))
@@ -145,12 +148,19 @@ func (s *Store) next() workload.Revision {
 
 func (s *Store) expire(now workload.KTime) {
 	before := now - workload.KTime(s.opt.Grace)
-	for d := s.procTombs.due(before, now); d != nil; d = s.procTombs.due(before, now) {
+	for d := s.dueProc(before, now); d != nil; d = s.dueProc(before, now) {
 		s.dropProcess(d.proc)
 	}
 	for d := s.contTombs.due(before, now); d != nil; d = s.contTombs.due(before, now) {
 		s.removeContainer(d.cont, true)
 	}
+}
+
+func (s *Store) dueProc(before, now workload.KTime) *tomb {
+	if d := s.hostTombs.due(before, now); d != nil {
+		return d
+	}
+	return s.procTombs.due(before, now)
 }
 
 // SetAsOf says which instant the store is right at: that of the last event

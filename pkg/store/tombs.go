@@ -14,6 +14,7 @@ type tomb struct {
 	since workload.KTime
 	seq   uint64
 	pos   int
+	in    *tombs
 	proc  *procItem
 	cont  *contItem
 }
@@ -22,13 +23,16 @@ type tomb struct {
 // arrival. For the writer.
 type tombs struct {
 	q   []*tomb
-	seq uint64
+	seq *uint64 // shared by queues that a tombstone may move between
 	max int
 }
 
 func (t *tombs) add(d *tomb) *tomb {
-	t.seq++
-	d.seq = t.seq
+	if d.seq == 0 {
+		*t.seq++
+		d.seq = *t.seq
+	}
+	d.in = t
 	heap.Push((*tombHeap)(t), d)
 	return d
 }
