@@ -42,7 +42,8 @@ type TracerOptions struct {
 	ProcessRingBytes, CgroupRingBytes int
 	// Disable names programs that are not loaded.
 	Disable []Type
-	// BatchInterval is how long a process event may wait in its ring, 50 ms by
+	// BatchInterval is how long a process event may wait in its ring while there
+	// are such events (five times as long after a quiet spell), 50 ms by
 	// default. An idle Tracer costs one wake-up of its thread for each.
 	BatchInterval time.Duration
 }
@@ -92,6 +93,7 @@ type Tracer struct {
 	record   ringbuf.Record
 	event    Event
 	exits    exitFilter
+	handled  uint64
 	lost     uint64
 	lossRead time.Time
 	strayed  bool
@@ -198,8 +200,10 @@ func (t *Tracer) Run(ctx context.Context, fn func(Event)) error {
 		return ErrClosed
 	}
 	defer context.AfterFunc(ctx, t.waiter.wake)()
+	pause := t.opts.BatchInterval
 	for {
 		asked := t.flushes.take()
+		before := t.handled
 		if err := t.drain(fn); err != nil {
 			return err
 		}
@@ -210,11 +214,19 @@ func (t *Tracer) Run(ctx context.Context, fn func(Event)) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		if err := t.waiter.wait(t.opts.BatchInterval); err != nil {
+		// On a host where nothing happens looking for it is all the work there is.
+		if pause = min(2*pause, idleBatches*t.opts.BatchInterval); t.handled != before {
+			pause = t.opts.BatchInterval
+		}
+		if err := t.waiter.wait(pause); err != nil {
 			return err
 		}
 	}
 }
+
+// idleBatches is how many batch intervals the reader sleeps at most while none
+// of them brought anything. What cannot wait wakes it: see BatchInterval.
+const idleBatches = 5
 
 func (t *Tracer) isClosed() bool {
 	select {
@@ -294,6 +306,7 @@ func (t *Tracer) read(r *ringbuf.Reader, fn func(Event)) (int, error) {
 // handle delivers the event that was decoded last.
 func (t *Tracer) handle(fn func(Event)) {
 	e := &t.event
+	t.handled++
 	switch e.Type {
 	case Exit:
 		if t.exits.seen(e.Process.Key) {
