@@ -208,7 +208,10 @@ func countCalls(tb testing.TB) map[string]callCount {
 		},
 	}
 	counts := map[string]callCount{}
-	for engine, proxy := range map[string]*collectortest.Proxy{"docker": proxied.docker, "containerd": proxied.containerd} {
+	// containerd first: whether it knows Docker's containers is asked of it too,
+	// and may be asked when its own are counted.
+	for _, engine := range []string{"containerd", "docker"} {
+		proxy := map[string]*collectortest.Proxy{"docker": proxied.docker, "containerd": proxied.containerd}[engine]
 		proxy.ResetCalls()
 		for i := range countedStarts {
 			name := "counted-" + engine + "-" + strconv.Itoa(i)
