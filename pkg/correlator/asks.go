@@ -138,8 +138,7 @@ func (m *machine) answered(c *container, i int, l *workload.Container) {
 	case a.stage == askFirst && !m.cfg.sources[i].files:
 		a.stage = askIdle
 		if c.started() {
-			a.stage = askSecond
-			m.send(c, i)
+			m.askInFull(c, i)
 		}
 	case a.stage == askFirst && c.registered(), a.stage == askSecond:
 		a.stage = askDone

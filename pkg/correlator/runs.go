@@ -67,14 +67,30 @@ func (m *machine) startedRun(c *container) {
 		return
 	}
 	for i := range c.asks {
-		a := &c.asks[i]
-		if a.stage == askIdle {
-			a.stage, a.tries = askSecond, 0
-			m.send(c, i)
+		if c.asks[i].stage == askIdle {
+			m.askInFull(c, i)
 		}
 	}
 	m.checkComplete(c)
 	m.dirtyContainer(c)
+}
+
+// askInFull asks an engine for the second and last time. One without files has
+// been asked in full already: it is asked again only if, some time after the
+// start, none of its events has told of it.
+func (m *machine) askInFull(c *container, i int) {
+	a := &c.asks[i]
+	if l := c.layers[i]; !m.cfg.sources[i].prefill && l != nil {
+		if l.State != workload.StateUnknown && l.State != workload.StateCreated {
+			a.stage = askDone
+			return
+		}
+		if m.now < c.run.at+startGrace {
+			return // bind has set a timer
+		}
+	}
+	a.stage, a.tries = askSecond, 0
+	m.send(c, i)
 }
 
 // runEnded records the end of a container's init, by the kernel's status.

@@ -71,7 +71,7 @@ func (f *forwarder) forward(_ any, down grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	go pumpUp(down, up) // ends with the call
+	go f.pumpUp(down, up) // ends with the call
 	err = f.pumpDown(method, up, down)
 	down.SetTrailer(up.Trailer())
 	return err
@@ -79,13 +79,14 @@ func (f *forwarder) forward(_ any, down grpc.ServerStream) error {
 
 // pumpUp ends when the client has said all, or the call is over; what went
 // wrong is heard in the other direction.
-func pumpUp(down grpc.ServerStream, up grpc.ClientStream) {
+func (f *forwarder) pumpUp(down grpc.ServerStream, up grpc.ClientStream) {
 	for {
 		var m frame
 		if down.RecvMsg(&m) != nil {
 			_ = up.CloseSend()
 			return
 		}
+		f.p.record(string(m.data))
 		if up.SendMsg(&m) != nil {
 			return
 		}

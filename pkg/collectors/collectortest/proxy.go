@@ -31,6 +31,7 @@ type Proxy struct {
 	resumed  chan struct{} // nil: not hung; else closed by Resume
 	drop     bool
 	calls    map[string]int
+	asked    []string // the requests, cut
 	listener *net.UnixListener
 	conns    map[net.Conn]struct{}
 	done     sync.WaitGroup
@@ -158,11 +159,40 @@ func (p *Proxy) Calls() map[string]int {
 	return maps.Clone(p.calls)
 }
 
+// CallsNaming counts the calls since the last ResetCalls whose request holds a
+// text, as an id: a machine has other containers too.
+func (p *Proxy) CallsNaming(text string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.asked {
+		if strings.Contains(r, text) {
+			n++
+		}
+	}
+	return n
+}
+
 // ResetCalls forgets the counts.
 func (p *Proxy) ResetCalls() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.calls)
+	p.asked = nil
+}
+
+// Bounds of what CallsNaming goes by.
+const (
+	maxAsked   = 1 << 14
+	maxRequest = 4 << 10
+)
+
+// record keeps a request for CallsNaming.
+func (p *Proxy) record(request string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.asked) < maxAsked {
+		p.asked = append(p.asked, request[:min(len(request), maxRequest)])
+	}
 }
 
 func (p *Proxy) close() {
@@ -206,6 +236,7 @@ func (p *Proxy) httpHandler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := apiVersion.ReplaceAllString(r.URL.Path, "/")
 		path = longID.ReplaceAllString(path, "/{id}$1")
+		p.record(r.URL.String())
 		if !p.arrive(r.Context(), r.Method+" "+path) || !strings.HasSuffix(path, "/events") {
 			next.ServeHTTP(w, r)
 			return
