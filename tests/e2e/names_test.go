@@ -106,13 +106,15 @@ func TestContainerdsContainersAreNamed(t *testing.T) {
 	agent := harness.StartAgent(t, programs, harness.AgentOptions{Containerd: containerd})
 
 	t.Run("with a cgroup path that has nothing of an id in it", func(t *testing.T) {
-		containerd.Run("default", "--cgroup", "/odd/path", collectortest.BusyboxImage, "odd-one", "/bin/sleep", "3600")
+		parent := "pidigree-e2e-" + strconv.Itoa(os.Getpid())
+		t.Cleanup(func() { removeCgroups(t, parent) })
+		containerd.Run("default", "--cgroup", "/"+parent+"/odd/path", collectortest.BusyboxImage, "odd-one", "/bin/sleep", "3600")
 		pid := containerd.InitPID("default", "odd-one")
 		a := agent.Await(patience, strconv.Itoa(pid), named("odd-one"))
 		if got := a.Container().Image; got != collectortest.BusyboxImage {
 			t.Errorf("its image is %q", got)
 		}
-		t.Cleanup(func() { _ = syscall.Rmdir("/sys/fs/cgroup/unified/odd") }) // runc removes the leaf only
+		containerd.Ctr("--namespace", "default", "tasks", "rm", "--force", "odd-one")
 	})
 
 	t.Run("with the same id in two namespaces", func(t *testing.T) {
@@ -145,6 +147,25 @@ func TestContainersAreNamedByTheirEnginesAlone(t *testing.T) {
 	agent.Await(patience, strconv.Itoa(docker.InitPID(id)), named("by-docker"))
 	containerd.Run("default", collectortest.BusyboxImage, "by-containerd", "/bin/sleep", "3600")
 	agent.Await(patience, strconv.Itoa(containerd.InitPID("default", "by-containerd")), named("by-containerd"))
+}
+
+// removeCgroups removes a cgroup of every hierarchy and what is left below it:
+// runc removes no more than the leaf.
+func removeCgroups(t *testing.T, name string) {
+	t.Helper()
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+		for _, below := range []string{"/odd/path", "/odd", ""} {
+			dirs, err := filepath.Glob(pattern + below)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, dir := range dirs {
+				if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, syscall.ENOENT) {
+					t.Errorf("remove %s: %v", dir, err)
+				}
+			}
+		}
+	}
 }
 
 // An engine that nobody told us of is no reason not to know: runc's own state is enough.
