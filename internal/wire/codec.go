@@ -67,6 +67,7 @@ func (Codec) Name() string { return proto.Name }
 const (
 	ServiceName          = "pidigree.v1.PidigreeService"
 	MethodResolve        = "/" + ServiceName + "/Resolve"
+	MethodResolveStream  = "/" + ServiceName + "/ResolveStream"
 	MethodGet            = "/" + ServiceName + "/Get"
 	MethodList           = "/" + ServiceName + "/List"
 	MethodStreamEntities = "/" + ServiceName + "/StreamEntities"

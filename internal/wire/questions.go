@@ -26,7 +26,10 @@ var queryMessage = table(
 // EncodeQuestions makes a ResolveRequest. In the place of a question that makes
 // no sense goes an empty one; DecodeResults says what is wrong with it.
 func EncodeQuestions(queries []workload.Query) *Bytes {
-	b := make([]byte, 0, 16+8*len(queries))
+	return &Bytes{out: appendQuestions(make([]byte, 0, 16+8*len(queries)), queries)}
+}
+
+func appendQuestions(b []byte, queries []workload.Query) []byte {
 	for i := range queries {
 		q := &queries[i]
 		if checkQuery(q) != nil {
@@ -34,17 +37,26 @@ func EncodeQuestions(queries []workload.Query) *Bytes {
 		}
 		b = queryMessage.nested(b, 1, q)
 	}
-	return &Bytes{out: b}
+	return b
 }
 
 // DecodeQuestions is the way back. A question that makes no sense is empty and
 // has an error that wraps workload.ErrInvalid, at its index; so does the error about the
 // whole, which has more than max questions or is malformed.
 func DecodeQuestions(msg *Bytes, most int) ([]workload.Query, map[int]error, error) {
+	return decodeQuestions(msg.string(), most, func(scanner) error { return nil })
+}
+
+// decodeQuestions gives the fields that are not questions to other.
+func decodeQuestions(s string, most int, other func(scanner) error) ([]workload.Query, map[int]error, error) {
 	var queries []workload.Query
-	bad := make(map[int]error)
-	for in := (scanner{rest: msg.string()}); in.rest != ""; {
-		if err := in.next(); err != nil {
+	var bad map[int]error
+	for in := (scanner{rest: s}); in.rest != ""; {
+		err := in.next()
+		if err == nil && in.num != 1 {
+			err = other(in)
+		}
+		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", workload.ErrInvalid, err)
 		}
 		if in.num != 1 || in.typ != typeBytes {
@@ -59,6 +71,9 @@ func DecodeQuestions(msg *Bytes, most int) ([]workload.Query, map[int]error, err
 		queries = append(queries, workload.Query{})
 		q := &queries[len(queries)-1]
 		if err := decodeQuery(q, in.bytes); err != nil {
+			if bad == nil {
+				bad = make(map[int]error)
+			}
 			*q, bad[len(queries)-1] = workload.Query{}, err
 		}
 	}

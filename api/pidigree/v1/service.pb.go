@@ -454,6 +454,147 @@ func (x *ResolveResponse) GetCgroupSets() []*CgroupSet {
 	return nil
 }
 
+// ResolveStreamRequest asks one or many questions, as one of many requests.
+type ResolveStreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The questions, 10000 at most, none of which waits.
+	Queries []*Query `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
+	// Chosen by the asker; the reply says it again.
+	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// How long the answers are of use. Absent: as long as the stream is open.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveStreamRequest) Reset() {
+	*x = ResolveStreamRequest{}
+	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveStreamRequest) ProtoMessage() {}
+
+func (x *ResolveStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveStreamRequest.ProtoReflect.Descriptor instead.
+func (*ResolveStreamRequest) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ResolveStreamRequest) GetQueries() []*Query {
+	if x != nil {
+		return x.Queries
+	}
+	return nil
+}
+
+func (x *ResolveStreamRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ResolveStreamRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// ResolveStreamResponse is the reply to one request, or a part of it: a long
+// reply comes in parts, so that the first can be read while the next is made.
+type ResolveStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the request.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Whether this is the end of the reply.
+	Last bool `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Why the request as a whole was not answered, or only up to here. It is then
+	// the end of the reply.
+	Error *Error `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// The next results. Their indexes count through all parts of the reply, whose
+	// lists go on from each other: an entity is in one of them, once. Only one that
+	// has changed since it was sent is there again, in its new form.
+	Part          *ResolveResponse `protobuf:"bytes,4,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveStreamResponse) Reset() {
+	*x = ResolveStreamResponse{}
+	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveStreamResponse) ProtoMessage() {}
+
+func (x *ResolveStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveStreamResponse.ProtoReflect.Descriptor instead.
+func (*ResolveStreamResponse) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ResolveStreamResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ResolveStreamResponse) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *ResolveStreamResponse) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ResolveStreamResponse) GetPart() *ResolveResponse {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
 // CgroupSet is the cgroups of a process, one for each hierarchy.
 type CgroupSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -465,7 +606,7 @@ type CgroupSet struct {
 
 func (x *CgroupSet) Reset() {
 	*x = CgroupSet{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	mi := &file_pidigree_v1_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +618,7 @@ func (x *CgroupSet) String() string {
 func (*CgroupSet) ProtoMessage() {}
 
 func (x *CgroupSet) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[4]
+	mi := &file_pidigree_v1_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +631,7 @@ func (x *CgroupSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupSet.ProtoReflect.Descriptor instead.
 func (*CgroupSet) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{4}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CgroupSet) GetCgroups() []*CgroupID {
@@ -515,7 +656,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	mi := &file_pidigree_v1_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +668,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[5]
+	mi := &file_pidigree_v1_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +681,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{5}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Result) GetAnswer() *Answer {
@@ -577,7 +718,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[6]
+	mi := &file_pidigree_v1_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +730,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[6]
+	mi := &file_pidigree_v1_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +743,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{6}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Error) GetCode() int32 {
@@ -652,7 +793,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[7]
+	mi := &file_pidigree_v1_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +805,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[7]
+	mi := &file_pidigree_v1_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +818,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{7}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Answer) GetStatus() Status {
@@ -781,7 +922,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[8]
+	mi := &file_pidigree_v1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +934,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[8]
+	mi := &file_pidigree_v1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +947,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{8}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hop) GetWhat() string {
@@ -857,7 +998,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[9]
+	mi := &file_pidigree_v1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1010,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[9]
+	mi := &file_pidigree_v1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1023,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRequest) GetName() isGetRequest_Name {
@@ -1003,7 +1144,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[10]
+	mi := &file_pidigree_v1_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1156,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[10]
+	mi := &file_pidigree_v1_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1169,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetResponse) GetEntity() *Entity {
@@ -1051,7 +1192,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[11]
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1204,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[11]
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1217,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{11}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRequest) GetKinds() []EntityKind {
@@ -1105,7 +1246,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[12]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1258,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[12]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1271,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{12}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListResponse) GetEntities() []*Entity {
@@ -1155,7 +1296,7 @@ type StreamEntitiesRequest struct {
 
 func (x *StreamEntitiesRequest) Reset() {
 	*x = StreamEntitiesRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1308,7 @@ func (x *StreamEntitiesRequest) String() string {
 func (*StreamEntitiesRequest) ProtoMessage() {}
 
 func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1321,7 @@ func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesRequest.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StreamEntitiesRequest) GetKinds() []EntityKind {
@@ -1216,7 +1357,7 @@ type StreamEntitiesResponse struct {
 
 func (x *StreamEntitiesResponse) Reset() {
 	*x = StreamEntitiesResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1369,7 @@ func (x *StreamEntitiesResponse) String() string {
 func (*StreamEntitiesResponse) ProtoMessage() {}
 
 func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1382,7 @@ func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesResponse.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StreamEntitiesResponse) GetChanges() []*Change {
@@ -1266,7 +1407,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[15]
+	mi := &file_pidigree_v1_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1419,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[15]
+	mi := &file_pidigree_v1_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1432,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Change) GetType() ChangeType {
@@ -1345,7 +1486,16 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\x05tasks\x18\x05 \x03(\v2\x11.pidigree.v1.TaskR\x05tasks\x120\n" +
 	"\bservices\x18\x06 \x03(\v2\x14.pidigree.v1.ServiceR\bservices\x127\n" +
 	"\vcgroup_sets\x18\a \x03(\v2\x16.pidigree.v1.CgroupSetR\n" +
-	"cgroupSets\"<\n" +
+	"cgroupSets\"\x89\x01\n" +
+	"\x14ResolveStreamRequest\x12,\n" +
+	"\aqueries\x18\x01 \x03(\v2\x12.pidigree.v1.QueryR\aqueries\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x97\x01\n" +
+	"\x15ResolveStreamResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x12(\n" +
+	"\x05error\x18\x03 \x01(\v2\x12.pidigree.v1.ErrorR\x05error\x120\n" +
+	"\x04part\x18\x04 \x01(\v2\x1c.pidigree.v1.ResolveResponseR\x04part\"<\n" +
 	"\tCgroupSet\x12/\n" +
 	"\acgroups\x18\x01 \x03(\v2\x15.pidigree.v1.CgroupIDR\acgroups\"\x93\x01\n" +
 	"\x06Result\x12+\n" +
@@ -1417,9 +1567,10 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\x0fCHANGE_TYPE_SET\x10\x01\x12\x15\n" +
 	"\x11CHANGE_TYPE_UNSET\x10\x02\x12\x18\n" +
 	"\x14CHANGE_TYPE_BOOKMARK\x10\x03\x12\x16\n" +
-	"\x12CHANGE_TYPE_RESYNC\x10\x042\xf0\x02\n" +
+	"\x12CHANGE_TYPE_RESYNC\x10\x042\xcc\x03\n" +
 	"\x0fPidigreeService\x12D\n" +
-	"\aResolve\x12\x1b.pidigree.v1.ResolveRequest\x1a\x1c.pidigree.v1.ResolveResponse\x128\n" +
+	"\aResolve\x12\x1b.pidigree.v1.ResolveRequest\x1a\x1c.pidigree.v1.ResolveResponse\x12Z\n" +
+	"\rResolveStream\x12!.pidigree.v1.ResolveStreamRequest\x1a\".pidigree.v1.ResolveStreamResponse(\x010\x01\x128\n" +
 	"\x03Get\x12\x17.pidigree.v1.GetRequest\x1a\x18.pidigree.v1.GetResponse\x12=\n" +
 	"\x04List\x12\x18.pidigree.v1.ListRequest\x1a\x19.pidigree.v1.ListResponse0\x01\x12[\n" +
 	"\x0eStreamEntities\x12\".pidigree.v1.StreamEntitiesRequest\x1a#.pidigree.v1.StreamEntitiesResponse0\x01\x12A\n" +
@@ -1438,84 +1589,92 @@ func file_pidigree_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_pidigree_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_pidigree_v1_service_proto_goTypes = []any{
 	(ChangeType)(0),                // 0: pidigree.v1.ChangeType
 	(*Self)(nil),                   // 1: pidigree.v1.Self
 	(*Query)(nil),                  // 2: pidigree.v1.Query
 	(*ResolveRequest)(nil),         // 3: pidigree.v1.ResolveRequest
 	(*ResolveResponse)(nil),        // 4: pidigree.v1.ResolveResponse
-	(*CgroupSet)(nil),              // 5: pidigree.v1.CgroupSet
-	(*Result)(nil),                 // 6: pidigree.v1.Result
-	(*Error)(nil),                  // 7: pidigree.v1.Error
-	(*Answer)(nil),                 // 8: pidigree.v1.Answer
-	(*Hop)(nil),                    // 9: pidigree.v1.Hop
-	(*GetRequest)(nil),             // 10: pidigree.v1.GetRequest
-	(*GetResponse)(nil),            // 11: pidigree.v1.GetResponse
-	(*ListRequest)(nil),            // 12: pidigree.v1.ListRequest
-	(*ListResponse)(nil),           // 13: pidigree.v1.ListResponse
-	(*StreamEntitiesRequest)(nil),  // 14: pidigree.v1.StreamEntitiesRequest
-	(*StreamEntitiesResponse)(nil), // 15: pidigree.v1.StreamEntitiesResponse
-	(*Change)(nil),                 // 16: pidigree.v1.Change
-	(*ProcessKey)(nil),             // 17: pidigree.v1.ProcessKey
-	(*CgroupID)(nil),               // 18: pidigree.v1.CgroupID
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
-	(*Container)(nil),              // 21: pidigree.v1.Container
-	(*Process)(nil),                // 22: pidigree.v1.Process
-	(*Pod)(nil),                    // 23: pidigree.v1.Pod
-	(*Task)(nil),                   // 24: pidigree.v1.Task
-	(*Service)(nil),                // 25: pidigree.v1.Service
-	(Status)(0),                    // 26: pidigree.v1.Status
-	(Confidence)(0),                // 27: pidigree.v1.Confidence
-	(*Entity)(nil),                 // 28: pidigree.v1.Entity
-	(EntityKind)(0),                // 29: pidigree.v1.EntityKind
-	(*StatusRequest)(nil),          // 30: pidigree.v1.StatusRequest
-	(*StatusResponse)(nil),         // 31: pidigree.v1.StatusResponse
+	(*ResolveStreamRequest)(nil),   // 5: pidigree.v1.ResolveStreamRequest
+	(*ResolveStreamResponse)(nil),  // 6: pidigree.v1.ResolveStreamResponse
+	(*CgroupSet)(nil),              // 7: pidigree.v1.CgroupSet
+	(*Result)(nil),                 // 8: pidigree.v1.Result
+	(*Error)(nil),                  // 9: pidigree.v1.Error
+	(*Answer)(nil),                 // 10: pidigree.v1.Answer
+	(*Hop)(nil),                    // 11: pidigree.v1.Hop
+	(*GetRequest)(nil),             // 12: pidigree.v1.GetRequest
+	(*GetResponse)(nil),            // 13: pidigree.v1.GetResponse
+	(*ListRequest)(nil),            // 14: pidigree.v1.ListRequest
+	(*ListResponse)(nil),           // 15: pidigree.v1.ListResponse
+	(*StreamEntitiesRequest)(nil),  // 16: pidigree.v1.StreamEntitiesRequest
+	(*StreamEntitiesResponse)(nil), // 17: pidigree.v1.StreamEntitiesResponse
+	(*Change)(nil),                 // 18: pidigree.v1.Change
+	(*ProcessKey)(nil),             // 19: pidigree.v1.ProcessKey
+	(*CgroupID)(nil),               // 20: pidigree.v1.CgroupID
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 22: google.protobuf.Duration
+	(*Container)(nil),              // 23: pidigree.v1.Container
+	(*Process)(nil),                // 24: pidigree.v1.Process
+	(*Pod)(nil),                    // 25: pidigree.v1.Pod
+	(*Task)(nil),                   // 26: pidigree.v1.Task
+	(*Service)(nil),                // 27: pidigree.v1.Service
+	(Status)(0),                    // 28: pidigree.v1.Status
+	(Confidence)(0),                // 29: pidigree.v1.Confidence
+	(*Entity)(nil),                 // 30: pidigree.v1.Entity
+	(EntityKind)(0),                // 31: pidigree.v1.EntityKind
+	(*StatusRequest)(nil),          // 32: pidigree.v1.StatusRequest
+	(*StatusResponse)(nil),         // 33: pidigree.v1.StatusResponse
 }
 var file_pidigree_v1_service_proto_depIdxs = []int32{
 	1,  // 0: pidigree.v1.Query.self:type_name -> pidigree.v1.Self
-	17, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
-	18, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
-	19, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
-	20, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
+	19, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
+	20, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
+	21, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
+	22, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
 	2,  // 5: pidigree.v1.ResolveRequest.queries:type_name -> pidigree.v1.Query
-	6,  // 6: pidigree.v1.ResolveResponse.results:type_name -> pidigree.v1.Result
-	21, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
-	22, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
-	23, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
-	24, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
-	25, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
-	5,  // 12: pidigree.v1.ResolveResponse.cgroup_sets:type_name -> pidigree.v1.CgroupSet
-	18, // 13: pidigree.v1.CgroupSet.cgroups:type_name -> pidigree.v1.CgroupID
-	8,  // 14: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
-	9,  // 15: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
-	7,  // 16: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
-	26, // 17: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
-	27, // 18: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
-	17, // 19: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
-	28, // 20: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
-	29, // 21: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
-	28, // 22: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
-	29, // 23: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
-	16, // 24: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
-	0,  // 25: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
-	28, // 26: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
-	3,  // 27: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
-	10, // 28: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
-	12, // 29: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
-	14, // 30: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
-	30, // 31: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
-	4,  // 32: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
-	11, // 33: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
-	13, // 34: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
-	15, // 35: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
-	31, // 36: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
-	32, // [32:37] is the sub-list for method output_type
-	27, // [27:32] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	8,  // 6: pidigree.v1.ResolveResponse.results:type_name -> pidigree.v1.Result
+	23, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
+	24, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
+	25, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
+	26, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
+	27, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
+	7,  // 12: pidigree.v1.ResolveResponse.cgroup_sets:type_name -> pidigree.v1.CgroupSet
+	2,  // 13: pidigree.v1.ResolveStreamRequest.queries:type_name -> pidigree.v1.Query
+	22, // 14: pidigree.v1.ResolveStreamRequest.timeout:type_name -> google.protobuf.Duration
+	9,  // 15: pidigree.v1.ResolveStreamResponse.error:type_name -> pidigree.v1.Error
+	4,  // 16: pidigree.v1.ResolveStreamResponse.part:type_name -> pidigree.v1.ResolveResponse
+	20, // 17: pidigree.v1.CgroupSet.cgroups:type_name -> pidigree.v1.CgroupID
+	10, // 18: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
+	11, // 19: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
+	9,  // 20: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
+	28, // 21: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
+	29, // 22: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
+	19, // 23: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
+	30, // 24: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
+	31, // 25: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
+	30, // 26: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
+	31, // 27: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
+	18, // 28: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
+	0,  // 29: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
+	30, // 30: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
+	3,  // 31: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
+	5,  // 32: pidigree.v1.PidigreeService.ResolveStream:input_type -> pidigree.v1.ResolveStreamRequest
+	12, // 33: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
+	14, // 34: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
+	16, // 35: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
+	32, // 36: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
+	4,  // 37: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
+	6,  // 38: pidigree.v1.PidigreeService.ResolveStream:output_type -> pidigree.v1.ResolveStreamResponse
+	13, // 39: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
+	15, // 40: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
+	17, // 41: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
+	33, // 42: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
+	37, // [37:43] is the sub-list for method output_type
+	31, // [31:37] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_service_proto_init() }
@@ -1533,8 +1692,8 @@ func file_pidigree_v1_service_proto_init() {
 		(*Query_CgroupPath)(nil),
 		(*Query_Container)(nil),
 	}
-	file_pidigree_v1_service_proto_msgTypes[7].OneofWrappers = []any{}
-	file_pidigree_v1_service_proto_msgTypes[9].OneofWrappers = []any{
+	file_pidigree_v1_service_proto_msgTypes[9].OneofWrappers = []any{}
+	file_pidigree_v1_service_proto_msgTypes[11].OneofWrappers = []any{
 		(*GetRequest_Container)(nil),
 		(*GetRequest_Process)(nil),
 		(*GetRequest_Pod)(nil),
@@ -1548,7 +1707,7 @@ func file_pidigree_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_service_proto_rawDesc), len(file_pidigree_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

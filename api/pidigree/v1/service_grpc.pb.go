@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	PidigreeService_Resolve_FullMethodName        = "/pidigree.v1.PidigreeService/Resolve"
+	PidigreeService_ResolveStream_FullMethodName  = "/pidigree.v1.PidigreeService/ResolveStream"
 	PidigreeService_Get_FullMethodName            = "/pidigree.v1.PidigreeService/Get"
 	PidigreeService_List_FullMethodName           = "/pidigree.v1.PidigreeService/List"
 	PidigreeService_StreamEntities_FullMethodName = "/pidigree.v1.PidigreeService/StreamEntities"
@@ -37,13 +38,21 @@ const (
 // PidigreeService names the workload behind processes, cgroups and containers.
 //
 // Root and the members of the socket's group may ask everything; whoever else
-// holds a connection may only ask Resolve about itself, and gets
-// PERMISSION_DENIED for the rest.
+// holds a connection may only ask Resolve and ResolveStream about itself, and
+// gets PERMISSION_DENIED for the rest.
 type PidigreeServiceClient interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
 	// one question is said in its result.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
+	// ResolveStream answers one request after the other, in their order, for who
+	// asks often or much: an open stream costs half of a call. What is wrong with
+	// a request is said in its reply and does not end the stream. Questions that
+	// wait are for Resolve: here they would hold up those behind them. Cancelling
+	// the stream cancels what is being answered. The same messages go without
+	// gRPC over a connection that begins with 24 bytes, `pidigree frames v1` and
+	// three times CR LF: each follows its length, 4 bytes with the high one first.
+	ResolveStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ResolveStreamRequest, ResolveStreamResponse], error)
 	// Get gives one entity by its name; NOT_FOUND if there is none, and
 	// FAILED_PRECONDITION if the name fits several.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
@@ -75,6 +84,19 @@ func (c *pidigreeServiceClient) Resolve(ctx context.Context, in *ResolveRequest,
 	return out, nil
 }
 
+func (c *pidigreeServiceClient) ResolveStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ResolveStreamRequest, ResolveStreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PidigreeService_ServiceDesc.Streams[0], PidigreeService_ResolveStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ResolveStreamRequest, ResolveStreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PidigreeService_ResolveStreamClient = grpc.BidiStreamingClient[ResolveStreamRequest, ResolveStreamResponse]
+
 func (c *pidigreeServiceClient) Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetResponse)
@@ -87,7 +109,7 @@ func (c *pidigreeServiceClient) Get(ctx context.Context, in *GetRequest, opts ..
 
 func (c *pidigreeServiceClient) List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &PidigreeService_ServiceDesc.Streams[0], PidigreeService_List_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &PidigreeService_ServiceDesc.Streams[1], PidigreeService_List_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +128,7 @@ type PidigreeService_ListClient = grpc.ServerStreamingClient[ListResponse]
 
 func (c *pidigreeServiceClient) StreamEntities(ctx context.Context, in *StreamEntitiesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamEntitiesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &PidigreeService_ServiceDesc.Streams[1], PidigreeService_StreamEntities_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &PidigreeService_ServiceDesc.Streams[2], PidigreeService_StreamEntities_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +162,21 @@ func (c *pidigreeServiceClient) Status(ctx context.Context, in *StatusRequest, o
 // PidigreeService names the workload behind processes, cgroups and containers.
 //
 // Root and the members of the socket's group may ask everything; whoever else
-// holds a connection may only ask Resolve about itself, and gets
-// PERMISSION_DENIED for the rest.
+// holds a connection may only ask Resolve and ResolveStream about itself, and
+// gets PERMISSION_DENIED for the rest.
 type PidigreeServiceServer interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
 	// one question is said in its result.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
+	// ResolveStream answers one request after the other, in their order, for who
+	// asks often or much: an open stream costs half of a call. What is wrong with
+	// a request is said in its reply and does not end the stream. Questions that
+	// wait are for Resolve: here they would hold up those behind them. Cancelling
+	// the stream cancels what is being answered. The same messages go without
+	// gRPC over a connection that begins with 24 bytes, `pidigree frames v1` and
+	// three times CR LF: each follows its length, 4 bytes with the high one first.
+	ResolveStream(grpc.BidiStreamingServer[ResolveStreamRequest, ResolveStreamResponse]) error
 	// Get gives one entity by its name; NOT_FOUND if there is none, and
 	// FAILED_PRECONDITION if the name fits several.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
@@ -170,6 +200,9 @@ type UnimplementedPidigreeServiceServer struct{}
 
 func (UnimplementedPidigreeServiceServer) Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resolve not implemented")
+}
+func (UnimplementedPidigreeServiceServer) ResolveStream(grpc.BidiStreamingServer[ResolveStreamRequest, ResolveStreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method ResolveStream not implemented")
 }
 func (UnimplementedPidigreeServiceServer) Get(context.Context, *GetRequest) (*GetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
@@ -221,6 +254,13 @@ func _PidigreeService_Resolve_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _PidigreeService_ResolveStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PidigreeServiceServer).ResolveStream(&grpc.GenericServerStream[ResolveStreamRequest, ResolveStreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PidigreeService_ResolveStreamServer = grpc.BidiStreamingServer[ResolveStreamRequest, ResolveStreamResponse]
 
 func _PidigreeService_Get_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetRequest)
@@ -301,6 +341,12 @@ var PidigreeService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ResolveStream",
+			Handler:       _PidigreeService_ResolveStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
 		{
 			StreamName:    "List",
 			Handler:       _PidigreeService_List_Handler,
