@@ -16,13 +16,15 @@ type Programs struct {
 	Pidigree string
 	// Asker is the static program that asks about itself.
 	Asker string
+	// Work is what runs in the oracle's containers.
+	Work string
 }
 
 // Build compiles the programs into dir, as `make build` does: without cgo, so
 // that they run in an image that holds nothing else.
 func Build(ctx context.Context, dir string) (Programs, error) {
-	p := Programs{Pidigree: filepath.Join(dir, "pidigree"), Asker: filepath.Join(dir, "asker")}
-	for out, pkg := range map[string]string{p.Pidigree: "./cmd/agent", p.Asker: "./tests/e2e/asker"} {
+	p := Programs{Pidigree: filepath.Join(dir, "pidigree"), Asker: filepath.Join(dir, "asker"), Work: filepath.Join(dir, "work")}
+	for out, pkg := range map[string]string{p.Pidigree: "./cmd/agent", p.Asker: "./tests/e2e/asker", p.Work: "./tests/e2e/oracle/work"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg)
 		cmd.Dir = moduleRoot()
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

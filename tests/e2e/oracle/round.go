@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// question is one about p; ok is false where there is nothing to ask with.
+func (p *process) question(by By) (b pending, ok bool) {
+	b = pending{p: p, q: Question{By: by}}
+	q := &b.q.Query
+	switch by {
+	case ByPID:
+		q.PID = p.pid
+	case ByThread:
+		b.thread = p.thread()
+		q.PID = b.thread
+	case ByInode:
+		q.Key = workload.ProcessKey{PID: p.pid, Inode: p.inode}
+		return b, p.inode != 0
+	case ByTicks:
+		q.Key = workload.ProcessKey{PID: p.pid, Start: p.startTicks(), Ticks: true}
+		return b, q.Key.Start != 0
+	case ByStart:
+		p.mu.Lock()
+		q.Key = workload.ProcessKey{PID: p.pid, Start: p.own}
+		p.mu.Unlock()
+		return b, q.Key.Start != 0
+	case ByPidfd:
+		return b, true
+	case ByCgroupID, ByCgroupPath:
+		g, ok := p.cgroup()
+		if by == ByCgroupPath {
+			q.CgroupPath = g.path
+		} else {
+			q.Cgroup = g.id
+		}
+		return b, ok
+	case ByID:
+		q.Container = p.party.Truth().ID
+		return b, q.Container != "" && !p.party.host
+	case ByName:
+		q.Container = p.party.Truth().Name
+		return b, q.Container != "" && !p.party.host
+	}
+	return b, q.PID != 0
+}
+
+// ways are those that were asked for.
+func (o *Oracle) ways() (ws []Way) {
+	if o.opts.Library != nil {
+		ws = append(ws, Library)
+	}
+	if o.opts.Socket != "" {
+		ws = append(ws, Socket)
+	}
+	return ws
+}
+
+// firstRound asks about a process that has just reported, until it is known or
+// has had its time.
+func (o *Oracle) firstRound(p *process) {
+	known := false
+	var last Verdict
+	for _, way := range o.ways() {
+		bys := []By{ByPID, ByInode}
+		if way == Socket {
+			bys = append(bys, ByPidfd)
+		}
+		if p.stays {
+			bys = append(bys, ByThread, ByTicks)
+		}
+		var batch []pending
+		for _, by := range bys {
+			if b, ok := p.question(by); ok {
+				batch = append(batch, b)
+			}
+		}
+		for _, v := range o.ask(way, batch) {
+			last = v
+			if v == Right && !known {
+				known = true
+				o.tally.knownAfter(p.age())
+			}
+		}
+	}
+	if ways := o.ways(); !known && len(ways) > 0 && last != Failed {
+		o.untilKnown(p, ways[0])
+	}
+}
+
+// untilKnown asks by PID with growing pauses.
+func (o *Oracle) untilKnown(p *process, way Way) {
+	ctx, cancel := context.WithTimeout(o.ctx, o.opts.Patience)
+	defer cancel()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		t.Reset(pause)
+		select {
+		case <-ctx.Done():
+			if p.alive() && o.ctx.Err() == nil && !p.party.expectsDoubt() {
+				o.tally.never.Add(1)
+			}
+			return
+		case <-t.C:
+		}
+		b, _ := p.question(ByPID)
+		switch o.ask(way, []pending{b})[0] {
+		case Right:
+			o.tally.knownAfter(p.age())
+			return
+		case Wrong, Gone, Failed:
+			return
+		case Conflict: // it will not change for the asking
+			if p.party.expectsDoubt() {
+				return
+			}
+		}
+	}
+}
+
+// expectsDoubt reports whether the party's processes may stay unknown or in conflict.
+func (p *Party) expectsDoubt() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.judge != nil || p.doubt
+}
+
+// afterwards asks about one in eight processes that have ended: the key must
+// still mean that one, the PID may be another's.
+func (o *Oracle) afterwards(p *process) {
+	if p.inode%8 != 0 || o.ctx.Err() != nil {
+		return
+	}
+	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 1000); err != nil || n == 0 {
+		return
+	}
+	for _, way := range o.ways() {
+		var batch []pending
+		for _, by := range []By{ByPID, ByInode, ByStart} {
+			if b, ok := p.question(by); ok {
+				batch = append(batch, b)
+			}
+		}
+		o.ask(way, batch)
+	}
+}
+
+// WaitReports waits until n processes of the party have reported since the oracle
+// began, and fails the test where they do not.
+func (o *Oracle) WaitReports(patience time.Duration, p *Party, n uint64) {
+	o.tb.Helper()
+	o.wait(patience, func() error {
+		if got := p.Reports(); got < n {
+			return fmt.Errorf("%d processes of %s have reported, not %d", got, p, n)
+		}
+		return nil
+	})
+}
+
+// WaitKnown waits until every process of the parties that lives is answered
+// right in all ways but the command line, and fails the test where they are not.
+// A party that has not reported is not known.
+func (o *Oracle) WaitKnown(patience time.Duration, parties ...*Party) {
+	o.tb.Helper()
+	o.wait(patience, func() error {
+		for _, party := range parties {
+			if err := o.knows(party); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (o *Oracle) knows(party *Party) error {
+	if party.Reports() == 0 {
+		return fmt.Errorf("no process of %s has reported", party)
+	}
+	ps := o.snapshot(party)
+	defer releaseAll(ps)
+	for _, way := range o.ways() {
+		for _, p := range ps {
+			b, _ := p.question(ByPID)
+			if v := o.ask(way, []pending{b})[0]; v != Right && v != Gone {
+				return fmt.Errorf("process %d of %s is %s by the %s", p.pid, party, v, way)
+			}
+		}
+	}
+	return nil
+}
+
+// wait polls what nobody announces.
+func (o *Oracle) wait(patience time.Duration, fn func() error) {
+	o.tb.Helper()
+	ctx, cancel := context.WithTimeout(o.tb.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := fn()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			o.tb.Fatal(errors.Join(err, ctx.Err()))
+		case <-tick.C:
+		}
+	}
+}

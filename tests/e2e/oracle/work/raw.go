@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
+)
+
+// maxPending bounds the children that are there at one time.
+const maxPending = 16
+
+// A maker makes processes by bare system calls. What a child needs is made
+// before the fork: it has one thread, and a lock that another one held stays
+// locked for ever, so it may neither allocate nor grow its stack.
+type maker struct {
+	dir     string
+	message report.Message
+	pending int
+
+	wire [report.Size]byte
+	addr syscall.RawSockaddrUnix
+	alen uintptr
+	path *byte    // of the program to execute
+	argv []*byte  // its arguments
+	envv []*byte  // none
+	size uintptr  // of wire
+	tids [2]int32 // for clone3
+	args cloneArgs
+}
+
+// cloneArgs is struct clone_args, include/uapi/linux/sched.h, as of 5.5 (set_tid).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+	setTID, setTIDSize                                                   uint64
+}
+
+func newMaker(dir string) (*maker, error) {
+	m := &maker{dir: dir, size: report.Size}
+	var err error
+	if m.message, err = report.Prepare(dir); err != nil {
+		return nil, err
+	}
+	m.message.Flags |= report.Exact
+	sock := filepath.Join(dir, report.SocketFile)
+	if len(sock) >= len(m.addr.Path) {
+		return nil, fmt.Errorf("%s is too long for a socket", sock)
+	}
+	m.addr.Family = unix.AF_UNIX
+	for i := range len(sock) {
+		m.addr.Path[i] = int8(sock[i])
+	}
+	m.alen = unsafe.Sizeof(m.addr.Family) + uintptr(len(sock)) + 1
+	if m.path, err = syscall.BytePtrFromString(program(dir)); err != nil {
+		return nil, err
+	}
+	if m.argv, err = syscall.SlicePtrFromStrings([]string{"other", "once", "-dir", dir}); err != nil {
+		return nil, err
+	}
+	m.envv, err = syscall.SlicePtrFromStrings(nil)
+	return m, err
+}
+
+// make makes a process of a kind, or a few that belong together.
+func (m *maker) make(kind string) error {
+	switch kind {
+	case "fork":
+		return m.start(plan{})
+	case "tree":
+		return m.start(plan{levels: 3})
+	case "exec":
+		return m.start(plan{exec: true})
+	case "session":
+		return m.start(plan{setsid: true})
+	case "daemon":
+		return m.start(plan{setsid: true, daemon: true})
+	}
+	return fmt.Errorf("no kind %q: fork, tree, exec, session or daemon", kind)
+}
+
+// A plan says what a child does beside reporting.
+type plan struct {
+	levels int  // fork again so many times, each level reports
+	setsid bool // in a session of its own
+	daemon bool // by a parent that ends at once
+	exec   bool // and then execute the program, which reports once more
+}
+
+func (m *maker) start(p plan) error {
+	m.args = cloneArgs{}
+	return m.fork(p)
+}
+
+// forkAs makes a process with this PID on the host, and in every PID namespace
+// on the way: the caller's and, where the caller is in a container, the host's.
+func (m *maker) forkAs(pid int) error {
+	m.tids = [2]int32{int32(pid), int32(pid)}
+	levels := uint64(1)
+	if inNamespace {
+		levels = 2
+	}
+	m.args = cloneArgs{exitSignal: uint64(unix.SIGCHLD), setTID: uint64(uintptr(unsafe.Pointer(&m.tids))), setTIDSize: levels}
+	return m.fork(plan{})
+}
+
+// inNamespace: the initial PID namespace has a fixed inode, PROC_PID_INIT_INO.
+var inNamespace = func() bool {
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/pid", &st) == nil && st.Ino != 0xEFFFFFFC
+}()
+
+func (m *maker) fork(p plan) error {
+	m.message.Born = report.SinceBoot()
+	m.wire = m.message.Encode()
+	errno := rawFork(m, p)
+	if errno != 0 {
+		return errno
+	}
+	m.pending++
+	return nil
+}
+
+// reap waits for those that have ended, or for all; it never lets too many live.
+func (m *maker) reap(all bool) {
+	for m.pending > 0 {
+		options := unix.WNOHANG
+		if all || m.pending >= maxPending {
+			options = 0
+		}
+		pid, err := unix.Wait4(-1, nil, options, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			m.pending = 0
+			return
+		case pid == 0:
+			return
+		case pid > 0 && m.pending > 0:
+			m.pending-- // an orphan that came to init counts too, and does no harm
+		}
+	}
+}
+
+// rawFork forks; the child never returns. clone3 is for a chosen PID alone:
+// engines forbid it by default.
+//
+//go:nosplit
+//go:norace
+func rawFork(m *maker, p plan) syscall.Errno {
+	var pid uintptr
+	var errno syscall.Errno
+	if m.args.setTIDSize != 0 {
+		pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&m.args)), unsafe.Sizeof(m.args), 0)
+	} else {
+		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	}
+	if errno != 0 {
+		return errno
+	}
+	if pid == 0 {
+		rawChild(m, p)
+	}
+	return 0
+}
+
+// rawChild is all that a child does.
+//
+//go:nosplit
+//go:norace
+func rawChild(m *maker, p plan) {
+	if p.setsid {
+		syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	}
+	if p.daemon {
+		if pid, _, _ := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0); pid != 0 {
+			rawExit(0)
+		}
+	}
+	for ; p.levels > 0; p.levels-- {
+		if pid, _, _ := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0); pid != 0 {
+			break // this one reports; the next level goes on
+		}
+	}
+	rawReport(m)
+	if p.exec {
+		syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(m.path)), uintptr(unsafe.Pointer(&m.argv[0])), uintptr(unsafe.Pointer(&m.envv[0])))
+		rawExit(1)
+	}
+	rawExit(0)
+}
+
+// rawReport connects, reports and waits to be scored.
+//
+//go:nosplit
+//go:norace
+func rawReport(m *maker) {
+	pid, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
+	*(*uint32)(unsafe.Pointer(&m.wire[report.NSPIDAt])) = uint32(pid)
+	fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if errno != 0 {
+		rawExit(2)
+	}
+	if _, _, errno = syscall.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&m.addr)), m.alen); errno != 0 {
+		rawExit(3)
+	}
+	if n, _, _ := syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&m.wire)), m.size); n != report.Size {
+		rawExit(4)
+	}
+	// The byte that ends the wait goes where the message was.
+	syscall.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&m.wire)), 1)
+	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+}
+
+//go:nosplit
+//go:norace
+func rawExit(status uintptr) {
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, status, 0, 0)
+	}
+}
+
+// The layout is shared with the decoder by its constants; this is what rawReport
+// relies on beyond them.
+var _ = func() struct{} {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		fmt.Fprintln(os.Stderr, "work: only on a little-endian machine")
+		os.Exit(1)
+	}
+	return struct{}{}
+}()
