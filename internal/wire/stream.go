@@ -13,6 +13,9 @@ import (
 // NewBytes takes over a message that AppendEntity or AppendChange has made.
 func NewBytes(b []byte) *Bytes { return &Bytes{out: b} }
 
+// ReceivedBytes copies a message that came without gRPC.
+func ReceivedBytes(b []byte) *Bytes { return &Bytes{in: string(b)} }
+
 // AppendEntity adds an entity to a ListResponse. One call alone makes a
 // GetResponse.
 func AppendEntity(b []byte, e workload.Entity) []byte {

@@ -60,7 +60,7 @@ type dialer struct {
 	opt Options
 
 	mu    sync.Mutex // guards all below
-	ready net.Conn   // made by New, for gRPC's first dial
+	ready net.Conn   // made by New, for who needs it first
 	last  error
 }
 
@@ -73,13 +73,29 @@ func (d *dialer) first() error {
 	return err
 }
 
-// dial is what gRPC calls.
-func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
+// spare gives the connection that New made, once.
+func (d *dialer) spare() net.Conn {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	conn := d.ready
 	d.ready = nil
-	d.mu.Unlock()
-	if conn != nil {
+	return conn
+}
+
+// line makes a connection without gRPC.
+func (d *dialer) line(ctx context.Context) (conn net.Conn, spare bool, err error) {
+	if conn := d.spare(); conn != nil {
+		return conn, true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.opt.Timeout)
+	defer cancel()
+	conn, err = d.connect(ctx)
+	return conn, false, err
+}
+
+// dial is what gRPC calls.
+func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
+	if conn := d.spare(); conn != nil {
 		return conn, nil
 	}
 	conn, err := d.connect(ctx)

@@ -14,10 +14,15 @@
 // its Result; a call's error says that nothing was answered, matches one of the
 // sentinels of this package or of package workload, and is one line.
 //
-// A Client may be used from many goroutines. It keeps one connection, makes it
-// again when the agent was restarted, and never waits longer than
-// Options.Timeout for an agent that hangs, beyond what the questions themselves
-// ask to wait. Close ends all calls.
+// A Client may be used from many goroutines. Resolve keeps up to eight
+// connections of its own, on which the messages of ResolveStream go without
+// gRPC: one question at a time on each, so that nobody is behind anybody. What
+// waits, what is asked when all are in use, and what an agent from before them
+// is asked, goes by gRPC over one more. Connections are made when they are
+// needed and again when the agent was restarted; a question that met the end of
+// one is asked once more. No call waits longer than Options.Timeout for an agent
+// that hangs, beyond what the questions themselves ask to wait. Close ends all
+// calls.
 //
 // PIDs are those of the host's initial PID namespace. A process in a container
 // does not know its own: it asks Self. That speaks of the process that made the

@@ -52,12 +52,16 @@ func (c *Client) callError(ctx, used context.Context, op string, err error) erro
 		if sameDeadline(ctx, used) {
 			return fmt.Errorf("%s: %w", op, context.DeadlineExceeded)
 		}
-		return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.opt.Socket, ErrDead, c.opt.Timeout)
+		return c.timedOut(op)
 	case codes.Unimplemented:
 		return fmt.Errorf("%s: the agent at %s is too old for this question: %s", op, c.opt.Socket, firstLine(s.Message()))
 	default:
 		return fmt.Errorf("%s: %w", op, wire.NewError(s.Code(), firstLine(s.Message())))
 	}
+}
+
+func (c *Client) timedOut(op string) error {
+	return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.opt.Socket, ErrDead, c.opt.Timeout)
 }
 
 // sameDeadline reports whether the caller's deadline came before ours. The agent

@@ -30,10 +30,10 @@ func (a authorizer) mayAll(p Peer) bool {
 }
 
 // checkMethod says who may make a call at all. Health and reflection tell
-// nothing about the host and are open to every peer; Resolve is open for
-// checkQueries to look at. Its error matches workload.ErrDenied.
+// nothing about the host and are open to every peer; Resolve and ResolveStream
+// are open for checkQueries to look at. Its error matches workload.ErrDenied.
 func (a authorizer) checkMethod(p Peer, method string) error {
-	if method == wire.MethodResolve || !strings.HasPrefix(method, "/"+wire.ServiceName+"/") || a.mayAll(p) {
+	if method == wire.MethodResolve || method == wire.MethodResolveStream || !strings.HasPrefix(method, "/"+wire.ServiceName+"/") || a.mayAll(p) {
 		return nil
 	}
 	return denied(p)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -125,6 +126,23 @@ type peerConn struct {
 	peer  Peer
 	conns *connections
 	once  sync.Once
+	// dispatched: gRPC's deadlines no longer count. It belongs to gRPC's goroutine for the connection.
+	dispatched bool
+}
+
+// dispatch takes the connection away from gRPC, whose handshake had a deadline.
+func (c *peerConn) dispatch() error {
+	c.dispatched = true
+	return c.UnixConn.SetDeadline(time.Time{})
+}
+
+// SetDeadline is what gRPC calls around a handshake, also when the connection
+// is no longer its own.
+func (c *peerConn) SetDeadline(t time.Time) error {
+	if c.dispatched {
+		return nil
+	}
+	return c.UnixConn.SetDeadline(t)
 }
 
 // Close may be called twice, as gRPC does.
@@ -135,6 +153,22 @@ func (c *peerConn) Close() error {
 		err = errors.Join(err, c.peer.close())
 	})
 	return err
+}
+
+// begunConn is a connection whose first bytes were read already.
+type begunConn struct {
+	*peerConn
+	first []byte
+}
+
+// Read implements net.Conn.
+func (c *begunConn) Read(b []byte) (int, error) {
+	if len(c.first) == 0 {
+		return c.peerConn.Read(b)
+	}
+	n := copy(b, c.first)
+	c.first = c.first[n:]
+	return n, nil
 }
 
 func (p Peer) close() error {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -164,17 +166,31 @@ func getsockopt(fd, opt int, buf []byte) (int, error) {
 	return int(n), nil
 }
 
-// peerCredentials hands on what the listener found out. It speaks no protocol:
-// the kernel has authenticated the peer.
-type peerCredentials struct{}
+// peerCredentials hands on what the listener found out; the kernel has
+// authenticated the peer. It also looks at the first bytes, which tell whether
+// the peer speaks gRPC at all.
+type peerCredentials struct {
+	frames func(*peerConn) // takes over a connection that begins with wire.FramesPreface
+}
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	pc, ok := c.(*peerConn)
 	if !ok {
 		return nil, nil, fmt.Errorf("peer of a %T: only unix sockets have one", c)
 	}
-	return c, pc.peer, nil
+	first := make([]byte, len(wire.FramesPreface)) // HTTP/2's is as long
+	if _, err := io.ReadFull(pc.UnixConn, first); err != nil {
+		return nil, nil, io.EOF // it spoke neither
+	}
+	if string(first) != wire.FramesPreface {
+		return &begunConn{peerConn: pc, first: first}, pc.peer, nil
+	}
+	if err := pc.dispatch(); err != nil {
+		return nil, nil, err
+	}
+	p.frames(pc)
+	return nil, nil, credentials.ErrConnDispatched
 }
 
 // ClientHandshake is not for servers.

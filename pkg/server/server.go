@@ -93,6 +93,7 @@ type Server struct {
 	health *health.Server
 	conns  *connections
 
+	sessions sessions
 	watchers atomic.Int64
 	stopping chan struct{} // closed when running streams have to end
 	stopOnce sync.Once
@@ -135,7 +136,7 @@ const (
 func (s *Server) grpcOptions() []grpc.ServerOption {
 	g := guard{auth: s.auth, log: s.opt.Logger}
 	return []grpc.ServerOption{
-		grpc.Creds(peerCredentials{}),
+		grpc.Creds(peerCredentials{frames: s.serveFrames}),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
 		grpc.ForceServerCodecV2(wire.Codec{}),
@@ -187,7 +188,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) stop() {
 	s.health.Shutdown()
 	s.stopOnce.Do(func() { close(s.stopping) })
-	timer := time.AfterFunc(s.opt.Grace, s.grpc.Stop)
+	s.sessions.stop()
+	timer := time.AfterFunc(s.opt.Grace, func() {
+		s.sessions.cut()
+		s.grpc.Stop()
+	})
 	defer timer.Stop()
 	s.grpc.GracefulStop()
+	s.sessions.all.Wait()
 }

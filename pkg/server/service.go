@@ -30,6 +30,7 @@ func serviceDesc() *grpc.ServiceDesc {
 		Streams: []grpc.StreamDesc{
 			stream(wire.MethodList, (*Server).list),
 			stream(wire.MethodStreamEntities, (*Server).streamEntities),
+			resolveStream(),
 		},
 		Metadata: d.Metadata,
 	}
@@ -68,6 +69,35 @@ func stream(method string, f func(*Server, context.Context, *wire.Bytes, *chunks
 				return toStatus(err)
 			}
 			return nil
+		},
+	}
+}
+
+// resolveStream lets the handler return, when the server stops, while the
+// session still waits for a request: that ends only when the handler has.
+func resolveStream() grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName:    wire.MethodResolveStream[strings.LastIndexByte(wire.MethodResolveStream, '/')+1:],
+		ServerStreams: true,
+		ClientStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			s := srv.(*Server)
+			cut := make(chan struct{})
+			ss := s.newSession(stream.Context(), peerOf(stream.Context()), grpcLink{stream}, func() { close(cut) })
+			if ss == nil {
+				return errStopping
+			}
+			done := make(chan error, 1)
+			go func() {
+				defer s.sessions.leave(ss)
+				done <- s.converse(ss)
+			}()
+			select {
+			case err := <-done:
+				return ended(err)
+			case <-cut:
+				return errStopping
+			}
 		},
 	}
 }
