@@ -5,6 +5,7 @@ package cli
 import (
 	"io"
 	"log/slog"
+	"path/filepath"
 	"time"
 )
 
@@ -40,6 +41,9 @@ type AgentConfig struct {
 
 	// Grace is how long what is gone stays answerable.
 	Grace time.Duration
+	// StateDir is where what is gone is kept across restarts of the agent:
+	// empty for the socket's directory, "none" for nowhere.
+	StateDir string
 	// EnvAllow names the environment variables of containers that are kept.
 	EnvAllow []string
 	// Nice is the priority that the agent gives itself; 0 leaves it as it is.
@@ -50,6 +54,17 @@ type AgentConfig struct {
 	// LogLevel is debug, info, warn or error; LogFormat text or json.
 	LogLevel  string
 	LogFormat string
+}
+
+// stateDir is where state is kept, empty for nowhere.
+func (c AgentConfig) stateDir() string {
+	switch c.StateDir {
+	case "":
+		return filepath.Dir(c.Socket)
+	case noStateDir:
+		return ""
+	}
+	return c.StateDir
 }
 
 // Logger makes the logger that the settings ask for.

@@ -48,6 +48,7 @@ func runHost(ctx context.Context, version string, c AgentConfig) error {
 	o := agentOptions(c)
 	o.Version = version
 	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
+	o.StateDir = c.stateDir()
 	o.Logger = c.Logger(os.Stderr)
 	a, err := agent.New(o)
 	if err != nil {

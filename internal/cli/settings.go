@@ -163,6 +163,14 @@ func runSettings() []setting {
 			check: func(c *AgentConfig) error { return checkDuration(c.Grace, 0, 24*time.Hour) },
 		},
 		{
+			key: "state-dir", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.StateDir },
+			help:  "where what has ended is kept across restarts of the agent; none for nowhere",
+			more: "Empty: the socket's directory, so `/run/pidigree`. One file, `tombstones`, readable by root alone; it means nothing after a reboot. " +
+				"Nobody but root may be able to write to the directory: mount it into containers read-only.",
+			check: func(c *AgentConfig) error { return checkStateDir(c.StateDir) },
+		},
+		{
 			key: "nice", value: "-10", arg: "N",
 			field: func(c *AgentConfig) any { return &c.Nice },
 			help:  "priority that the agent gives itself, -20 (most) to 19; 0 changes nothing",
@@ -315,6 +323,16 @@ func checkAbsOrEmpty(path string) error {
 		return nil
 	}
 	return checkAbs(path)
+}
+
+// noStateDir is the state directory of an agent that keeps nothing.
+const noStateDir = "none"
+
+func checkStateDir(path string) error {
+	if path == noStateDir {
+		return nil
+	}
+	return checkAbsOrEmpty(path)
 }
 
 // maxSocketPath is what fits sockaddr_un.sun_path with its final NUL.

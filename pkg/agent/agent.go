@@ -71,6 +71,9 @@ type Options struct {
 	Grace time.Duration
 	// Socket is the unix socket to serve on; empty for none. SocketGroup may ask, beside root.
 	Socket, SocketGroup string
+	// StateDir is where the agent keeps, across its restarts, what has ended;
+	// empty for nowhere. One agent at a time has it.
+	StateDir string
 	// MetricsAddress serves Prometheus metrics; empty for none.
 	MetricsAddress string
 	// Nice is the priority that the agent gives itself; 0 leaves it as it is.
@@ -98,6 +101,8 @@ type Agent struct {
 	sources    []collectors.Collector // those that New made
 	listener   net.Listener
 	metrics    net.Listener
+	tombs      *tombs // nil: not kept
+	ready      chan struct{}
 	closeOnce  sync.Once
 }
 
@@ -116,7 +121,7 @@ func New(o Options) (_ *Agent, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{opts: o, log: o.Logger, started: time.Now()}
+	a := &Agent{opts: o, log: o.Logger, started: time.Now(), ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -222,7 +227,9 @@ func missingPrograms(s kernel.Stats) string {
 }
 
 func (a *Agent) wire() (err error) {
-	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: workload.Revision(time.Now().UnixMicro())})
+	base := workload.Revision(time.Now().UnixMicro())
+	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: base})
+	a.openTombs(base)
 	cols := a.opts.Collectors
 	if cols == nil {
 		if cols, err = a.collectors(); err != nil {
@@ -266,6 +273,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.correlator.Run(ctx) })
+	g.Go(func() error { a.remember(ctx); return nil })
 	if a.listener != nil {
 		s, err := server.New(server.Options{Backend: backend{a}, Logger: a.log, Group: a.opts.SocketGroup})
 		if err != nil {
@@ -323,6 +331,9 @@ func (a *Agent) close() {
 		if a.cgroups != nil {
 			_ = a.cgroups.Close()
 		}
+		if a.tombs != nil {
+			a.tombs.close()
+		}
 		for _, c := range a.sources {
 			if c, ok := c.(io.Closer); ok {
 				_ = c.Close() // an idle connection: there is nobody to tell
@@ -331,8 +342,9 @@ func (a *Agent) close() {
 	})
 }
 
-// Ready is closed once the processes and containers that were there at the start are known.
-func (a *Agent) Ready() <-chan struct{} { return a.correlator.Ready() }
+// Ready is closed once the processes and containers that were there at the start
+// are known, and what an earlier agent kept of those that have ended.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Resolve answers one question; see resolve.Resolver. Self means nothing here.
 func (a *Agent) Resolve(ctx context.Context, q workload.Query) workload.Result {

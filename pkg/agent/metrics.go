@@ -33,6 +33,11 @@ func metrics() map[string]*metric {
 	add("pidigree_containers", "Live containers in the store.", prometheus.GaugeValue)
 	add("pidigree_processes", "Live processes in the store.", prometheus.GaugeValue)
 	add("pidigree_tombstones_dropped_total", "Tombstones dropped before their time because there were too many.", prometheus.CounterValue)
+	add("pidigree_tombstones_restored", "What an earlier agent of this boot left of what had ended, taken over at the start.", prometheus.GaugeValue)
+	add("pidigree_tombstones_file_up", "1 while tombstones are written to the state directory.", prometheus.GaugeValue)
+	add("pidigree_tombstones_file_errors_total", "Writes of tombstones that failed, and files of an earlier agent that were ignored.", prometheus.CounterValue)
+	add("pidigree_tombstones_file_skipped_total", "Processes and containers for which the file of tombstones had no room.", prometheus.CounterValue)
+	add("pidigree_tombstones_file_bytes", "Size of the file of tombstones.", prometheus.GaugeValue)
 	add("pidigree_watchers", "Streams of changes being read.", prometheus.GaugeValue)
 	add("pidigree_kernel_events_total", "Kernel events delivered.", prometheus.CounterValue, "type")
 	add("pidigree_kernel_lost_total", "Kernel events for which a ring had no room.", prometheus.CounterValue, "type")
@@ -72,6 +77,7 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	put("pidigree_containers", float64(s.Containers))
 	put("pidigree_processes", float64(s.Processes))
 	put("pidigree_tombstones_dropped_total", float64(counts.DroppedTombstones))
+	e.a.tombs.measure(put)
 	put("pidigree_watchers", float64(s.Watchers))
 	each(put, "pidigree_kernel_events_total", s.Kernel.Events)
 	each(put, "pidigree_kernel_lost_total", s.Kernel.Lost)
@@ -80,6 +86,9 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	put("pidigree_conflicts_total", float64(cs.Conflicts))
 	put("pidigree_lag_seconds", s.Kernel.Lag.Seconds())
 	for _, src := range s.Sources {
+		if src.Name == tombsSource {
+			continue // it has metrics of its own
+		}
 		put("pidigree_source_up", gauge(src.State == "running"), src.Name)
 		put("pidigree_source_errors_total", float64(src.Errors), src.Name)
 		put("pidigree_source_restarts_total", float64(src.Restarts), src.Name)

@@ -27,6 +27,9 @@ func (a *Agent) Status() workload.AgentStatus {
 	for i := range s.Sources {
 		s.Sources[i].Entities = a.described(s.Sources[i].Name)
 	}
+	if a.tombs != nil {
+		s.Sources = append(s.Sources, a.tombsStatus())
+	}
 	return s
 }
 

@@ -23,6 +23,8 @@ type view struct {
 	// gone: a tombstone. dropped: not in the store any more; only processes
 	// that were in it still lead here.
 	gone, dropped bool
+	// restored: by Restore; nobody who lives has anything to do with it.
+	restored bool
 }
 
 // cell stands for one container id, be it a key, an id of a layer or an alias.
@@ -34,21 +36,24 @@ type cell struct {
 	id     workload.ContainerID
 	nodes  int         // process versions that point here
 	claims []*contItem // containers with this id
+	loose  bool        // not in the index: of restored processes, see pastCell
 }
 
 // contItem is one container entity through all its versions.
 type contItem struct {
 	latest atomic.Pointer[view]
 	// The rest is the writer's.
-	key     workload.ContainerID
-	layers  []layer
-	gone    bool // by Gone; else gone when nothing lives in layers
-	empty   bool // the last layer was taken away; layers keeps it for the tombstone
-	since   workload.KTime
-	tomb    *tomb
-	ids     []workload.ContainerID
-	cgroups []workload.CgroupID
-	parent  workload.ContainerID
+	key    workload.ContainerID
+	layers []layer
+	gone   bool // by Gone; else gone when nothing lives in layers
+	empty  bool // the last layer was taken away; layers keeps it for the tombstone
+	since  workload.KTime
+	tomb   *tomb
+	// restored: by Restore, until the writer says anything of one of its ids.
+	restored bool
+	ids      []workload.ContainerID
+	cgroups  []workload.CgroupID
+	parent   workload.ContainerID
 }
 
 func (i *contItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -59,6 +64,7 @@ func (i *contItem) state() state {
 		entity:  workload.Entity{Kind: workload.KindContainer, Container: v.merged, Gone: v.gone, Revision: v.rev},
 		removed: v.dropped,
 		told:    v.told(),
+		quiet:   v.restored,
 	}
 }
 
@@ -74,6 +80,12 @@ func (v *view) told() workload.Revision {
 // changeContainer applies one change. For the writer, locked.
 func (s *Store) changeContainer(ch *ContainerChange) {
 	it := s.byKey[ch.ID]
+	if it != nil && it.restored {
+		if ch.Layer != nil && !ch.Forget {
+			s.removeContainer(it, false)
+		}
+		it = nil
+	}
 	if it == nil {
 		if ch.ID.IsZero() || ch.Layer == nil || ch.Source == "" {
 			s.rejected.Add(1)
@@ -155,6 +167,7 @@ func (s *Store) publish(it *contItem) {
 		s.settleContTomb(it, old) // the same, but perhaps as of another instant
 		return
 	}
+	s.displace(idsOf(it.key, merged))
 	if old == nil {
 		s.byKey[it.key] = it
 		s.conts.Add(1)
@@ -267,7 +280,7 @@ func (s *Store) hold(p *workload.Process) *cell {
 }
 
 func (s *Store) release(c *cell) {
-	if c == nil {
+	if c == nil || c.loose {
 		return
 	}
 	if c.nodes--; c.nodes == 0 && len(c.claims) == 0 {
@@ -303,6 +316,9 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 		s.contsGone.Add(-1)
 	}
 	s.conts.Add(-1)
+	if it.restored {
+		s.restoredConts--
+	}
 	delete(s.byKey, it.key)
 	was := it.latest.Load()
 	last := *was

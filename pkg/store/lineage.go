@@ -16,7 +16,7 @@ const maxChain = 32
 // that is not in the store, is the container itself, or is too deep, is left out.
 func (s *Store) join(v *view) {
 	v.chain, v.up, v.pod = nil, nil, nil
-	if up := s.viewOf(v.merged.Parent); up != nil && len(up.chain) < maxChain && !up.within(v.key) {
+	if up := s.viewOf(v.merged.Parent); up != nil && !up.restored && len(up.chain) < maxChain && !up.within(v.key) {
 		v.up = up
 		v.chain = append(slices.Clip(up.chain), v.merged)
 		v.pod = up.pod

@@ -25,6 +25,8 @@ type state struct {
 	// told is the revision at which those who do not watch tombstones were told
 	// that it is gone, 0 if they were not.
 	told workload.Revision
+	// quiet: restored, and no news to those who do not watch tombstones.
+	quiet bool
 }
 
 // changeLog says which entities of one kind changed, in the order of their last

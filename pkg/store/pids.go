@@ -34,6 +34,7 @@ const (
 	flagExited = 1 << iota
 	flagService
 	flagDropped
+	flagRestored // by Restore
 )
 
 // statusCode and confCode are what Process says, in a byte.
@@ -300,6 +301,9 @@ func (t *pidTable) match(k workload.ProcessKey) (found *node, ambiguous bool) {
 		}
 		if certain(nk, k) {
 			return n, false
+		}
+		if n.restored() {
+			continue // the process asked about may be a living one of the same tick
 		}
 		if found != nil {
 			ambiguous = true

@@ -11,8 +11,9 @@ import (
 
 // procItem is one process through all its versions.
 type procItem struct {
-	latest atomic.Pointer[node]
-	tomb   *tomb // writer only; nil while it lives
+	latest    atomic.Pointer[node]
+	tomb      *tomb          // writer only; nil while it lives
+	seenUntil workload.KTime // see PastProcess; never changed
 }
 
 func (i *procItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -23,6 +24,7 @@ func (i *procItem) state() state {
 		entity:  workload.Entity{Kind: workload.KindProcess, Process: n.proc, Gone: n.exited(), Revision: n.rev},
 		removed: n.flags&flagDropped != 0,
 		told:    n.told(),
+		quiet:   n.restored(),
 	}
 }
 
@@ -33,6 +35,7 @@ func (s *Store) putProcess(p *workload.Process) {
 		s.rejected.Add(1)
 		return
 	}
+	s.yieldTo(p)
 	if old := s.replaces(p); old != nil {
 		s.replaceProcess(old, p)
 		return
@@ -51,6 +54,7 @@ func (s *Store) replaces(p *workload.Process) *node {
 		case !k.Same(p.Key):
 		case certain(k, p.Key):
 			return n
+		case n.restored():
 		case n.exited() && p.Exit == nil:
 		case found == nil || found.exited() && !n.exited():
 			found = n
@@ -101,6 +105,9 @@ func (s *Store) replaceProcess(old *node, p *workload.Process) {
 	c := s.hold(p)
 	s.release(old.cell)
 	n := newNode(p, old.item, c, s.next())
+	if old.restored() {
+		s.restoredProcs--
+	}
 	s.pids.swap(old, n)
 	old.item.latest.Store(n)
 	s.procMarkers.void(p.Key, n.rev)
@@ -163,7 +170,10 @@ func (s *Store) dropProcess(item *procItem) {
 	s.release(n.cell)
 	s.procs.Add(-1)
 	s.procsGone.Add(-1)
-	item.latest.Store(&node{rev: rev, proc: n.proc, flags: flagDropped})
+	if n.restored() {
+		s.restoredProcs--
+	}
+	item.latest.Store(&node{rev: rev, proc: n.proc, flags: flagDropped | n.flags&flagRestored})
 	for o := s.pids.head(n.pid); o != nil; o = o.older.Load() {
 		if o.key() == n.key() {
 			return // the next process of the same clock tick, which watchers cannot tell from this one

@@ -48,7 +48,7 @@ func (s *Store) PIDAt(pid workload.PID, at workload.KTime) (a workload.Answer, k
 		if from > at {
 			continue
 		}
-		if e := n.proc.Exit; from == 0 || e != nil && e.At <= at {
+		if e := n.proc.Exit; from == 0 || e != nil && e.At <= at && !n.seenAt(at) {
 			break
 		}
 		n.answer(&a)
@@ -107,6 +107,9 @@ func (n *node) answer(a *workload.Answer) {
 	a.Exited = n.flags&flagExited != 0
 	if n.flags&flagService != 0 {
 		a.Service = n.proc.Service
+	}
+	if n.restored() {
+		a.Reason = n.proc.Reason // how it ended, where nobody saw it
 	}
 	switch n.status {
 	case codeContainer:

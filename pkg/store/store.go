@@ -79,13 +79,16 @@ type Store struct {
 
 	mu sync.Mutex // for the writer alone; guards all below, and who may change what is above
 	// head is the last revision given, which is rev once the batch is done.
-	head        workload.Revision
-	byKey       map[workload.ContainerID]*contItem
-	children    map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
-	claims      map[workload.CgroupID][]*contItem
-	procTombs   tombs // of processes in containers; its max is for both
-	hostTombs   tombs
-	contTombs   tombs
+	head      workload.Revision
+	byKey     map[workload.ContainerID]*contItem
+	children  map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
+	claims    map[workload.CgroupID][]*contItem
+	procTombs tombs // of processes in containers; its max is for both
+	hostTombs tombs
+	contTombs tombs
+	// restoredProcs and restoredConts count what Restore brought and is still there.
+	restoredProcs, restoredConts int
+
 	procMarkers *markers[workload.ProcessKey]
 	contMarkers *markers[workload.ContainerID]
 }
@@ -134,10 +137,14 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 			s.rejected.Add(1)
 		}
 	}
+	s.publishBatchLocked()
+	return s.head
+}
+
+func (s *Store) publishBatchLocked() {
 	s.rev.Store(uint64(s.head)) // after all entries: a watcher reads up to it
 	s.procLog.wake()
 	s.contLog.wake()
-	return s.head
 }
 
 // next gives the revision of the change at hand.

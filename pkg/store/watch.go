@@ -224,6 +224,8 @@ func cutHits(hits []hit, end workload.Revision, room int) ([]hit, workload.Revis
 func (w *walker) wants(st state, known workload.Revision) bool {
 	told := !w.all && st.told != 0 && st.told <= known
 	switch {
+	case st.quiet && !w.all:
+		return false
 	case st.removed:
 		return st.entity.Revision > w.begin && !told
 	case st.entity.Gone && w.snapshot:
