@@ -90,7 +90,7 @@ func (b Bounds) withDefaults() Bounds {
 	def(&b.Caps, 64)
 	def(&b.Few, 32)
 	if b.Keep == nil {
-		b.Keep = []string{"io.kubernetes.", "io.cri-containerd.", "com.amazonaws.ecs.", "com.docker.", "io.containerd.", "nerdctl/"}
+		b.Keep = keep
 	}
 	return b
 }

@@ -3,6 +3,7 @@
 package containerd
 
 import (
+	"bytes"
 	"context"
 	"strings"
 
@@ -10,9 +11,6 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
-
-// maxSpec bounds the spec that is parsed; one of a pod is 20 to 60 KiB.
-const maxSpec = 4 << 20
 
 // The namespaces whose owner gives labels and annotations a meaning.
 const (
@@ -89,13 +87,11 @@ func (c *Collector) specOf(r record, out *workload.Container) *runtimespec.Spec 
 	if r.Spec == nil || !strings.Contains(r.Spec.TypeUrl, "opencontainers/runtime-spec") {
 		return nil // a sandboxed runtime of another kind
 	}
-	if len(r.Spec.Value) <= maxSpec {
-		spec, err := runtimespec.Parse(r.Spec.Value)
-		if err == nil {
-			return spec
-		}
-		c.log.Debug("spec not read", "container", r.ID, "err", err)
+	spec, err := runtimespec.Read(bytes.NewReader(r.Spec.Value), collectors.Reading(c.envAllow))
+	if err == nil {
+		return spec
 	}
+	c.log.Debug("spec not read", "container", r.ID, "err", err)
 	out.Truncated = append(out.Truncated, "spec")
 	return nil
 }

@@ -6,11 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -172,8 +172,8 @@ func bounded(all map[workload.PID]taskKey) (map[workload.PID]taskKey, error) {
 
 // inCgroup says whether a process is in one of the cgroups.
 func (c *Collector) inCgroup(pid workload.PID, asked map[string]bool) bool {
-	data, err := os.ReadFile(c.opts.ProcRoot + "/" + strconv.FormatUint(uint64(pid), 10) + "/cgroup")
-	if err != nil || len(data) > maxCgroupFile {
+	data, whole, err := safefile.Head(c.opts.ProcRoot+"/"+strconv.FormatUint(uint64(pid), 10)+"/cgroup", maxCgroupFile)
+	if err != nil || !whole {
 		return false
 	}
 	for line := range strings.Lines(string(data)) {

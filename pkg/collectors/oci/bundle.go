@@ -18,21 +18,21 @@ func (c *Collector) specOf(s *reading) (*runtimespec.Spec, error) {
 	case !filepath.IsAbs(s.bundle):
 		return nil, errNoBundle
 	case s.state == nil:
-		return readSpec("/", s.bundle) // found here, not named by a runtime
+		return c.readSpec("/", s.bundle) // found here, not named by a runtime
 	}
-	return readSpec(c.opts.HostRoot, s.bundle)
+	return c.readSpec(c.opts.HostRoot, s.bundle)
 }
 
 // readSpec reads the config.json of a bundle. host is where the path begins.
-func readSpec(host, bundle string) (*runtimespec.Spec, error) {
+func (c *Collector) readSpec(host, bundle string) (*runtimespec.Spec, error) {
 	dir, err := openTop(host, bundle)
 	if err != nil {
 		return nil, err
 	}
 	defer closeFD(dir)
-	data, _, err := readFile(dir, "config.json")
+	spec, err := readConfig(dir, c.envAllow)
 	if err != nil {
 		return nil, fmt.Errorf("bundle %s: %w", bundle, err)
 	}
-	return runtimespec.Parse(data)
+	return spec, nil
 }

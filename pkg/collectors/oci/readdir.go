@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,7 @@ type dirent struct {
 func subdirs(path string) ([]dirent, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, pathError("open", path, err)
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	var list []dirent
@@ -35,7 +36,7 @@ func subdirs(path string) ([]dirent, error) {
 			continue
 		}
 		if err != nil {
-			return nil, pathError("read", path, err)
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 		}
 		if n == 0 {
 			return list, nil

@@ -4,13 +4,13 @@ package oci
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -56,7 +56,7 @@ func (c *Collector) shimArgs(pid workload.PID) (address, namespace string, ok bo
 	if unix.Stat(dir, &st) != nil || st.Uid != 0 {
 		return "", "", false
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	data, _, err := safefile.Head(filepath.Join(dir, "cmdline"), 16<<10) // a process chooses how long its own is
 	if err != nil {
 		return "", "", false
 	}
@@ -77,7 +77,7 @@ func (c *Collector) shimArgs(pid workload.PID) (address, namespace string, ok bo
 
 // parentOf reads the fourth field of /proc/PID/stat, 0 if it cannot.
 func (c *Collector) parentOf(pid workload.PID) workload.PID {
-	data, err := os.ReadFile(filepath.Join(c.opts.ProcRoot, strconv.FormatUint(uint64(pid), 10), "stat"))
+	data, _, err := safefile.Head(filepath.Join(c.opts.ProcRoot, strconv.FormatUint(uint64(pid), 10), "stat"), 4<<10)
 	if err != nil {
 		return 0
 	}

@@ -59,8 +59,10 @@ func CRIO(c *workload.Container, a map[string]string) {
 		c.Name = c.Pod.Name
 	}
 	var labels map[string]string
-	if json.Unmarshal([]byte(a[crioLabels]), &labels) == nil {
+	if err := json.Unmarshal([]byte(a[crioLabels]), &labels); err == nil {
 		c.Labels = labels
+	} else if a[crioLabels] != "" {
+		c.Truncated = append(c.Truncated, "labels")
 	}
 }
 

@@ -2,13 +2,14 @@
 
 // Package runtimespec turns an OCI runtime-spec into a description of a
 // container: a bundle's config.json, or the spec that containerd keeps. It does
-// no I/O and keeps nothing; the caller bounds what it hands in (Parse) and what
-// comes out (collectors.Bound), and decides whose annotations to believe.
+// no I/O of its own and keeps nothing; the caller gives the budgets of what is
+// read (Read), bounds what comes out (collectors.Bound), and decides whose
+// annotations to believe.
 package runtimespec
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/pidigree/pidigree/internal/boundjson"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -28,6 +30,9 @@ type Spec struct {
 	Mounts      []specs.Mount     `json:"mounts"`
 	Annotations map[string]string `json:"annotations"`
 	Linux       *Linux            `json:"linux"`
+
+	// Cut says which lists and objects were too long to be read whole, as boundjson.Reader.Cut does.
+	Cut []string `json:"-"`
 }
 
 // Linux is the part of a specs.Linux that is used.
@@ -40,17 +45,24 @@ type Linux struct {
 	ReadonlyPaths []string               `json:"readonlyPaths"`
 }
 
-// Parse reads a config.json.
-func Parse(data []byte) (*Spec, error) {
+// Read reads a config.json within limits, which are those of collectors.Reading.
+func Read(r io.Reader, limits boundjson.Limits) (*Spec, error) {
+	limits.String = max(limits.String, maxAnnotation)
 	var s Spec
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("parse config.json: %w", err)
+	cut, err := boundjson.Decode(r, limits, &s)
+	if err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	s.Cut = cut
 	return &s, nil
 }
 
+// maxAnnotation is how long an annotation may be: CRI-O keeps all labels in one, as JSON.
+const maxAnnotation = 64 << 10
+
 // Fill puts into c what the spec says of the process and its walls, but for what
-// annotations say. Of the environment it keeps the variables in envAllow.
+// annotations say. Of the environment it keeps the variables in envAllow. What
+// hangs on a list that was not read whole is left out, and named in Truncated.
 func (s *Spec) Fill(c *workload.Container, envAllow map[string]bool) {
 	c.Hostname = s.Hostname
 	c.Mounts = s.mounts()
@@ -62,6 +74,40 @@ func (s *Spec) Fill(c *workload.Container, envAllow map[string]bool) {
 	if s.Linux != nil {
 		c.Limits = limitsOf(s.Linux.Resources)
 	}
+	for _, path := range s.Cut {
+		field := fieldOf(path)
+		switch {
+		case field == "" || field == "env" && len(envAllow) == 0:
+			continue
+		case field == "security":
+			c.Security = nil // one namespace less than there is would be a wall less
+		case field == "spec":
+			c.Security, c.Limits = nil, nil
+		}
+		c.Truncated = append(c.Truncated, field)
+	}
+}
+
+// fieldOf names what suffers from a list or object that was cut; empty for
+// nothing. What is not known to be harmless, the whole spec suffers from.
+func fieldOf(path string) string {
+	under := func(tops ...string) bool {
+		return slices.ContainsFunc(tops, func(top string) bool { return path == top || strings.HasPrefix(path, top+".") })
+	}
+	switch {
+	case under("process.args", "process.rlimits", "process.user", "hooks", "linux.seccomp", "linux.maskedPaths", "linux.readonlyPaths",
+		"linux.sysctl", "linux.devices", "linux.uidMappings", "linux.gidMappings"):
+		return ""
+	case under("process.env"):
+		return "env"
+	case under("mounts"):
+		return "mounts"
+	case under("annotations"):
+		return "annotations"
+	case under("process.capabilities", "linux.namespaces", "linux.resources.devices"):
+		return "security"
+	}
+	return "spec"
 }
 
 func userOf(u *specs.User) string {

@@ -3,6 +3,7 @@
 package runtimespec
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/pidigree/pidigree/internal/boundjson"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -24,7 +26,7 @@ func read(tb testing.TB, name string) []byte {
 
 func parse(tb testing.TB, data []byte) *Spec {
 	tb.Helper()
-	s, err := Parse(data)
+	s, err := Read(bytes.NewReader(data), boundjson.Limits{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -201,11 +203,11 @@ func TestImageRef(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	f.Add(read(f, "crio-1.34-container.json"))
 	f.Add([]byte(`{"process":null,"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}],"resources":{"cpu":{"quota":1,"period":0}}}}`))
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		s, err := Parse(data)
+		s, err := Read(bytes.NewReader(data), boundjson.Limits{})
 		if err != nil {
 			return
 		}
