@@ -13,7 +13,7 @@
 
 #include "kernel_types.h"
 
-/* The same numbers as pkg/kernel's Type; also the index of the lost map. */
+/* The same numbers as pkg/kernel's Type; also the index of the counts map. */
 enum record_type {
 	RECORD_FORK = 1,
 	RECORD_EXEC = 2,
@@ -22,6 +22,18 @@ enum record_type {
 	RECORD_CGROUP_RMDIR = 5,
 	RECORD_CGROUP_ATTACH = 6,
 	RECORD_TASK = 7,
+};
+
+/*
+ * What became of the runs of one program on one CPU: seen is all of them, and
+ * those that are neither filtered (threads, processes outside of our PID
+ * namespace) nor lost (no room in the ring) are in a ring. Runs that the kernel
+ * skipped (recursion_misses) are in none of these.
+ */
+struct record_counts {
+	u64 seen;
+	u64 filtered;
+	u64 lost;
 };
 
 #define MAX_HIERARCHIES 16

@@ -28,11 +28,12 @@ const enum record_type *const volatile unused_type;
 const struct record_process *const volatile unused_process;
 const struct record_cgroup_id *const volatile unused_cgroup_id;
 const struct record_cgroup *const volatile unused_cgroup;
+const struct record_counts *const volatile unused_counts;
 
 /*
  * Life-cycle events of cgroups. Written by cgroup_mkdir, cgroup_rmdir and
  * cgroup_attach_task, always with a wake-up; read by Tracer.Run. A ring of
- * their own, so that a flood of forks cannot evict them. Full: lost counts.
+ * their own, so that a flood of forks cannot evict them. Full: counted as lost.
  */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
@@ -41,20 +42,23 @@ struct {
 
 /*
  * fork, exec, exit. Read by Tracer.Run every few milliseconds, because a
- * wake-up costs more than all the rest of an event. Full: lost counts.
+ * wake-up costs more than all the rest of an event. Full: counted as lost.
  */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
 	MAP_NUMBER(max_entries, 8 * 1024 * 1024);
 } process_ring SEC(".maps");
 
-/* Events without room in a ring, by record_type. Written here, read by user space. */
+/*
+ * What became of each run of a program, by record_type. Written here, read by
+ * user space. A slot has one writer, as scratch below explains.
+ */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_NUMBER(max_entries, 8);
 	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
-} lost SEC(".maps");
+	MAP_TYPE(value, struct record_counts);
+} counts SEC(".maps");
 
 /* The longest record: a cgroup_attach. */
 struct record_scratch {
@@ -90,12 +94,30 @@ struct {
 #define WAKE_STEP (16 * 1024)
 #define WAKE_WINDOW 512
 
-INLINE void count_lost(u32 type)
+INLINE void count_seen(u32 type)
 {
-	u64 *n = bpf_map_lookup_elem(&lost, &type);
+	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
 
 	if (n)
-		*n += 1;
+		n->seen += 1;
+}
+
+/* Gives the programs' return value: the event ends here. */
+INLINE int count_filtered(u32 type)
+{
+	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
+
+	if (n)
+		n->filtered += 1;
+	return 0;
+}
+
+INLINE void count_lost(u32 type)
+{
+	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
+
+	if (n)
+		n->lost += 1;
 }
 
 INLINE void stamp(struct record_header *h, u32 type)
@@ -387,8 +409,9 @@ int process_fork(u64 *ctx)
 	s32 base = own_level(child);
 	struct record_process *r;
 
+	count_seen(RECORD_FORK);
 	if (child->pid != child->tgid || base < 0)
-		return 0;
+		return count_filtered(RECORD_FORK);
 	r = reserve_process(RECORD_FORK);
 	if (!r)
 		return 0;
@@ -411,8 +434,9 @@ int process_exec(u64 *ctx)
 	struct record_process *r;
 	u64 wake;
 
+	count_seen(RECORD_EXEC);
 	if (base < 0)
-		return 0;
+		return count_filtered(RECORD_EXEC);
 	r = reserve_process(RECORD_EXEC);
 	if (!r)
 		return 0;
@@ -449,11 +473,12 @@ int process_exit(u64 *ctx)
 	struct record_process *r;
 	s32 base;
 
+	count_seen(RECORD_EXIT);
 	if (!is_last_thread(ctx, task))
-		return 0;
+		return count_filtered(RECORD_EXIT);
 	base = own_level(task->group_leader);
 	if (base < 0)
-		return 0;
+		return count_filtered(RECORD_EXIT);
 	r = reserve_process(RECORD_EXIT);
 	if (!r)
 		return 0;
@@ -501,8 +526,9 @@ INLINE int send_cgroup(u32 type, u64 *ctx)
 	struct record_cgroup *c;
 	u64 size;
 
+	count_seen(type);
 	if (!h)
-		return 0;
+		return count_filtered(type); /* cannot be: the key is in range */
 	c = (void *)(h + 1);
 	stamp(h, type);
 	size = put_cgroup_event(c, (struct cgroup *)ctx[0], ctx[1]);
@@ -536,11 +562,12 @@ int cgroup_attach(u64 *ctx)
 	struct record_cgroup *c;
 	u64 size;
 
+	count_seen(RECORD_CGROUP_ATTACH);
 	if (task->pid != task->tgid || base < 0)
-		return 0;
+		return count_filtered(RECORD_CGROUP_ATTACH);
 	r = scratch_of(RECORD_CGROUP_ATTACH);
 	if (!r)
-		return 0;
+		return count_filtered(RECORD_CGROUP_ATTACH);
 	stamp(&r->header, RECORD_CGROUP_ATTACH);
 	put_process(r, task, base);
 	r->flags |= put_exe(r, task);

@@ -30,6 +30,13 @@ type TracerRecordCgroupId struct {
 	Pad       uint32
 }
 
+type TracerRecordCounts struct {
+	_        structs.HostLayout
+	Seen     uint64
+	Filtered uint64
+	Lost     uint64
+}
+
 type TracerRecordHeader struct {
 	_    structs.HostLayout
 	Type uint32
@@ -97,7 +104,7 @@ type TracerTracerConfig struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TracerMapCgroupRing       = "cgroup_ring"
-	TracerMapLost             = "lost"
+	TracerMapCounts           = "counts"
 	TracerMapProcessRing      = "process_ring"
 	TracerMapScratch          = "scratch"
 	TracerProgCgroupAttach    = "cgroup_attach"
@@ -110,6 +117,7 @@ const (
 	TracerVarConfig           = "config"
 	TracerVarUnusedCgroup     = "unused_cgroup"
 	TracerVarUnusedCgroupId   = "unused_cgroup_id"
+	TracerVarUnusedCounts     = "unused_counts"
 	TracerVarUnusedProcess    = "unused_process"
 	TracerVarUnusedType       = "unused_type"
 )
@@ -170,7 +178,7 @@ type TracerProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracerMapSpecs struct {
 	CgroupRing  *ebpf.MapSpec `ebpf:"cgroup_ring"`
-	Lost        *ebpf.MapSpec `ebpf:"lost"`
+	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	ProcessRing *ebpf.MapSpec `ebpf:"process_ring"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 }
@@ -182,6 +190,7 @@ type TracerVariableSpecs struct {
 	Config         *ebpf.VariableSpec `ebpf:"config"`
 	UnusedCgroup   *ebpf.VariableSpec `ebpf:"unused_cgroup"`
 	UnusedCgroupId *ebpf.VariableSpec `ebpf:"unused_cgroup_id"`
+	UnusedCounts   *ebpf.VariableSpec `ebpf:"unused_counts"`
 	UnusedProcess  *ebpf.VariableSpec `ebpf:"unused_process"`
 	UnusedType     *ebpf.VariableSpec `ebpf:"unused_type"`
 }
@@ -207,7 +216,7 @@ func (o *TracerObjects) Close() error {
 // It can be passed to LoadTracerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracerMaps struct {
 	CgroupRing  *ebpf.Map `ebpf:"cgroup_ring"`
-	Lost        *ebpf.Map `ebpf:"lost"`
+	Counts      *ebpf.Map `ebpf:"counts"`
 	ProcessRing *ebpf.Map `ebpf:"process_ring"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 }
@@ -215,7 +224,7 @@ type TracerMaps struct {
 func (m *TracerMaps) Close() error {
 	return _TracerClose(
 		m.CgroupRing,
-		m.Lost,
+		m.Counts,
 		m.ProcessRing,
 		m.Scratch,
 	)
@@ -228,6 +237,7 @@ type TracerVariables struct {
 	Config         *ebpf.Variable `ebpf:"config"`
 	UnusedCgroup   *ebpf.Variable `ebpf:"unused_cgroup"`
 	UnusedCgroupId *ebpf.Variable `ebpf:"unused_cgroup_id"`
+	UnusedCounts   *ebpf.Variable `ebpf:"unused_counts"`
 	UnusedProcess  *ebpf.Variable `ebpf:"unused_process"`
 	UnusedType     *ebpf.Variable `ebpf:"unused_type"`
 }

@@ -82,14 +82,7 @@ func loadEmpty(b *testing.B) map[Type]*ebpf.Program {
 	b.Helper()
 	programs := make(map[Type]*ebpf.Program)
 	for _, tp := range tracepoints[:3] {
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: "empty", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tp.tracepoint,
-			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { prog.Close() })
+		prog := emptyProgram(b, tp.tracepoint)
 		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
 			b.Fatal(err)
@@ -98,6 +91,19 @@ func loadEmpty(b *testing.B) map[Type]*ebpf.Program {
 		programs[tp.typ] = prog
 	}
 	return programs
+}
+
+func emptyProgram(t testing.TB, tracepoint string) *ebpf.Program {
+	t.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "empty", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prog.Close() })
+	return prog
 }
 
 func programStats(b *testing.B, programs map[Type]*ebpf.Program) map[Type]ProgramStats {

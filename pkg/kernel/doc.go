@@ -43,7 +43,8 @@
 //     Fork and Exec already carry the cgroup.
 //   - Task: Process, for each process with a living thread. Zombies are left out.
 //   - Lost: Count events never came (a full ring, or a program that the kernel
-//     skipped). Whoever keeps state takes a Snapshot and compares.
+//     skipped), or, with 0, nobody knows how many: it comes every second while a
+//     program is missing. Whoever keeps state takes a Snapshot and compares.
 //
 // PIDs are those of the PID namespace that procfs was mounted for, normally the
 // initial one. Where that is a namespace further down (the agent in

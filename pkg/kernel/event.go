@@ -30,7 +30,8 @@ const (
 	// begin: every process alive then and still alive at the end is in it.
 	SnapshotBegin
 	SnapshotEnd
-	// Lost: Count events were lost since the last such event; repair is due.
+	// Lost: Count events were lost since the last such event; repair is due. Count
+	// is 0 where it is not known how many: a program is missing, or was for a while.
 	Lost
 )
 

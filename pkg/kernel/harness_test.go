@@ -57,6 +57,7 @@ type recorder struct {
 	src source
 
 	mu     sync.Mutex // guards all below
+	deaf   bool       // keep nothing
 	events []Event
 	news   chan struct{} // closed and replaced at each event
 }
@@ -82,9 +83,19 @@ func record(t testing.TB, src source) *recorder {
 func (r *recorder) add(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.deaf {
+		return
+	}
 	r.events = append(r.events, e)
 	close(r.news)
 	r.news = make(chan struct{})
+}
+
+// forget drops the events so far.
+func (r *recorder) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = nil
 }
 
 // all gives the events so far that match.

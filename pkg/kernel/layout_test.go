@@ -25,6 +25,7 @@ func TestGoMirrorsHaveTheLayoutOfTheObject(t *testing.T) {
 		"record_pid_namespace": bpf.TracerRecordPidNamespace{},
 		"record_cgroup_id":     bpf.TracerRecordCgroupId{},
 		"record_cgroup":        bpf.TracerRecordCgroup{},
+		"record_counts":        bpf.TracerRecordCounts{},
 		"tracer_config":        bpf.TracerTracerConfig{},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,17 +3,20 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pidigree/pidigree/bpf"
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // tracepoints names the program and tracepoint of each type.
@@ -40,14 +43,84 @@ type program struct {
 	// link is held: a link that nothing refers to is closed by the garbage
 	// collector, and the program detaches in silence.
 	link   link.Link
+	linkID link.ID
 	iter   *link.Iter
-	reason error
+
+	mu       sync.Mutex // guards all below: Run writes them, Stats reads
+	reason   error
+	detached uint64
+	brokenAt workload.KTime
+}
+
+func (p *program) whyNot() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reason
+}
+
+// working reports whether the program is attached, as far as is known.
+func (p *program) working() bool { return p.whyNot() == nil }
+
+// linked asks the kernel whether the link is there and still ours.
+func (p *program) linked() bool {
+	if p.link == nil {
+		return false
+	}
+	id, err := linkID(p.link)
+	return err == nil && id == p.linkID
+}
+
+func linkID(l link.Link) (link.ID, error) {
+	info, err := l.Info()
+	if err != nil {
+		return 0, err
+	}
+	return info.ID, nil
+}
+
+// reattach gives the program a new link and notes why, cause being nil where
+// that has been noted before.
+func (p *program) reattach(cause error) error {
+	p.unlink()
+	err := p.attach()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if cause != nil {
+		p.detached++
+		p.brokenAt = bootTime()
+		p.reason = cause
+	}
+	if err == nil {
+		p.reason = nil
+		return nil
+	}
+	p.reason = fmt.Errorf("%w, and attaching it again fails: %w", cmp.Or(cause, errDetached), err)
+	return err
+}
+
+// unlink closes the link, but not one that is no longer ours: its number may be
+// another file's by now. That one is kept, so that no garbage collector closes it.
+func (p *program) unlink() {
+	switch {
+	case p.link == nil:
+	case p.linked():
+		_ = p.link.Close()
+	default:
+		goneLinks.Lock()
+		defer goneLinks.Unlock()
+		goneLinks.links = append(goneLinks.links, p.link)
+	}
+	p.link = nil
+}
+
+// goneLinks holds links that somebody else closed.
+var goneLinks struct {
+	sync.Mutex
+	links []link.Link
 }
 
 func (p *program) close() {
-	if p.link != nil {
-		_ = p.link.Close()
-	}
+	p.unlink()
 	if p.iter != nil {
 		_ = p.iter.Close()
 	}
@@ -69,6 +142,16 @@ func (o *objects) close() {
 	for _, m := range o.maps {
 		_ = m.Close()
 	}
+}
+
+// lacking reports whether events of a type are not reported at present.
+func (o *objects) lacking() bool {
+	for _, p := range o.programs {
+		if p.typ != Task && !p.working() {
+			return true
+		}
+	}
+	return false
 }
 
 // attached reports how many tracepoints have a program.
@@ -176,7 +259,13 @@ func (p *program) attach() (err error) {
 		p.iter, err = link.AttachIter(link.IterOptions{Program: p.prog})
 		return err
 	}
-	p.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog})
+	if p.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog}); err != nil {
+		return err
+	}
+	if p.linkID, err = linkID(p.link); err != nil {
+		_ = p.link.Close()
+		p.link = nil
+	}
 	return err
 }
 

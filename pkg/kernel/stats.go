@@ -5,12 +5,24 @@ package kernel
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // Stats is what a source has done so far. Counters only grow.
+//
+// Of a Tracer, whatever the kernel has to report of a type is in exactly one of
+// them: the runs of its program that the kernel skipped (Programs), and the runs
+// that were Seen; and each of these was Delivered, Filtered or Lost, or is still
+// in a ring (or is one of the few that Malformed and Stolen count).
 type Stats struct {
 	// Delivered counts the events given to Run's function, by type.
 	Delivered map[Type]uint64
+	// Seen counts the runs of each program.
+	Seen map[Type]uint64
+	// Filtered counts those of them that are no event: threads, processes outside
+	// of our PID namespace, and the second exit of a process (Duplicates).
+	Filtered map[Type]uint64
 	// Lost counts the events without room in a ring, by type and then CPU.
 	Lost map[Type][]uint64
 	// Programs says for each BPF program whether it works. Empty for a Poller.
@@ -23,6 +35,13 @@ type Stats struct {
 	// Malformed counts records that could not be decoded, Duplicates the second
 	// exit event of a process (kernels before 6.17).
 	Malformed, Duplicates uint64
+	// Stolen counts events that were put into a ring and did not come out of it
+	// here: somebody else reads it.
+	Stolen uint64
+	// Checks counts the looks at whether the programs still work.
+	Checks uint64
+	// LostAt is when a loss was last noticed, 0 for never.
+	LostAt workload.KTime
 	// Hierarchies are the cgroup hierarchies that process events cover.
 	Hierarchies []Hierarchy
 	// StrayHierarchies counts cgroup events of a hierarchy that is not among
@@ -40,8 +59,13 @@ type ProgramStats struct {
 	Tracepoint string
 	Type       Type
 	Attached   bool
-	// Reason says why it is not attached.
-	Reason string
+	// Reason says why it is not attached; Disabled that it is so by configuration.
+	Reason   string
+	Disabled bool
+	// Detached counts how often it was found detached or silent, BrokenAt is when
+	// that was last.
+	Detached uint64
+	BrokenAt workload.KTime
 	// Skipped counts the times that the kernel did not run it, because it was
 	// running on that CPU already (recursion_misses, 5.12 and later).
 	Skipped uint64
@@ -57,8 +81,10 @@ type RingStats struct {
 	Unread int
 }
 
-// LostTotal adds up the events without room and the skipped program runs.
+// LostTotal adds up the events without room, the skipped program runs and the
+// events that somebody else took out of a ring.
 func (s Stats) LostTotal() (n uint64) {
+	n = s.Stolen
 	for _, cpus := range s.Lost {
 		n += sum(cpus)
 	}
@@ -80,7 +106,8 @@ type counters struct {
 	delivered             [Lost + 1]atomic.Uint64
 	snapshots, fallbacks  atomic.Uint64
 	malformed, duplicates atomic.Uint64
-	stray                 atomic.Uint64
+	stray, stolen, checks atomic.Uint64
+	lostAt                atomic.Uint64
 }
 
 // deliver counts and hands over.
@@ -98,5 +125,7 @@ func (c *counters) fill(s *Stats) {
 	}
 	s.Snapshots, s.Fallbacks = c.snapshots.Load(), c.fallbacks.Load()
 	s.Malformed, s.Duplicates = c.malformed.Load(), c.duplicates.Load()
-	s.StrayHierarchies = c.stray.Load()
+	s.StrayHierarchies, s.Stolen, s.LostAt = c.stray.Load(), c.stolen.Load(), workload.KTime(c.lostAt.Load())
+	s.Checks = c.checks.Load()
+	s.Filtered = map[Type]uint64{Exit: s.Duplicates}
 }

@@ -65,8 +65,9 @@ func ringBytes(n int) int {
 	return 1 << bits.Len(uint(n-1))
 }
 
-// lossInterval is how often the loss counters are read while nothing hints at a
-// loss.
+// lossInterval is how often the programs and their counters are looked at while
+// nothing hints at a loss. While a program is missing, it is also how often a
+// repair is asked for.
 const lossInterval = time.Second
 
 // Tracer reads the kernel's events through BPF. Programs are attached from
@@ -93,6 +94,7 @@ type Tracer struct {
 	record   ringbuf.Record
 	event    Event
 	exits    exitFilter
+	canary   canary
 	handled  uint64
 	lost     uint64
 	lossRead time.Time
@@ -159,6 +161,7 @@ func (t *Tracer) load(types *btf.Cache) (err error) {
 		defer t.objs.close()
 		return unsupported(t.objs.firstReason())
 	}
+	t.canary = newCanary(t.opts.Procfs, cgroupRoot(t.opts.CgroupRoot, t.opts.Sysfs))
 	return nil
 }
 
@@ -237,30 +240,48 @@ func (t *Tracer) isClosed() bool {
 	}
 }
 
-// drain delivers everything that is in the rings as it begins; what comes in
-// meanwhile is left to the next turn, so that a flood cannot hold it here.
-// Cgroup events go first, also before each process event.
+// drain delivers what is in the rings and, where it is time for that, what was
+// lost.
 func (t *Tracer) drain(fn func(Event)) error {
-	if err := t.drainCgroups(fn); err != nil {
+	pending, err := t.drainRings(fn)
+	if err != nil {
 		return err
 	}
-	pending := t.process.AvailableBytes()
+	due := time.Since(t.lossRead) >= lossInterval
+	if due {
+		t.lossRead = time.Now()
+		if err := t.check(fn); err != nil {
+			return err
+		}
+	}
+	if due || pending > t.opts.ProcessRingBytes/2 {
+		t.reportLoss(fn)
+	}
+	return nil
+}
+
+// drainRings delivers everything that is in the rings as it begins, and gives
+// how many bytes of processes that was; what comes in meanwhile is left to the
+// next turn, so that a flood cannot hold it here. Cgroup events go first, also
+// before each process event.
+func (t *Tracer) drainRings(fn func(Event)) (pending int, err error) {
+	if err := t.drainCgroups(fn); err != nil {
+		return 0, err
+	}
+	pending = t.process.AvailableBytes()
 	for left := pending; left > 0; {
 		n, err := t.read(t.process, fn)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if left -= n; n == 0 {
 			break
 		}
 		if err := t.drainCgroups(fn); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	if pending > t.opts.ProcessRingBytes/2 || time.Since(t.lossRead) >= lossInterval {
-		t.reportLoss(fn)
-	}
-	return nil
+	return pending, nil
 }
 
 func (t *Tracer) drainCgroups(fn func(Event)) error {
@@ -308,7 +329,10 @@ func (t *Tracer) handle(fn func(Event)) {
 	e := &t.event
 	t.handled++
 	switch e.Type {
+	case Fork:
+		t.canary.forked(&e.Process)
 	case Exit:
+		t.canary.exited(e.Process.Key)
 		if t.exits.seen(e.Process.Key) {
 			t.counts.duplicates.Add(1)
 			return
@@ -337,15 +361,19 @@ func (t *Tracer) noteHierarchy(id uint32) {
 
 // reportLoss tells fn of events lost since it was last called.
 func (t *Tracer) reportLoss(fn func(Event)) {
-	t.lossRead = time.Now()
 	var s Stats
 	t.fillKernelStats(&s)
+	s.Stolen = t.counts.stolen.Load()
 	total := s.LostTotal()
-	if total <= t.lost {
+	if total <= t.lost && !t.canary.missed {
 		return
 	}
-	e := Event{Type: Lost, Time: bootTime(), Count: total - t.lost}
-	t.lost = total
+	e := Event{Type: Lost, Time: bootTime()}
+	if total > t.lost {
+		e.Count, t.lost = total-t.lost, total
+		t.counts.lostAt.Store(uint64(e.Time))
+	}
+	t.canary.missed = false
 	t.counts.deliver(fn, &e)
 }
 
@@ -374,22 +402,44 @@ func (t *Tracer) Stats() Stats {
 
 // fillKernelStats asks the kernel for losses and program runs.
 func (t *Tracer) fillKernelStats(s *Stats) {
-	s.Lost = make(map[Type][]uint64)
-	for _, tp := range tracepoints {
-		var cpus []uint64
-		if t.objs.maps[bpf.TracerMapLost].Lookup(uint32(tp.typ), &cpus) == nil && sum(cpus) > 0 {
-			s.Lost[tp.typ] = cpus
-		}
-	}
+	t.fillCounts(s)
 	for _, p := range t.objs.programs {
 		s.Programs = append(s.Programs, p.stats())
 	}
 }
 
+// fillCounts asks the kernel what became of the programs' runs.
+func (t *Tracer) fillCounts(s *Stats) {
+	s.Lost, s.Seen = make(map[Type][]uint64), make(map[Type]uint64)
+	if s.Filtered == nil {
+		s.Filtered = make(map[Type]uint64)
+	}
+	var cpus []bpf.TracerRecordCounts
+	for _, tp := range tracepoints {
+		if tp.typ == Task || t.objs.maps[bpf.TracerMapCounts].Lookup(uint32(tp.typ), &cpus) != nil {
+			continue
+		}
+		lost := make([]uint64, len(cpus))
+		for i := range cpus {
+			s.Seen[tp.typ] += cpus[i].Seen
+			s.Filtered[tp.typ] += cpus[i].Filtered
+			lost[i] = cpus[i].Lost
+		}
+		if sum(lost) > 0 {
+			s.Lost[tp.typ] = lost
+		}
+	}
+}
+
 func (p *program) stats() ProgramStats {
-	s := ProgramStats{Name: p.name, Tracepoint: p.tracepoint, Type: p.typ, Attached: p.reason == nil}
+	s := ProgramStats{Name: p.name, Tracepoint: p.tracepoint, Type: p.typ}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Attached, s.Disabled, s.Detached, s.BrokenAt = p.reason == nil, errors.Is(p.reason, errDisabled), p.detached, p.brokenAt
 	if p.reason != nil {
 		s.Reason = p.reason.Error()
+	}
+	if p.prog == nil {
 		return s
 	}
 	if ps, err := p.prog.Stats(); err == nil {

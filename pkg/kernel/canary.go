@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// The canary finds programs that no longer work though nobody said so. It makes
+// no events of its own: a host sees no process or cgroup that is not its own
+// doing. Once in each lossInterval it asks, cheapest first,
+//
+//   - whether each link is still the one that was attached (one bpf(2) each);
+//   - whether everything that the programs put into the rings came out of them;
+//   - whether a program stood still while the kernel shows that it should have
+//     run: PIDs were given away without a fork, there are more or fewer cgroups
+//     without a mkdir or rmdir, or a process that was forked has by now another
+//     program, other cgroups, or is gone, without an exec, attach or exit.
+//
+// The last is seen with the task iterator, and only after a doubt, so an idle
+// host pays for the first two.
+
+var (
+	errDetached = errors.New("it was detached")
+	errSilent   = errors.New("it is attached and does not run")
+)
+
+const (
+	// auditPause is how many checks pass between two looks at the forked.
+	auditPause = 5
+	// auditAge: what is younger may be between the fact and its tracepoint.
+	auditAge = 100 * 1e6
+	// watchedForks is how many young processes are looked at.
+	watchedForks = 64
+	// theftChecks is how many looks at the rings have to agree.
+	theftChecks = 4
+	// reattachPause is how many checks pass between two tries.
+	reattachPause = 5
+)
+
+// canary is what Run remembers between two checks.
+type canary struct {
+	loadavg string // empty where there is none
+	cgroups string // cgroup.stat of v2's root, empty where there is none
+
+	checks  uint64
+	at      workload.KTime // of the last check
+	seen    [Task]uint64   // each program's runs at the last check
+	lastPID uint64
+	living  uint64 // cgroups
+	doubted [Task]bool
+	audited uint64 // the check of the last audit
+	// unforked: PIDs were given away without a fork, at the last check or before,
+	// but not before forkSince.
+	unforked  bool
+	forkSince workload.KTime
+
+	// Some young processes by PID, as they were forked.
+	forks    [watchedForks]watched
+	anyForks bool
+
+	// missed: events may have been missed, nobody knows how many.
+	missed bool
+	// missing are how many records the rings did not give, by the last checks.
+	missing [theftChecks]uint64
+	stolen  uint64
+}
+
+// watched is a process as it was forked.
+type watched struct {
+	key     workload.ProcessKey
+	inode   uint64
+	dev     uint32
+	cgroups CgroupSet
+	// runs are those of the programs as of the last check before.
+	runs [Task]uint64
+	// told: an audit has looked at it, and found nothing.
+	told bool
+}
+
+func newCanary(procfs, root string) canary {
+	c := canary{loadavg: filepath.Join(procfs, "loadavg")}
+	if dir := hierarchyDir(root, Hierarchy{}); dir != "" {
+		c.cgroups = filepath.Join(dir, "cgroup.stat")
+	}
+	c.lastPID, c.living = c.readLastPID(), c.readLiving()
+	c.at = bootTime()
+	return c
+}
+
+// forked remembers a process. Called for each fork: no more than a copy.
+func (c *canary) forked(p *Process) {
+	w := &c.forks[uint32(p.Key.PID)%watchedForks]
+	if p.KernelThread || w.key.PID != 0 && !w.told {
+		return
+	}
+	c.anyForks = true
+	*w = watched{key: p.Key, inode: p.ExeInode, dev: p.ExeDev, cgroups: p.Cgroups, runs: c.seen}
+}
+
+// exited makes room: who is known to be gone says nothing any more.
+func (c *canary) exited(key workload.ProcessKey) {
+	if w := &c.forks[uint32(key.PID)%watchedForks]; w.key == key {
+		*w = watched{}
+	}
+}
+
+// readLastPID gives the PID that was given away last, 0 where that is not known.
+func (c *canary) readLastPID() uint64 {
+	b, err := os.ReadFile(c.loadavg)
+	if err != nil {
+		return 0
+	}
+	f := bytes.Fields(b)
+	if len(f) < 5 {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(f[4]), 10, 64)
+	return n
+}
+
+// readLiving gives how many cgroups v2 has, 0 where that is not known.
+func (c *canary) readLiving() uint64 {
+	if c.cgroups == "" {
+		return 0
+	}
+	b, err := os.ReadFile(c.cgroups)
+	if err != nil {
+		return 0
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(string(b), "nr_descendants %d", &n); err != nil {
+		return 0
+	}
+	return n
+}
+
+// check is one look at everything.
+func (t *Tracer) check(fn func(Event)) error {
+	t.canary.checks++
+	if t.checkPrograms() {
+		t.canary.missed = true
+	}
+	err := t.checkRings(fn)
+	t.counts.checks.Store(t.canary.checks)
+	return err
+}
+
+// checkPrograms looks after the programs and reports whether events may have
+// been missed since the last time.
+func (t *Tracer) checkPrograms() (missed bool) {
+	c := &t.canary
+	for _, p := range t.objs.programs {
+		if p.typ != Task && !errors.Is(p.whyNot(), errDisabled) && p.prog != nil && t.checkLink(p) {
+			missed = true
+		}
+	}
+	pid, living := c.readLastPID(), c.readLiving()
+	seen := t.seen()
+	silent := t.silent(pid, living, &seen)
+	for _, p := range t.objs.programs {
+		if p.typ < Task && silent[p.typ] && p.working() {
+			t.renew(p, errSilent)
+			missed = true
+			// What it missed says nothing of it from now on.
+			c.forks, c.anyForks, c.doubted, c.unforked = [watchedForks]watched{}, false, [Task]bool{}, false
+		}
+	}
+	c.at, c.lastPID, c.living, c.seen = bootTime(), pid, living, seen
+	return missed || t.objs.lacking()
+}
+
+// checkLink makes sure that a program is attached, and attaches it anew where it
+// is not. It reports whether it was not.
+func (t *Tracer) checkLink(p *program) bool {
+	switch {
+	case p.working():
+		if p.linked() {
+			return false
+		}
+		t.renew(p, errDetached)
+		return true
+	case t.canary.checks%reattachPause == 0:
+		t.renew(p, nil)
+		return true
+	}
+	return false
+}
+
+// renew attaches a program again; cause is what was found wrong, nil where it
+// has been said before.
+func (t *Tracer) renew(p *program, cause error) {
+	err := p.reattach(cause)
+	switch {
+	case err != nil:
+		t.opts.Logger.Warn("BPF program cannot be attached again", "program", p.name, "cause", cause, "err", err)
+	case cause != nil:
+		t.opts.Logger.Warn("BPF program was attached again", "program", p.name, "cause", cause)
+	default:
+		t.opts.Logger.Info("BPF program was attached again", "program", p.name)
+	}
+}
+
+// seen gives how often each program has run.
+func (t *Tracer) seen() (n [Task]uint64) {
+	var s Stats
+	t.fillCounts(&s)
+	for typ := range n {
+		n[typ] = s.Seen[Type(typ)]
+	}
+	return n
+}
+
+// silent says which programs did not run though they should have. A first doubt
+// is kept for the next check: a program may be about to run.
+func (t *Tracer) silent(pid, living uint64, seen *[Task]uint64) (silent [Task]bool) {
+	c := &t.canary
+	still := func(typ Type) bool { return seen[typ] == c.seen[typ] }
+	var doubt [Task]bool
+	if c.living != 0 && living != 0 {
+		doubt[CgroupMkdir] = still(CgroupMkdir) && (living > c.living || c.doubted[CgroupMkdir])
+		doubt[CgroupRmdir] = still(CgroupRmdir) && (living < c.living || c.doubted[CgroupRmdir])
+	}
+	if !c.unforked {
+		c.forkSince = c.at
+	}
+	pids := pid != c.lastPID && still(Fork)
+	look := pids || c.unforked && still(Fork)
+	again := c.doubted[Exec] || c.doubted[Exit] || c.doubted[CgroupAttach]
+	if look || again || c.anyForks && c.checks-c.audited >= auditPause {
+		t.audit(look, &doubt)
+	}
+	c.unforked = pids || doubt[Fork]
+	for _, p := range t.objs.programs {
+		if typ := p.typ; typ < Task && p.working() {
+			silent[typ] = doubt[typ] && c.doubted[typ]
+		} else if typ < Task {
+			doubt[typ] = false
+		}
+	}
+	c.doubted = doubt
+	return silent
+}
+
+// audit compares the forked with what the task iterator says of them, and with
+// forks looks for processes that began unnoticed.
+func (t *Tracer) audit(forks bool, doubt *[Task]bool) {
+	c := &t.canary
+	if !t.snapshots.TryLock() {
+		return // a snapshot is under way: next time
+	}
+	defer t.snapshots.Unlock()
+	c.audited = c.checks
+	settled := bootTime() - workload.KTime(auditAge)
+	raw, err := t.iterate(context.Background())
+	if err != nil {
+		return
+	}
+	now := t.seen()
+	alive := make(map[workload.PID]Process, watchedForks)
+	var e Event
+	for len(raw) > 0 {
+		n, err := decode(raw, &e)
+		if err != nil {
+			return
+		}
+		raw = raw[n:]
+		p := &e.Process
+		switch start := workload.KTime(p.Key.Start); {
+		case p.KernelThread || start > settled:
+		case c.forks[uint32(p.Key.PID)%watchedForks].key == p.Key:
+			alive[p.Key.PID] = *p
+		case forks && start > c.forkSince && now[Fork] == c.seen[Fork]:
+			doubt[Fork] = true
+		}
+	}
+	c.anyForks = false
+	for i := range c.forks {
+		w := &c.forks[i]
+		switch {
+		case w.key.PID == 0 || w.told:
+		case workload.KTime(w.key.Start) > settled || t.judge(w, alive, &now, doubt):
+			c.anyForks = true
+		default:
+			w.told = true
+		}
+	}
+}
+
+// judge looks at one process that was forked, and reports whether it raises a
+// doubt.
+func (t *Tracer) judge(w *watched, alive map[workload.PID]Process, now *[Task]uint64, doubt *[Task]bool) (doubted bool) {
+	tell := func(typ Type, happened bool) {
+		if happened && now[typ] == w.runs[typ] {
+			doubt[typ], doubted = true, true
+		}
+	}
+	p, ok := alive[w.key.PID]
+	if !ok {
+		// An iterator of another PID namespace does not have it: ask /proc, too.
+		tell(Exit, errors.Is(unix.Access(filepath.Join(t.opts.Procfs, strconv.FormatUint(uint64(w.key.PID), 10)), unix.F_OK), unix.ENOENT))
+		return doubted
+	}
+	tell(Exec, p.ExeInode != 0 && w.inode != 0 && (p.ExeInode != w.inode || p.ExeDev != w.dev))
+	tell(CgroupAttach, p.Cgroups != w.cgroups)
+	return doubted
+}
+
+// checkRings finds records that were put into a ring and did not come out of it
+// here: somebody else reads it. A program that is between counting and putting
+// looks the same, so what is missing by every one of the last few looks is.
+func (t *Tracer) checkRings(fn func(Event)) error {
+	c := &t.canary
+	var s Stats
+	t.fillCounts(&s)
+	if _, err := t.drainRings(fn); err != nil {
+		return err
+	}
+	var expected, missing uint64
+	for typ, n := range s.Seen {
+		expected += n - min(n, s.Filtered[typ]+sum(s.Lost[typ]))
+	}
+	if had := t.handled + t.counts.malformed.Load() + c.stolen; expected > had {
+		missing = expected - had
+	}
+	c.missing[c.checks%theftChecks] = missing
+	if stolen := slices.Min(c.missing[:]); stolen > 0 {
+		c.stolen += stolen
+		c.missing = [theftChecks]uint64{}
+		t.counts.stolen.Store(c.stolen)
+	}
+	return nil
+}
