@@ -200,6 +200,9 @@ func (o *Oracle) score(way Way, batch []pending) []Verdict {
 		if b.thread != 0 && b.q.Lived {
 			b.q.Lived = b.p.hasThread(b.thread)
 		}
+		if b.q.Lived && b.result.Answer.Exited && b.q.aboutProcess() {
+			b.q.Lived = !b.p.ending()
+		}
 		v, why := o.verdict(b.p, b.q, b.result)
 		if b.result.Err == nil && v != Wrong {
 			if bad := b.p.nsPID(b.result.Answer); bad != "" {
@@ -247,6 +250,9 @@ func (o *Oracle) count(b *pending, v Verdict) {
 		c.Age = Under100ms
 	}
 	o.tally.add(c, v)
+	if (v == Unknown || v == Conflict) && c.Age == Older && !p.party.expectsDoubt() {
+		o.doubt(b, v)
+	}
 	if v != Right || !b.q.aboutProcess() || b.result.Answer.Process == nil {
 		return
 	}

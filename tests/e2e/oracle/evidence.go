@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,29 @@ func (o *Oracle) wrong(e evidence) {
 	}
 }
 
+// doubt keeps the first answers about processes older than 100 ms that were
+// unknown or conflict though nothing in the party's truth asks for that.
+func (o *Oracle) doubt(b *pending, v Verdict) {
+	o.tally.mu.Lock()
+	full := len(o.tally.doubts) >= maxEvidence
+	o.tally.mu.Unlock()
+	if full {
+		return
+	}
+	e := o.evidence(b, v.String())
+	o.tally.mu.Lock()
+	defer o.tally.mu.Unlock()
+	o.tally.doubts = append(o.tally.doubts, e.what+"\n"+e.text)
+}
+
+// Doubts tells the first few answers about grown processes that were unknown or
+// conflict, with their evidence, for a test that does not accept them.
+func (o *Oracle) Doubts() []string {
+	o.tally.mu.Lock()
+	defer o.tally.mu.Unlock()
+	return slices.Clone(o.tally.doubts)
+}
+
 // evidence gathers what can be seen now.
 func (o *Oracle) evidence(b *pending, why string) evidence {
 	p := b.p
@@ -42,12 +66,15 @@ func (o *Oracle) evidence(b *pending, why string) evidence {
 	put("truth", fmt.Sprintf("%s: id %q, name %q, image %q, labels %v; the process has the PID %d, there %d, inode %d, born %d ns after boot; age %s; PID reused %t",
 		p.party, t.ID, t.Name, t.Image, t.Labels, p.pid, p.nspid, p.inode, p.born, p.age(), p.reused))
 	put("question", fmt.Sprintf("%s by %s: %+v; it lived through the answer: %t", b.q.Way, b.q.By, b.q.Query, b.q.Lived))
-	answer, err := json.MarshalIndent(b.result.Answer, "", " ")
+	answer, err := json.Marshal(b.result.Answer)
 	if err != nil {
 		answer = []byte(err.Error())
 	}
 	put("answer", string(answer)+b.raw)
-	for _, name := range []string{"cgroup", "stat", "cmdline", "status"} {
+	if b.result.Err != nil {
+		put("error", b.result.Err.Error())
+	}
+	for _, name := range []string{"cgroup", "stat", "cmdline"} {
 		text, err := os.ReadFile(procPath(p.pid, name))
 		if err != nil {
 			text = []byte(err.Error())

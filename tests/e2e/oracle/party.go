@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -27,6 +28,9 @@ type Truth struct {
 	Labels map[string]string
 	// NoLabels: the engine keeps no labels (runc).
 	NoLabels bool
+	// Twin: another container has the same id and name, in another namespace of
+	// its engine. It is not asked about by those, which would be ambiguous.
+	Twin bool
 	// Within are the containers around it, outermost first.
 	Within []*Party
 }
@@ -166,9 +170,25 @@ func (p *Party) Mount() map[string]any {
 }
 
 // HostCommand is the workload program on the host itself, in the mode and with
-// the flags that are given. It dies with the thread that starts it.
+// the flags that are given. It is told to end when the oracle ends.
 func (p *Party) HostCommand(mode string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(p.oracle.ctx, p.Dir+"/"+report.WorkFile, append([]string{mode, "-dir", p.Dir}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	return cmd
+}
+
+// RunHost starts HostCommand and waits for it in the background. A failure fails the test.
+func (p *Party) RunHost(mode string, args ...string) {
+	p.oracle.tb.Helper()
+	var stderr strings.Builder
+	cmd := p.HostCommand(mode, args...)
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		p.oracle.tb.Fatal(err)
+	}
+	p.oracle.running.Go(func() {
+		if err := cmd.Wait(); err != nil && p.oracle.ctx.Err() == nil {
+			p.oracle.tb.Errorf("work %s on the host: %v: %s", mode, err, stderr.String())
+		}
+	})
 }

@@ -31,6 +31,7 @@ type process struct {
 	nspid workload.PID
 	// born is when it was made, in ns since boot, or a little earlier.
 	born   uint64
+	said   uint64 // when its own first instruction was, or its parent's fork
 	reused bool
 	stays  bool
 
@@ -123,9 +124,9 @@ func (o *Oracle) meet(conn *net.UnixConn) (*process, error) {
 	if err := p.identify(); err != nil {
 		return nil, err
 	}
-	p.born = m.Born
-	if m.Flags&report.Exact == 0 { // it knows when it came to main, not when it was forked
-		p.born = min(p.born, p.startTicks()+workload.TickNS)
+	p.said, p.born = m.Born, m.Born
+	if ticks := p.startTicks(); m.Flags&report.Exact == 0 && ticks != 0 { // it knows when it came to main, not when it was forked
+		p.born = min(p.born, ticks+workload.TickNS)
 	}
 	return p, nil
 }
@@ -179,6 +180,30 @@ func (p *process) alive() bool {
 			return err == nil && n == 0
 		}
 	}
+}
+
+// exiting is the kernel's PF_EXITING (include/linux/sched.h), in field 9 of /proc/PID/stat.
+const exiting = 0x4
+
+// ending reports whether every thread of the process is past its last
+// instruction: the kernel says so some time before a pidfd does, when it has
+// given back what the process had.
+func (p *process) ending() bool {
+	tasks, err := filepath.Glob(procPath(p.pid, "task", "*", "stat"))
+	if err != nil {
+		return false
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		if err != nil || len(fields) < 7 {
+			continue // it is gone by now
+		}
+		if flags, err := strconv.ParseUint(string(fields[6]), 10, 64); err != nil || flags&exiting == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // startTicks is the start of /proc/PID/stat in nanoseconds, 0 if it cannot be

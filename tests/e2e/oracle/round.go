@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
 )
 
 // question is one about p; ok is false where there is nothing to ask with.
@@ -46,10 +47,10 @@ func (p *process) question(by By) (b pending, ok bool) {
 		return b, ok
 	case ByID:
 		q.Container = p.party.Truth().ID
-		return b, q.Container != "" && !p.party.host
+		return b, q.Container != "" && !p.party.host && !p.party.Truth().Twin
 	case ByName:
 		q.Container = p.party.Truth().Name
-		return b, q.Container != "" && !p.party.host
+		return b, q.Container != "" && !p.party.host && !p.party.Truth().Twin
 	}
 	return b, q.PID != 0
 }
@@ -88,7 +89,7 @@ func (o *Oracle) firstRound(p *process) {
 			last = v
 			if v == Right && !known {
 				known = true
-				o.tally.knownAfter(p.age())
+				o.tally.knownAfter(time.Duration(report.SinceBoot() - p.said))
 			}
 		}
 	}
@@ -116,7 +117,7 @@ func (o *Oracle) untilKnown(p *process, way Way) {
 		b, _ := p.question(ByPID)
 		switch o.ask(way, []pending{b})[0] {
 		case Right:
-			o.tally.knownAfter(p.age())
+			o.tally.knownAfter(time.Duration(report.SinceBoot() - p.said))
 			return
 		case Wrong, Gone, Failed:
 			return

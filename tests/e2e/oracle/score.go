@@ -242,6 +242,7 @@ type tally struct {
 	strays  uint64
 	failure string
 	wrongs  int
+	doubts  []string
 }
 
 func (t *tally) add(c Cell, v Verdict) {

@@ -175,7 +175,7 @@ func reuse(o options) error {
 
 // paced calls one, rate times a second, until count or the time is up; then it
 // waits for what it made.
-func paced(o options, one func(int) error, reap func(all bool)) error {
+func paced(o options, one func(int) error, reap func(all bool) error) error {
 	var tick <-chan time.Time
 	if o.rate > 0 {
 		t := time.NewTicker(time.Duration(float64(time.Second) / o.rate))
@@ -197,10 +197,11 @@ func paced(o options, one func(int) error, reap func(all bool)) error {
 		if err := one(i); err != nil {
 			return err
 		}
-		reap(false)
+		if err := reap(false); err != nil {
+			return err
+		}
 	}
-	reap(true)
-	return nil
+	return reap(true)
 }
 
 // program is the other name of this program in the directory, which is another

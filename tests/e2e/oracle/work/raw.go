@@ -129,24 +129,29 @@ func (m *maker) fork(p plan) error {
 }
 
 // reap waits for those that have ended, or for all; it never lets too many live.
-func (m *maker) reap(all bool) {
+// A child that could not report is an error: the oracle is gone.
+func (m *maker) reap(all bool) error {
 	for m.pending > 0 {
 		options := unix.WNOHANG
 		if all || m.pending >= maxPending {
 			options = 0
 		}
-		pid, err := unix.Wait4(-1, nil, options, nil)
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, options, nil)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
 			m.pending = 0
-			return
+			return nil
 		case pid == 0:
-			return
-		case pid > 0 && m.pending > 0:
+			return nil
+		case status.Exited() && status.ExitStatus() != 0:
+			return fmt.Errorf("child %d could not report: status %d", pid, status.ExitStatus())
+		default:
 			m.pending-- // an orphan that came to init counts too, and does no harm
 		}
 	}
+	return nil
 }
 
 // rawFork forks; the child never returns. clone3 is for a chosen PID alone:
