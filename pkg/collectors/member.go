@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -83,7 +84,7 @@ func (m *member) live(ctx context.Context) {
 		if errors.Is(err, ErrNotPresent) {
 			// A probe of what is not there costs next to nothing. Less than
 			// MaxBackoff, so that probe and pause together stay below it.
-			wait = m.opts.MaxBackoff * 3 / 4
+			wait = beat.Until(m.opts.MaxBackoff / 2)
 			pause = m.opts.MinBackoff
 		} else {
 			pause = min(2*pause, m.opts.MaxBackoff)
@@ -123,7 +124,7 @@ func (m *member) session(ctx context.Context) error {
 
 // attend waits for the end of a session.
 func (m *member) attend(ctx context.Context, where string, identity fileIdentity, broke <-chan error, lists chan struct{}) error {
-	tick := time.NewTicker(m.opts.MaxBackoff / 2)
+	tick := time.NewTimer(beat.Until(m.opts.MaxBackoff / 2))
 	defer tick.Stop()
 	began := time.Now()
 	suspect := m.suspect
@@ -142,6 +143,7 @@ func (m *member) attend(ctx context.Context, where string, identity fileIdentity
 			}
 			m.running()
 		case <-tick.C:
+			tick.Reset(beat.Until(m.opts.MaxBackoff / 2))
 			suspect = m.suspect
 			if time.Since(began) >= stable {
 				m.settled()

@@ -125,7 +125,7 @@ func TestASourceThatComesLateIsFoundWithinASecond(t *testing.T) {
 		if st := r.state(t, "fake"); st.State != "absent" || st.Errors != 0 {
 			t.Errorf("status %+v", st)
 		}
-		if n := f.Calls()["probe"]; n > 81 {
+		if n := f.Calls()["probe"]; n > 121 {
 			t.Errorf("%d probes in a minute", n)
 		}
 		f.Set(collectortest.Behaviour{})

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/kernel"
@@ -289,7 +290,7 @@ func (c *Correlator) untilNext(at workload.KTime) time.Duration {
 	if !c.isReady {
 		tick = min(tick, readyTick)
 	}
-	if next == 0 {
+	if tick = beat.Until(tick); next == 0 {
 		return tick
 	}
 	return min(tick, max(time.Duration(next-at), 0))

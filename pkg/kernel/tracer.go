@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/bpf"
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -43,8 +44,8 @@ type TracerOptions struct {
 	// Disable names programs that are not loaded.
 	Disable []Type
 	// BatchInterval is how long a process event may wait in its ring while there
-	// are such events (five times as long after a quiet spell), 50 ms by
-	// default. An idle Tracer costs one wake-up of its thread for each.
+	// are many such events, 50 ms by default, and five times as long while there
+	// are few. An idle Tracer wakes up once in that time.
 	BatchInterval time.Duration
 }
 
@@ -203,7 +204,6 @@ func (t *Tracer) Run(ctx context.Context, fn func(Event)) error {
 		return ErrClosed
 	}
 	defer context.AfterFunc(ctx, t.waiter.wake)()
-	pause := t.opts.BatchInterval
 	for {
 		asked := t.flushes.take()
 		before := t.handled
@@ -217,19 +217,28 @@ func (t *Tracer) Run(ctx context.Context, fn func(Event)) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		// On a host where nothing happens looking for it is all the work there is.
-		if pause = min(2*pause, idleBatches*t.opts.BatchInterval); t.handled != before {
-			pause = t.opts.BatchInterval
-		}
-		if err := t.waiter.wait(pause); err != nil {
+		if err := t.waiter.wait(t.pause(t.handled - before)); err != nil {
 			return err
 		}
 	}
 }
 
-// idleBatches is how many batch intervals the reader sleeps at most while none
-// of them brought anything. What cannot wait wakes it: see BatchInterval.
-const idleBatches = 5
+const (
+	// idleBatches is how many batch intervals the reader sleeps at most after one
+	// that brought fewer than busyBatch events. What cannot wait wakes it: see
+	// BatchInterval.
+	idleBatches = 5
+	busyBatch   = 32
+)
+
+// pause says when to look again after some events: on a host where nothing, or
+// little, happens looking for it is all the work there is.
+func (t *Tracer) pause(events uint64) time.Duration {
+	if events >= busyBatch {
+		return t.opts.BatchInterval
+	}
+	return beat.Until(idleBatches * t.opts.BatchInterval)
+}
 
 func (t *Tracer) isClosed() bool {
 	select {

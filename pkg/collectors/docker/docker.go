@@ -108,7 +108,7 @@ func New(opts Options) (*Collector, error) {
 		root = DefaultRoot
 	}
 	c.root.Store(&root)
-	if c.api, err = newAPI(socket, c.maxReply); err != nil {
+	if c.api, err = newAPI(socket, unixTransport(socket), c.maxReply); err != nil {
 		return nil, fmt.Errorf("docker collector: %w", err)
 	}
 	return c, nil
@@ -225,7 +225,7 @@ func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	api, err := newAPI(c.socket, c.maxReply)
+	api, err := newAPI(c.socket, unixTransport(c.socket), c.maxReply)
 	if err != nil {
 		return report, fmt.Errorf("docker: probe: %w", err)
 	}

@@ -429,7 +429,7 @@ func testListOverBudget(t *testing.T, e *collectortest.Dockerd) {
 	}
 	c := on(t, e, e.Socket)
 	c.maxReply = 1500
-	api, err := newAPI(c.socket, c.maxReply)
+	api, err := newAPI(c.socket, unixTransport(c.socket), c.maxReply)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,16 +26,20 @@ const (
 // errTooLarge means that a file or reply is over its budget.
 var errTooLarge = errors.New("too large")
 
-// newAPI makes a client that connects anew for each call: calls are few, and a
-// connection kept from before a restart would fail the first call after it.
-func newAPI(socket string, maxReply int) (*client.Client, error) {
-	transport := &http.Transport{
+// unixTransport connects anew for each call: calls are few, and a connection kept
+// from before a restart would fail the first call after it.
+func unixTransport(socket string) *http.Transport {
+	return &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}
+}
+
+// newAPI makes a client of the engine at socket.
+func newAPI(socket string, transport *http.Transport, maxReply int) (*client.Client, error) {
 	return client.NewClientWithOpts(
 		client.WithHost("unix://"+socket),
 		client.WithHTTPClient(&http.Client{Transport: bounded{transport, maxReply}, CheckRedirect: client.CheckRedirect}),

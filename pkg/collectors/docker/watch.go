@@ -12,7 +12,9 @@ import (
 
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/client"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -51,27 +53,53 @@ func (c *Collector) Nudge() {
 
 // Watch implements collectors.Watcher, by windows of the engine's events. It
 // ends with the first window that fails: the caller lists, and begins again.
+//
+// Its windows go over one connection, for a host where nothing happens would
+// otherwise pay most for making one each second. The connection is the Watch's
+// own and ends with it, so no other call can meet one from before a restart.
 func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
-	w := window{c: c, since: time.Now(), seen: map[eventKey]bool{}}
-	tick := time.NewTicker(c.interval)
-	defer tick.Stop()
+	transport := unixTransport(c.socket)
+	transport.DisableKeepAlives = false
+	defer transport.CloseIdleConnections()
+	api, err := newAPI(c.socket, transport, c.maxReply)
+	if err != nil {
+		return fmt.Errorf("docker: watch: %w", err)
+	}
+	w := window{c: c, api: api, since: time.Now(), seen: map[eventKey]bool{}}
 	for {
 		if err := w.next(ctx, fn); err != nil {
 			return fmt.Errorf("docker: watch: %w", err)
 		}
-		pause := time.NewTimer(min(minSpacing, c.interval))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return fmt.Errorf("docker: watch: %w", ctx.Err())
-		case <-pause.C:
+		if err := c.untilDue(ctx); err != nil {
+			return fmt.Errorf("docker: watch: %w", err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("docker: watch: %w", ctx.Err())
-		case <-tick.C:
-		case <-c.nudged:
-		}
+	}
+}
+
+// untilDue waits until the next window is due: when everything else is, or after
+// a nudge, but in either case not at once after the last.
+func (c *Collector) untilDue(ctx context.Context) error {
+	spacing := min(minSpacing, c.interval/2)
+	ended := time.Now()
+	wait := beat.Until(c.interval)
+	if wait < spacing {
+		wait += c.interval
+	}
+	due := time.NewTimer(wait)
+	defer due.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-due.C:
+		return nil
+	case <-c.nudged:
+	}
+	due.Reset(spacing - time.Since(ended))
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-due.C:
+		return nil
 	}
 }
 
@@ -79,6 +107,7 @@ func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 // overlap before the end of the last, and what was seen twice is given once.
 type window struct {
 	c     *Collector
+	api   *client.Client
 	since time.Time
 	seen  map[eventKey]bool
 }
@@ -98,7 +127,7 @@ func (w *window) next(ctx context.Context, fn func(collectors.Hint)) error {
 	if until.Before(w.since) {
 		w.since = until // the clock was set back
 	}
-	messages, errs := w.c.client().Events(ctx, events.ListOptions{
+	messages, errs := w.api.Events(ctx, events.ListOptions{
 		Since: stamp(w.since.Add(-overlap)), Until: stamp(until), Filters: eventFilter(),
 	})
 	now := map[eventKey]bool{}

@@ -12,13 +12,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// rescanEvery is how often directories are read again, for events that were
-// lost or could not be had. It reads directories, not files.
-const rescanEvery = time.Second
+// rescanBlind is how often directories are read again where the kernel gave no
+// watch for one of them, rescanEvery where it gave all: then a rescan only finds
+// what inotify cannot say, a directory that something was mounted over. It reads
+// directories, not files.
+const (
+	rescanBlind = time.Second
+	rescanEvery = 10 * time.Second
+)
 
 // The events of each kind of directory.
 const (
@@ -64,6 +70,8 @@ type watcher struct {
 	stale bool
 	// full is set once the kernel refused a watch, and said once.
 	full bool
+	// blind: something has no watch, as of the last rescan or since.
+	blind bool
 }
 
 func newWatcher(c *Collector, n *notifier, fn func(collectors.Hint)) *watcher {
@@ -109,7 +117,7 @@ type followed struct {
 func (f *followed) path() string { return filepath.Join(f.root.path, f.id) }
 
 func (w *watcher) run(ctx context.Context) error {
-	next := time.Now().Add(rescanEvery)
+	next := w.nextRescan()
 	for {
 		list, err := w.n.read(ctx, next)
 		if ctx.Err() != nil {
@@ -127,11 +135,21 @@ func (w *watcher) run(ctx context.Context) error {
 			w.c.log.Warn("inotify queue overflow, reading all state again")
 			w.recheck()
 		}
-		if now := time.Now(); overflow || w.stale || !now.Before(next) {
+		if overflow || w.stale || !time.Now().Before(next) {
 			w.rescan(ctx)
-			next = now.Add(rescanEvery)
+			next = w.nextRescan()
+		} else if w.blind && time.Until(next) > rescanBlind {
+			next = w.nextRescan()
 		}
 	}
+}
+
+func (w *watcher) nextRescan() time.Time {
+	every := rescanEvery
+	if w.blind {
+		every = rescanBlind
+	}
+	return time.Now().Add(beat.Until(every))
 }
 
 // handle takes one event.
@@ -201,7 +219,7 @@ func (w *watcher) handleContainer(f *followed, ev notice) {
 
 // rescan walks the globs and reads all roots' directories.
 func (w *watcher) rescan(ctx context.Context) {
-	w.stale = false
+	w.stale, w.blind = false, false
 	found := make(map[string]bool)
 	var roots []root
 	w.c.expand(w.watchAncestor, func(r root) {
@@ -276,12 +294,17 @@ func (w *watcher) scanRoot(r root) {
 // follow begins with a container, or looks again at one that has no watch.
 func (w *watcher) follow(r *watchedRoot, id string) {
 	f := r.ids[id]
-	if f == nil {
+	switch {
+	case f == nil:
 		if f = w.begin(r, id); f == nil {
 			return
 		}
-	} else if w.dirs[f.path()] != nil || f.unchanged() {
-		return
+	case w.dirs[f.path()] != nil || f.settled:
+		return // what is new is announced, or nothing can be
+	default:
+		if w.blind = true; f.unchanged() {
+			return
+		}
 	}
 	if r.bundles {
 		w.learn(f)

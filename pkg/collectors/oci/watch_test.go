@@ -233,6 +233,39 @@ func TestWithoutInotifyTheStateIsReadEachSecond(t *testing.T) {
 	}
 }
 
+// Where inotify announces everything, directories are read again only now and
+// then; where one container cannot be watched, as often as without inotify.
+func TestDirectoriesAreReadAgainEachSecondOnlyWhereAWatchIsMissing(t *testing.T) {
+	root := mkdir(t, testRun(t)+"/runc")
+	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
+	makeRunc(t, root, "web", "/web")
+	n, err := newNotifier()
+	check(t, err)
+	defer n.close()
+	w := newWatcher(c, n, func(collectors.Hint) {})
+	scan := func(what string, want time.Duration) {
+		t.Helper()
+		w.rescan(t.Context())
+		begin, next := time.Now(), w.nextRescan()
+		// It is the next instant of the grid that all share, give or take the test's own time.
+		const slack = 10 * time.Millisecond
+		if wait := next.Sub(begin); wait > want+slack || next.Add(slack).UnixNano()%int64(want) >= int64(2*slack) {
+			t.Errorf("%s: the next rescan is at %v, in %v", what, next, wait)
+		}
+	}
+	scan("all is watched", rescanEvery)
+	w.dropPath(root + "/web") // what the kernel does not give is not there
+	scan("a container is not", rescanBlind)
+	if !w.blind {
+		t.Error("a container without a watch, and nobody noticed")
+	}
+	check(t, os.RemoveAll(root+"/web"))
+	scan("and it is gone", rescanEvery)
+	if w.blind {
+		t.Error("nothing is without a watch, and yet all is read each second")
+	}
+}
+
 // TestAHintComesWithinAFewMillisecondsOfTheRename prints what it measures. The
 // bound is wide, for tests share two cores; the figure is the middle one.
 func TestAHintComesWithinAFewMillisecondsOfTheRename(t *testing.T) {

@@ -37,8 +37,10 @@ func (w *watcher) watch(path string, mask uint32) *watched {
 	return d
 }
 
-// refused says once that the kernel gives no more watches.
+// refused says once that the kernel gives no more watches. One for a directory
+// that is gone by now is not missed.
 func (w *watcher) refused(err error) {
+	w.blind = w.blind || !missing(err)
 	if !errors.Is(err, unix.ENOSPC) || w.full {
 		return
 	}
