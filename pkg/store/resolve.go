@@ -124,13 +124,14 @@ func (n *node) answer(a *workload.Answer) {
 }
 
 // answer adds the container; where there is none to add, nothing is known. One
-// that has been dropped will do for a process that is gone like it.
+// that has been dropped will do for a process that is gone like it, one that was
+// restored only for those restored with it.
 func (c *cell) answer(a *workload.Answer) {
 	var v *view
 	if c != nil {
 		v = c.view.Load()
 	}
-	if v == nil || v.dropped && !a.Exited {
+	if v == nil || v.dropped && !a.Exited || v.restored && !c.loose {
 		a.Confidence, a.Reason = workload.ConfidenceNone, reasonContainer
 		return
 	}
