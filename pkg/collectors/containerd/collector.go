@@ -153,11 +153,13 @@ func (c *Collector) follows(namespace string) bool {
 type record struct {
 	namespace string
 	*containersapi.Container
+	// missing: it is too large to be had, and only its id is here.
+	missing bool
 }
 
 func (c *Collector) find(ctx context.Context, n *conn, id workload.ContainerID) (record, error) {
 	if id.Namespace != "" {
-		return c.get(ctx, n, id.Namespace, id.ID)
+		return c.getOrID(ctx, n, id.Namespace, id.ID)
 	}
 	namespaces, err := c.namespacesFor(ctx, n, id)
 	if err != nil {
@@ -165,7 +167,7 @@ func (c *Collector) find(ctx context.Context, n *conn, id workload.ContainerID) 
 	}
 	var found []record
 	for _, ns := range namespaces {
-		r, err := c.get(ctx, n, ns, id.ID)
+		r, err := c.getOrID(ctx, n, ns, id.ID)
 		switch {
 		case err == nil:
 			found = append(found, r)
@@ -228,7 +230,16 @@ func (c *Collector) get(ctx context.Context, n *conn, namespace, id string) (rec
 	if resp.Container == nil || resp.Container.ID != id {
 		return record{}, fmt.Errorf("get container %s/%s: an answer about another one: %w", namespace, id, collectors.ErrNotFound)
 	}
-	return record{namespace, resp.Container}, nil
+	return record{namespace: namespace, Container: resp.Container}, nil
+}
+
+// getOrID is get, with the id alone where the record is too large.
+func (c *Collector) getOrID(ctx context.Context, n *conn, namespace, id string) (record, error) {
+	r, err := c.get(ctx, n, namespace, id)
+	if errors.Is(err, errTooLarge) {
+		return c.withoutRecord(namespace, id), nil
+	}
+	return r, err
 }
 
 // idOf is the id as this collector names it.

@@ -26,10 +26,6 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
 
-// maxMessage is twice what containerd accepts in one request, so that it cannot
-// have a container whose record is too large for us.
-const maxMessage = 32 << 20
-
 // conn is a connection to one incarnation of the socket.
 type conn struct {
 	client *client.Client
@@ -98,7 +94,7 @@ func dial(address string) (*conn, error) {
 				return d.DialContext(ctx, "unix", address)
 			}),
 		}),
-		client.WithCallOpts([]grpc.CallOption{grpc.MaxCallRecvMsgSize(maxMessage)}),
+		client.WithCallOpts([]grpc.CallOption{grpc.MaxCallRecvMsgSize(collectors.MaxRecord)}),
 	)
 	if err != nil {
 		return nil, err
@@ -119,6 +115,10 @@ func dial(address string) (*conn, error) {
 	}, nil
 }
 
+// errTooLarge means that a container's record is over the budget of one message,
+// containerd's or ours, while the source as a whole is well.
+var errTooLarge = errors.New("too large")
+
 // within says which namespace a call is about.
 func within(ctx context.Context, namespace string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace)
@@ -129,6 +129,8 @@ func translate(op string, err error) error {
 	switch status.Code(err) {
 	case codes.OK:
 		return nil
+	case codes.ResourceExhausted:
+		return fmt.Errorf("%s: %w: %w", op, errTooLarge, err)
 	case codes.NotFound, codes.InvalidArgument:
 		return fmt.Errorf("%s: %w: %w", op, collectors.ErrNotFound, err)
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Aborted, codes.Unimplemented:

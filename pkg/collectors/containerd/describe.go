@@ -7,6 +7,8 @@ import (
 	"context"
 	"strings"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -42,6 +44,11 @@ func (c *Collector) describe(ctx context.Context, n *conn, r record) *workload.C
 	return out
 }
 
+// withoutRecord stands for a record that is too large to be had: its id is known.
+func (c *Collector) withoutRecord(namespace, id string) record {
+	return record{namespace, &containersapi.Container{ID: id}, true}
+}
+
 // claimCgroup says where the spec asked for the cgroup: what is in it is the
 // container's, once its init is seen there.
 func (c *Collector) claimCgroup(out *workload.Container, r record) {
@@ -63,6 +70,9 @@ func (c *Collector) fromRecord(r record) *workload.Container {
 	}
 	if r.CreatedAt.IsValid() {
 		out.Created = r.CreatedAt.AsTime()
+	}
+	if r.missing {
+		out.Truncated = append(out.Truncated, "image", "labels", "spec")
 	}
 	spec := c.specOf(r, out)
 	if spec != nil {

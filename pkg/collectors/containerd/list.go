@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
+	"slices"
+	"strings"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -45,32 +48,100 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 	}
 }
 
+// listNamespace lists in a stream, a message for each container. One whose
+// record is too large for a message ends the stream: then the others are asked
+// for without it.
 func (c *Collector) listNamespace(ctx context.Context, n *conn, ns string, yield func(*workload.Container, error) bool) bool {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream where the list is left early
 	tasks, err := c.listTasks(ctx, n, ns)
 	if err != nil && !yield(nil, err) {
 		return false
 	}
-	stream, err := n.containers.ListStream(within(ctx, ns), &containersapi.ListContainersRequest{})
-	if err != nil {
-		return yield(nil, translate("list containers of "+ns, err))
+	l := listing{c: c, n: n, ns: ns, tasks: tasks, seen: map[string]bool{}, yield: yield}
+	err = l.stream(ctx, nil)
+	if errors.Is(err, errTooLarge) {
+		err = l.oneByOne(ctx)
 	}
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return true
-		}
-		if err != nil {
-			return yield(nil, translate("list containers of "+ns, err))
-		}
-		if m.Container == nil || !validID(m.Container.ID) {
+	if err != nil && !l.left {
+		return yield(nil, fmt.Errorf("list containers of %s: %w", ns, err))
+	}
+	return !l.left
+}
+
+// listing is a list of one namespace under way.
+type listing struct {
+	c     *Collector
+	n     *conn
+	ns    string
+	tasks map[string]task
+	// seen are the containers that were handed out.
+	seen map[string]bool
+	// left is set once the caller wants no more.
+	yield func(*workload.Container, error) bool
+	left  bool
+}
+
+// stream lists all containers but those that are left out.
+func (l *listing) stream(ctx context.Context, without []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream where the list is left early
+	req := &containersapi.ListContainersRequest{}
+	if len(without) > 0 {
+		req.Filters = []string{"id!=" + strings.Join(without, ",id!=")} // a comma is an and
+	}
+	stream, err := l.n.containers.ListStream(within(ctx, l.ns), req)
+	for err == nil {
+		var m *containersapi.ListContainerMessage
+		if m, err = stream.Recv(); err != nil || m.Container == nil || !validID(m.Container.ID) {
 			continue
 		}
-		if !yield(c.listed(ctx, n, record{ns, m.Container}, tasks), nil) {
-			return false
+		l.give(l.c.listed(ctx, l.n, record{namespace: l.ns, Container: m.Container}, l.tasks))
+		if l.left {
+			return nil
 		}
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return translate("list", err)
+}
+
+// give hands a container out, once.
+func (l *listing) give(out *workload.Container) {
+	if l.left || l.seen[out.ID.ID] {
+		return
+	}
+	l.seen[out.ID.ID] = true
+	l.left = !l.yield(out, nil)
+}
+
+// maxMonsters bounds the containers that are left out of a second stream.
+const maxMonsters = 64
+
+// oneByOne asks for the containers that have a task, which are those that can
+// have processes, each by itself, and lists the rest without those that are too
+// large. One that is too large and has no task ends that second list, too.
+func (l *listing) oneByOne(ctx context.Context) error {
+	var monsters []string
+	for _, id := range slices.Sorted(maps.Keys(l.tasks)) {
+		if l.seen[id] {
+			continue
+		}
+		r, err := l.c.getOrID(ctx, l.n, l.ns, id)
+		if errors.Is(err, collectors.ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if r.missing {
+			monsters = append(monsters, id)
+		}
+		if l.give(l.c.listed(ctx, l.n, r, l.tasks)); l.left {
+			return nil
+		}
+	}
+	l.c.log.Warn("records are too large, containers known by id and task alone", "namespace", l.ns, "count", len(monsters))
+	return l.stream(ctx, monsters[:min(len(monsters), maxMonsters)])
 }
 
 // listed describes one container of a list. What the events know is newer than

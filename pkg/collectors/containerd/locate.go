@@ -74,6 +74,9 @@ func (c *Collector) locateClaim(ctx context.Context, n *conn, claim workload.Con
 	if err != nil {
 		return workload.ContainerID{}, err
 	}
+	if r.missing {
+		return workload.ContainerID{}, fmt.Errorf("%s: its record is too large: %w", r.ID, collectors.ErrNotFound) // its task may tell
+	}
 	if !c.fits(r, e) {
 		return workload.ContainerID{}, fmt.Errorf("%s asked for another cgroup: %w", r.ID, collectors.ErrNotFound)
 	}

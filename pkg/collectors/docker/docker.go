@@ -92,7 +92,7 @@ func New(opts Options) (*Collector, error) {
 		interval: orDefault(opts.Interval, time.Second),
 		log:      opts.Logger,
 		nudged:   make(chan struct{}, 1),
-		maxReply: maxListJSON,
+		maxReply: collectors.MaxList,
 	}
 	if socket != DefaultSocket && socket != "/run/docker.sock" {
 		c.instance = socket

@@ -4,14 +4,16 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/boundjson"
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -35,12 +37,13 @@ type files struct {
 	config configFile
 	host   *hostConfigFile // nil if it could not be read
 	huge   bool            // what the API says of it is as long
+	cut    []string        // the fields of the description that were not read whole
 }
 
 // readFiles reads both. The second is worth less than the first.
 func (c *Collector) readFiles(ctx context.Context, hex string) (*files, error) {
 	var f files
-	size, err := c.readJSON(ctx, hex, "config.v2.json", &f.config)
+	size, cut, err := c.readJSON(ctx, hex, "config.v2.json", &f.config)
 	if err != nil {
 		return nil, err
 	}
@@ -49,39 +52,83 @@ func (c *Collector) readFiles(ctx context.Context, hex string) (*files, error) {
 		return nil, fmt.Errorf("%w: config.v2.json is another container's", collectors.ErrUnavailable)
 	}
 	var host hostConfigFile
-	if _, err := c.readJSON(ctx, hex, "hostconfig.json", &host); err == nil {
+	if _, more, err := c.readJSON(ctx, hex, "hostconfig.json", &host); err == nil {
 		f.host = &host
+		for _, path := range more {
+			cut = append(cut, "HostConfig."+path)
+		}
+	}
+	for _, path := range cut {
+		if field := c.fieldOf(path); field != "" {
+			f.cut = append(f.cut, field)
+		}
 	}
 	return &f, nil
 }
 
+// fieldOf names what suffers from a list or object of the files that was cut;
+// empty for nothing that is described.
+func (c *Collector) fieldOf(path string) string {
+	switch top, rest, _ := strings.Cut(path, "."); {
+	case path == "Config.Labels":
+		return "labels"
+	case path == "Config.Env":
+		if len(c.env) == 0 {
+			return ""
+		}
+		return "env"
+	case path == "Config.ExposedPorts", strings.HasPrefix(path, "NetworkSettings.Ports"), strings.HasPrefix(path, "HostConfig.PortBindings"):
+		return "ports"
+	case top == "NetworkSettings":
+		return "networks"
+	case top == "MountPoints":
+		return "mounts"
+	case top == "HostConfig" && rest == "CapAdd":
+		return "security"
+	case top == "Config" && rest != "", top == "HostConfig" && rest != "", top == "State":
+		return "" // a list that is not described: Cmd, Binds, the log of health checks
+	}
+	return "config"
+}
+
 // readJSON decodes one file of a container and gives its size. hex has been checked.
-func (c *Collector) readJSON(ctx context.Context, hex, file string, v any) (int64, error) {
+func (c *Collector) readJSON(ctx context.Context, hex, file string, v any) (size int64, cut []string, err error) {
 	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
+		return 0, nil, fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
 	}
-	f, size, err := openBeneath(*c.root.Load(), "containers/"+hex+"/"+file)
+	dir, err := openRoot(*c.root.Load())
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(shorten(f, maxString, maxJSON))
+	defer unix.Close(dir)
+	stamp, err := safefile.Read(dir, pathOf(hex, file), trust(), func(r io.Reader) (err error) {
+		cut, err = boundjson.Decode(r, collectors.Reading(c.env), v)
+		return err
+	})
 	if err != nil {
-		return 0, fmt.Errorf("%w: read %s: %w", collectors.ErrUnavailable, file, err)
+		return 0, nil, fileError(err)
 	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return 0, fmt.Errorf("%w: parse %s: %w", collectors.ErrUnavailable, file, err)
-	}
-	return size, nil
+	return stamp.Size, cut, nil
 }
 
 // exists says whether the engine has files of a container.
 func (c *Collector) exists(hex string) error {
-	f, _, err := openBeneath(*c.root.Load(), "containers/"+hex+"/config.v2.json")
+	dir, err := openRoot(*c.root.Load())
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer unix.Close(dir)
+	if _, err := safefile.Stat(dir, pathOf(hex, "config.v2.json"), trust()); err != nil {
+		return fileError(err)
+	}
+	return nil
+}
+
+func pathOf(hex, file string) string { return "containers/" + hex + "/" + file }
+
+// trust: what root wrote, or the user we are, who may run an engine of his own.
+func trust() safefile.Trust {
+	return safefile.Trust{Owner: uint32(os.Geteuid()), Max: collectors.MaxEngineFile}
 }
 
 // ids gives the containers that have a directory, and whether one has a file
@@ -104,60 +151,13 @@ func (c *Collector) ids() (ids []string, huge bool, err error) {
 	return ids, huge, nil
 }
 
-// openBeneath opens a regular file that root, or the user we are, owns and
-// nobody else may write, beneath a directory that no link in path leads out of,
-// and gives its size.
-// The directory itself may be a link: the administrator's. Opening a FIFO or a
-// device does not block.
-func openBeneath(root, path string) (f *os.File, size int64, err error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openRoot opens the engine's root. It may be a link: the administrator's.
+func openRoot(root string) (fd int, err error) {
+	fd, err = unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, 0, fileError(&os.PathError{Op: "open", Path: root, Err: err})
+		return -1, fileError(&os.PathError{Op: "open", Path: root, Err: err})
 	}
-	defer unix.Close(dir)
-	fd, err := openat2(dir, path)
-	if err != nil {
-		return nil, 0, fileError(&os.PathError{Op: "open", Path: root + "/" + path, Err: err})
-	}
-	size, err = trusted(fd)
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, 0, fmt.Errorf("%w: %s %w", collectors.ErrUnavailable, path, err)
-	}
-	return os.NewFile(uintptr(fd), root+"/"+path), size, nil
-}
-
-// openat2 tries again when a rename elsewhere kept the kernel from telling
-// whether the path stayed beneath dir.
-func openat2(dir int, path string) (fd int, err error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for range 8 {
-		fd, err = unix.Openat2(dir, path, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	return fd, err
-}
-
-// trusted says whether an open file can only be the engine's, and its size.
-func trusted(fd int) (size int64, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, err
-	}
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return 0, errors.New("is not a regular file")
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return 0, fmt.Errorf("belongs to uid %d, not to root", st.Uid)
-	case st.Mode&0o022 != 0:
-		return 0, errors.New("may be written by others")
-	}
-	return st.Size, nil
+	return fd, nil
 }
 
 // readable says whether the engine's root can be read.

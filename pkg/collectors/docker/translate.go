@@ -122,6 +122,7 @@ func (c *Collector) fromFiles(f *files) *workload.Container {
 		}
 		out.Security, out.Limits = f.host.security(), f.host.limits()
 	}
+	out.Truncated = slices.Clone(f.cut)
 	return finish(out)
 }
 
