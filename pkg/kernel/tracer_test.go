@@ -526,21 +526,37 @@ func TestAFloodIsDeliveredWholeAndInOrder(t *testing.T) {
 	for _, e := range r.flushed(func(e Event) bool { return e.Process.Parent == workload.PID(c.Process.Pid) }) {
 		lives[e.Process.Key] = append(lives[e.Process.Key], e.Type)
 	}
-	whole := 0
+	// From 7.x on the kernel skips runs of a program now and then, and counts
+	// them: each may have cost a life one of its events, and no life more than those.
+	s := r.src.Stats()
+	skipped := skippedRuns(s)
+	whole, cut := 0, uint64(0)
 	for key, life := range lives {
 		switch {
 		case slices.Equal(life, []Type{Fork, Exec, Exit}):
 			whole++
-		case !slices.Equal(life, []Type{Fork, Exit}): // as Go tries clone(2) once
-			t.Errorf("%s: %v", key, life)
+		case slices.Equal(life, []Type{Fork, Exit}): // as Go tries clone(2) once
+		default:
+			cut++
+			if cut > skipped {
+				t.Errorf("%s: %v, and %d skipped runs", key, life, skipped)
+			}
 		}
 	}
-	if whole != floods {
-		t.Errorf("%d whole lives of %d", whole, floods)
+	if whole > floods || uint64(whole)+skipped < floods {
+		t.Errorf("%d whole lives of %d, and %d skipped runs", whole, floods, skipped)
 	}
-	if s := r.src.Stats(); s.LostTotal() != 0 || s.Malformed != 0 {
+	if s.LostTotal() != skipped || s.Malformed != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// skippedRuns counts the program runs that the kernel has skipped.
+func skippedRuns(s Stats) (n uint64) {
+	for _, p := range s.Programs {
+		n += p.Skipped
+	}
+	return n
 }
 
 func TestEachProgramMayBeMissing(t *testing.T) {

@@ -4,6 +4,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -21,9 +22,12 @@ const nobody = 65534
 
 func TestAProcessThatAsksAboutItselfIsTheOneThatTheKernelNames(t *testing.T) {
 	var alive error
+	pidfds := hasPeerPIDFD(t)
 	b := &backend{resolve: func(ctx context.Context, p server.Peer, q workload.Query) workload.Result {
 		if p.PIDFD == nil {
-			alive = fmt.Errorf("no pidfd")
+			if pidfds {
+				alive = errors.New("no pidfd")
+			}
 		} else if raw, err := p.PIDFD.SyscallConn(); err != nil {
 			alive = err
 		} else if err := raw.Control(func(fd uintptr) { alive = unix.PidfdSendSignal(int(fd), 0, nil, 0) }); err != nil {
@@ -40,6 +44,27 @@ func TestAProcessThatAsksAboutItselfIsTheOneThatTheKernelNames(t *testing.T) {
 	if alive != nil {
 		t.Errorf("the peer's pidfd: %v", alive)
 	}
+}
+
+// hasPeerPIDFD: SO_PEERPIDFD came with Linux 6.5. An older kernel does not know
+// the option; any other error would be one of ours.
+func hasPeerPIDFD(t *testing.T) bool {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	fd, err := unix.GetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	return true
 }
 
 func pidfsInode(t *testing.T, pid int) uint64 {

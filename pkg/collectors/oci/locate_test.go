@@ -24,6 +24,10 @@ func claim(ids ...string) (list []workload.ContainerID) {
 	return list
 }
 
+// hybridRoot stands for the cgroup root of a host with hybrid cgroups, which is
+// what makeRunc's states are from: no cgroup2 itself.
+func hybridRoot(t testing.TB) string { return t.TempDir() }
+
 // TestLocate runs without a Watch, with one, and with one that has heard of
 // nothing yet: the index must not change an answer.
 func TestLocate(t *testing.T) {
@@ -33,7 +37,7 @@ func TestLocate(t *testing.T) {
 		makeRunc(t, moby, "victim", "/docker/victim")
 		makeRunc(t, moby, "nested", "/docker/victim/nested")
 		anywhere := makeRunc(t, mkdir(t, run+"/containerd/runc/shop"), "web", "/any/path/at-all")
-		c := newCollector(t, Options{RunDir: run})
+		c := newCollector(t, Options{RunDir: run, CgroupRoot: hybridRoot(t)})
 		switch watching {
 		case "yes":
 			startWatch(t, c)

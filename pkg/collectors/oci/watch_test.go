@@ -169,7 +169,7 @@ func TestAnInitThatIsGoneIsNotRunning(t *testing.T) {
 
 func TestLostEventsAreMadeUpForByTheRescan(t *testing.T) {
 	root := mkdir(t, testRun(t)+"/runc")
-	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
+	c := newCollector(t, Options{RunDir: filepath.Dir(root), CgroupRoot: hybridRoot(t)})
 	makeRunc(t, root, "a", "/a")
 	makeRunc(t, root, "b", "/b")
 	var seen []string
