@@ -18,13 +18,30 @@ type Programs struct {
 	Asker string
 	// Work is what runs in the oracle's containers.
 	Work string
+	// Servant is the init of the containers of tests/e2e/bare.
+	Servant string
 }
 
+// programsEnv names a directory with programs that are built already, for
+// machines without Go: the virtual ones of scripts/vm.sh.
+const programsEnv = "PIDIGREE_PROGRAMS"
+
 // Build compiles the programs into dir, as `make build` does: without cgo, so
-// that they run in an image that holds nothing else.
+// that they run in an image that holds nothing else. Where PIDIGREE_PROGRAMS
+// names a directory, they are taken from there.
 func Build(ctx context.Context, dir string) (Programs, error) {
-	p := Programs{Pidigree: filepath.Join(dir, "pidigree"), Asker: filepath.Join(dir, "asker"), Work: filepath.Join(dir, "work")}
-	for out, pkg := range map[string]string{p.Pidigree: "./cmd/agent", p.Asker: "./tests/e2e/asker", p.Work: "./tests/e2e/oracle/work"} {
+	built, ok := os.LookupEnv(programsEnv)
+	if ok {
+		dir = built
+	}
+	p := Programs{Pidigree: filepath.Join(dir, "pidigree"), Asker: filepath.Join(dir, "asker"), Work: filepath.Join(dir, "work"), Servant: filepath.Join(dir, "servant")}
+	for out, pkg := range map[string]string{p.Pidigree: "./cmd/agent", p.Asker: "./tests/e2e/asker", p.Work: "./tests/e2e/oracle/work", p.Servant: "./tests/e2e/bare/servant"} {
+		if ok {
+			if _, err := os.Stat(out); err != nil {
+				return Programs{}, fmt.Errorf("%s has not all programs: %w: scripts/vm.sh builds them", programsEnv, err)
+			}
+			continue
+		}
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg)
 		cmd.Dir = moduleRoot()
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
