@@ -8,10 +8,10 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
-.PHONY: help build run demo test lint generate bench clean
+.PHONY: help build run demo test test-vm lint generate bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/pidigree; needs only Go
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pidigree ./cmd/agent
@@ -24,6 +24,9 @@ demo: ## show it on real containers: private engines, an agent, and questions; u
 
 test: ## install what the tests need and run all of them (STAGES=unit,race runs some)
 	scripts/test.sh $(STAGES)
+
+test-vm: ## tests on other kernels, in qemu (KERNELS="5.10 6.12/v1" RUN=TestX PKGS="pkg/kernel")
+	RUN='$(RUN)' $(if $(PKGS),PKGS='$(PKGS)') scripts/vm.sh test $(KERNELS)
 
 lint: ## formatting, linters, generated files, go.mod
 	scripts/packages.sh lint

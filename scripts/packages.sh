@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # packages.sh FOR: makes sure that the programs needed FOR (demo, lint,
-# generate, test, bench) are there. On Debian and its like, as root, it installs
+# generate, test, bench, vm) are there. On Debian and its like, as root, it installs
 # the ones that are missing; anywhere else it names them and fails.
 #
 # It looks for programs, not for packages, so that another distribution's
@@ -15,8 +15,8 @@ needs() {
 		demo,test,bench       docker.io          command -v dockerd && { command -v docker || apt-cache show docker-cli; }
 		demo,test,bench       docker-cli         command -v docker || ! apt-cache show docker-cli
 		demo,test,bench       containerd         command -v containerd && command -v ctr && command -v containerd-shim-runc-v2
-		demo,test,bench       runc               command -v runc
-		demo,test,bench       busybox-static     command -v busybox && ! ldd "$(command -v busybox)" 2>/dev/null | grep -q '=>'
+		demo,test,bench,vm    runc               command -v runc
+		demo,test,bench,vm    busybox-static     command -v busybox && ! ldd "$(command -v busybox)" 2>/dev/null | grep -q '=>'
 		demo,test,bench       iproute2           command -v ip
 		test                  crun               command -v crun
 		test                  gcc                command -v gcc
@@ -29,6 +29,7 @@ needs() {
 		test,lint,generate    clang-14           command -v clang-14
 		test,lint,generate    llvm-14            command -v llvm-strip-14
 		test,lint,generate    libbpf-dev         test -e /usr/include/bpf/bpf_helpers.h
+		test,vm               qemu-system-x86    [[ $(uname -m) != x86_64 ]] || command -v qemu-system-x86_64
 		test,lint             clang-format-14    command -v clang-format-14
 	END
 }
@@ -71,8 +72,8 @@ install() {
 	rm -f "$log"
 }
 
-if [[ $# -ne 1 || " demo test lint generate bench " != *" $1 "* ]]; then
-	echo "usage: packages.sh demo|test|lint|generate|bench" >&2
+if [[ $# -ne 1 || " demo test lint generate bench vm " != *" $1 "* ]]; then
+	echo "usage: packages.sh demo|test|lint|generate|bench|vm" >&2
 	exit 2
 fi
 export PATH=$PATH:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive

@@ -10,11 +10,14 @@
 #   integration  packages that talk to a real kernel or a real engine, with the race detector
 #   race         the other packages that start goroutines: those that check for leaks
 #   unit         the rest
+#
+# Those that meet the kernel run a second time in vm, on kernels that this
+# machine does not have.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 
-stages=${1:-lint,unit,race,fuzz,integration,e2e}
+stages=${1:-lint,unit,race,fuzz,integration,vm,e2e}
 engines='^(bpf|pkg/kernel|pkg/collectors/(docker|containerd|oci|collectortest)|pkg/agent)$'
 # The linters vet; vetting again in each stage would only cost time.
 flags=(-vet=off -count=1)
@@ -51,6 +54,13 @@ stage_race() { run -race -skip '^Fuzz' -- $(racy); }
 stage_fuzz() { run -run '^Fuzz' -- $(grep -rlE --include='*_test.go' '^func Fuzz' pkg internal bpf 2>/dev/null | xargs -r -n1 dirname | sort -u); }
 # One package at a time: engines beside engines on two cores would measure each other.
 stage_integration() { run -race -p 1 -timeout 10m -skip '^Fuzz' -- $(real); }
+stage_vm() {
+	if [[ $(uname -m) != x86_64 ]]; then
+		echo "not run: the virtual machines are amd64"
+		return 0
+	fi
+	scripts/vm.sh test
+}
 stage_e2e() { make --no-print-directory build && go test "${flags[@]}" -p 1 -timeout 25m -v ./tests/e2e/...; }
 
 summary=() failed=0
@@ -65,7 +75,7 @@ timed() {
 
 for stage in ${stages//,/ }; do
 	declare -F "stage_$stage" >/dev/null || {
-		echo "test.sh: no stage '$stage'; there are lint, unit, race, fuzz, integration, e2e" >&2
+		echo "test.sh: no stage '$stage'; there are lint, unit, race, fuzz, integration, vm, e2e" >&2
 		exit 2
 	}
 done

@@ -1,0 +1,120 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# vm-kernel.sh KERNEL: fetches Debian's packaged kernel for the virtual machines
+# of vm.sh (5.10, 6.1, 6.12, or newest: what sid has) and prints the directory
+# that it is in: vmlinuz, and its release in the file `release`.
+#
+# The package comes from the Debian archives that this machine's apt is
+# configured with, only from another suite of them, and is verified with
+# Debian's archive keys. The machine's own apt state is not touched: lists and
+# packages are below the cache (PIDIGREE_CACHE; /var/cache/pidigree for root,
+# ~/.cache/pidigree else). Kernels get fixes, so one is looked for anew after a
+# week; without a network the one that is there serves on.
+set -euo pipefail
+
+kernel=${1:-}
+case $kernel in
+5.10) suite=bullseye ;;
+6.1) suite=bookworm ;;
+6.12) suite=trixie ;;
+newest) suite=sid ;;
+*)
+	echo "usage: vm-kernel.sh 5.10|6.1|6.12|newest" >&2
+	exit 2
+	;;
+esac
+if [[ $(uname -m) != x86_64 ]]; then
+	echo "vm-kernel.sh: the virtual machines are amd64 and this machine is $(uname -m); run the tests on an amd64 one" >&2
+	exit 1
+fi
+if [[ $EUID -eq 0 ]]; then cache=/var/cache/pidigree; else cache=${XDG_CACHE_HOME:-$HOME/.cache}/pidigree; fi
+dir=${PIDIGREE_CACHE:-$cache}/vm/$kernel
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+week=604800
+
+mkdir -p "$dir"
+# One fetcher at a time; the one that waited finds it fetched.
+exec 9>"$dir/.lock"
+flock 9
+
+fresh() {
+	[[ -e $dir/vmlinuz && -e $dir/checked ]] && (($(date +%s) - $(stat -c %Y "$dir/checked") < week))
+}
+
+# sources prints one line for each suite that may have the kernel, in each Debian
+# archive that apt knows. A machine that never ran `apt-get update` cannot say
+# whose its archives are: all are tried then, and the signature tells.
+sources() {
+	local origin label uri s
+	apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sort -u >"$apt/targets"
+	grep '^Debian|' "$apt/targets" >"$apt/debian" || cp "$apt/targets" "$apt/debian"
+	while IFS='|' read -r origin label uri; do
+		for s in "$suite" "$suite-security"; do
+			[[ $label == Debian && $s == *-security || $label == Debian-Security && $s != *-security ]] && continue
+			echo "deb [arch=amd64 signed-by=$keys] $uri $s main"
+		done
+	done <"$apt/debian" | sort -u
+}
+
+# private runs one of apt's programs on the private state. Suites that are no
+# longer updated have Release files past their date: signed, and as good as ever.
+private() {
+	local program=$1
+	shift
+	"$program" -q -o Dir::State::Lists="$apt/lists" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" \
+		-o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
+		-o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3 \
+		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false "$@"
+}
+
+# packages prints those that hold the newest cloud kernel: it is in linux-image,
+# or from 7.x on in the linux-binary that this depends on.
+packages() {
+	private apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances linux-image-cloud-amd64 |
+		grep -xE 'linux-(image|binary)-[0-9].*-cloud-amd64' | sort -u
+}
+
+fetch() {
+	apt=$dir/apt
+	rm -rf "$apt"
+	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs" "$apt/x"
+	: >"$apt/status"
+	sources >"$apt/sources.list"
+	if [[ ! -s $apt/sources.list ]]; then
+		echo "vm-kernel.sh: apt is configured with no Debian archive: add one to /etc/apt/sources.list" >&2
+		return 1
+	fi
+	# An archive without the suite is an error to apt and none to us, as long as one has it.
+	private apt-get update >"$apt/log" 2>&1 || true
+	local list deb image
+	list=$(packages 2>>"$apt/log") || {
+		tail -n 20 "$apt/log" >&2
+		echo "vm-kernel.sh: no archive that apt is configured with has linux-image-cloud-amd64 of $suite or $suite-security;" >&2
+		echo "name a mirror that does in /etc/apt/sources.list (and install debian-archive-keyring, for $keys)" >&2
+		return 1
+	}
+	# shellcheck disable=SC2086 # a list of words is meant
+	(cd "$apt/debs" && private apt-get download $list) >>"$apt/log" 2>&1 || {
+		tail -n 20 "$apt/log" >&2
+		echo "vm-kernel.sh: could not download" $list >&2
+		return 1
+	}
+	for deb in "$apt"/debs/*.deb; do dpkg-deb --extract "$deb" "$apt/x" || return 1; done
+	image=$(find "$apt/x" -type f -name 'vmlinuz*' | head -n 1)
+	if [[ -z $image ]]; then
+		echo "vm-kernel.sh: no vmlinuz in" $list >&2
+		return 1
+	fi
+	# shellcheck disable=SC2086
+	printf '%s\n' $list | sed -n 's/^linux-image-//p' >"$dir/release"
+	mv "$image" "$dir/vmlinuz" || return 1
+	touch "$dir/checked"
+	rm -rf "$apt"
+}
+
+if ! fresh && ! fetch; then
+	[[ -e $dir/vmlinuz ]] || exit 1
+	echo "vm-kernel.sh: going on with $(<"$dir/release"), fetched $(date -r "$dir/vmlinuz" +%F)" >&2
+fi
+echo "$dir"
