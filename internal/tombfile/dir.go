@@ -137,9 +137,12 @@ func (d *dir) failed(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: filepath.Join(d.path, name), Err: err}
 }
 
+// close may be called twice.
 func (d *dir) close() {
-	if d.lock >= 0 {
-		_ = unix.Close(d.lock) // the lock goes with it
+	for _, fd := range []*int{&d.lock, &d.fd} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd) // the lock goes with it
+		}
+		*fd = -1
 	}
-	_ = unix.Close(d.fd)
 }
