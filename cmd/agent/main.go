@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// The runtime would look each second, with a thread of its own to wake, whether
+// the agent may use another number of CPUs than when it started.
+//go:debug updatemaxprocs=0
+
 // Command agent is pidigree: one binary for the agent and for the commands that
 // ask it. It owns the signals and the exit code; all else is package cli. It is
 // built as bin/pidigree.

@@ -12,6 +12,10 @@ package beat
 
 import "time"
 
+// Step is the least interval that is worth sharing; all others should be
+// multiples of it.
+const Step = 250 * time.Millisecond
+
 // Until says how long it is to the next instant at which everything with this
 // interval is due: those are the multiples of d on the host's clock. It is more
 // than 0 and at most d; a clock that is set shortens or lengthens one wait
@@ -28,4 +32,14 @@ func Until(d time.Duration) time.Duration {
 		into += d
 	}
 	return d - into
+}
+
+// After gives the wait to the first instant of Step's that is at least d away, for
+// what is due once and can wait a little. A wait below two steps is left as it is.
+func After(d time.Duration) time.Duration {
+	if d < 2*Step {
+		return d
+	}
+	first := Until(Step)
+	return first + (d-first+Step-1)/Step*Step
 }

@@ -36,3 +36,20 @@ func TestAnIntervalOfNothingIsNoWait(t *testing.T) {
 		t.Errorf("Until(0) is %v", d)
 	}
 }
+
+func TestWhatCanWaitIsPutOffToTheNextInstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(40 * time.Millisecond) // virtual
+		for d := time.Duration(0); d < 2*time.Second; d += 7 * time.Millisecond {
+			wait := After(d)
+			switch at := time.Now().Add(wait).UnixNano() % int64(Step); {
+			case d < 2*Step:
+				if wait != d {
+					t.Errorf("After(%v) is %v: that can be too late", d, wait)
+				}
+			case at != 0 || wait < d || wait >= d+Step:
+				t.Errorf("After(%v) is %v, %v past an instant", d, wait, time.Duration(at))
+			}
+		}
+	})
+}

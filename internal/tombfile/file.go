@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/pkg/store"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -167,7 +168,7 @@ func (f *File) load() (*Past, error) {
 // Run writes what changes in the store until ctx ends, and then once more.
 func (f *File) Run(ctx context.Context) {
 	defer f.drop()
-	t := time.NewTicker(f.o.Interval)
+	t := time.NewTimer(beat.Until(f.o.Interval))
 	defer t.Stop()
 	f.flush(ctx)
 	for {
@@ -179,6 +180,7 @@ func (f *File) Run(ctx context.Context) {
 			return
 		case <-t.C:
 			f.flush(ctx)
+			t.Reset(beat.Until(f.o.Interval))
 		}
 	}
 }

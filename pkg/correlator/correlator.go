@@ -293,7 +293,7 @@ func (c *Correlator) untilNext(at workload.KTime) time.Duration {
 	if tick = beat.Until(tick); next == 0 {
 		return tick
 	}
-	return min(tick, max(time.Duration(next-at), 0))
+	return min(tick, beat.After(max(time.Duration(next-at), 0)))
 }
 
 // carryOut does what the machine asked for, each request in a goroutine of its
