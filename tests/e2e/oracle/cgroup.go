@@ -22,7 +22,7 @@ func (p *process) cgroup() (cgroupQuestion, bool) {
 	defer p.mu.Unlock()
 	if p.groups == nil {
 		p.groups = []cgroupQuestion{}
-		if b, err := os.ReadFile(procPath(p.pid, "cgroup")); err == nil && p.alive() && !p.party.expectsDoubt() {
+		if b, err := os.ReadFile(procPath(p.pid, "cgroup")); err == nil && p.alive() && !p.party.strangeCgroups() {
 			p.groups = cgroupQuestions(string(b))
 		}
 	}
@@ -74,4 +74,11 @@ func mountOf(controllers string) string {
 		}
 	}
 	return "/nowhere"
+}
+
+// strangeCgroups reports whether a cgroup of the party's processes may be another's.
+func (p *Party) strangeCgroups() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.noCgroups || p.doubt || p.judge != nil
 }

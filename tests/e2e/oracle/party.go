@@ -45,14 +45,15 @@ type Party struct {
 	nonce  [report.NonceSize]byte
 	number int
 
-	mu      sync.Mutex // guards all below
-	truth   Truth
-	also    []string // names that are as good
-	group   string
-	judge   Judge
-	doubt   bool // it may stay unknown or in conflict
-	reports uint64
-	claimed map[string]bool // ids that were answered before the true one was known
+	mu        sync.Mutex // guards all below
+	truth     Truth
+	also      []string // names that are as good
+	group     string
+	judge     Judge
+	doubt     bool // it may stay unknown or in conflict
+	noCgroups bool
+	reports   uint64
+	claimed   map[string]bool // ids that were answered before the true one was known
 }
 
 // A Judge replaces what an answer about a party's process is held to. It is
@@ -75,6 +76,15 @@ func (p *Party) Group(name string) *Party {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.group = name
+	return p
+}
+
+// NoCgroups: the cgroups of the party's processes are not asked about, for they
+// are not, or not surely, the party's own.
+func (p *Party) NoCgroups() *Party {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.noCgroups = true
 	return p
 }
 

@@ -17,6 +17,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -162,14 +163,19 @@ func reuse(o options) error {
 	m.message.Flags |= report.Reused
 	next := first + os.Getpid()%(last-first+1)
 	return paced(o, func(int) error {
-		for range last - first + 1 {
-			err := m.forkAs(next)
-			next = first + (next+1-first)%(last-first+1)
-			if err != syscall.EEXIST { // somebody else has it just now
+		for {
+			for range last - first + 1 {
+				err := m.forkAs(next)
+				next = first + (next+1-first)%(last-first+1)
+				if !errors.Is(err, syscall.EEXIST) { // somebody else has it just now
+					return err
+				}
+			}
+			time.Sleep(time.Millisecond) // all are taken, by our own children or by others'
+			if err := m.reap(false); err != nil {
 				return err
 			}
 		}
-		return nil
 	}, m.reap)
 }
 
