@@ -130,7 +130,8 @@ func (c *canary) readLastPID() uint64 {
 	return n
 }
 
-// readLiving gives how many cgroups v2 has, 0 where that is not known.
+// readLiving gives how many cgroups v2 has, with the root, which a host may have
+// alone; 0 where that is not known.
 func (c *canary) readLiving() uint64 {
 	if c.cgroups == "" {
 		return 0
@@ -143,7 +144,7 @@ func (c *canary) readLiving() uint64 {
 	if _, err := fmt.Sscanf(string(b), "nr_descendants %d", &n); err != nil {
 		return 0
 	}
-	return n
+	return n + 1
 }
 
 // check is one look at everything.
