@@ -52,10 +52,24 @@ func AppendStreamRequest(b []byte, r StreamRequest) []byte {
 // id also where there is an error.
 func DecodeStreamRequest(msg *Bytes, most int) (r StreamRequest, err error) {
 	r.Queries, r.Bad, err = decodeQuestions(msg.string(), most, func(in scanner) error { return requestRest.take(&r, in) })
-	if err == nil && r.Timeout < 0 {
+	switch {
+	case err != nil:
+		r.ID = requestID(msg.string())
+	case r.Timeout < 0:
 		err = fmt.Errorf("%w: the timeout is negative", workload.ErrInvalid)
 	}
 	return r, err
+}
+
+// requestID reads no more than the id, which stands behind the questions, as
+// far as there is one.
+func requestID(s string) (id uint64) {
+	for in := (scanner{rest: s}); in.rest != "" && in.next() == nil; {
+		if in.num == 2 && in.typ == typeVarint {
+			id = in.n
+		}
+	}
+	return id
 }
 
 // StreamReply makes the ResolveStreamResponses to one request.
@@ -111,15 +125,15 @@ func NewStreamResults(id uint64, queries []workload.Query) *StreamResults {
 }
 
 // Add reads the next ResolveStreamResponse and reports whether it was the last.
-// What it was given stays the caller's. The error is what the other side says of the request as a
-// whole, or wraps ErrMalformed.
+// The bytes stay the caller's. The error is what the other side says of the
+// request as a whole, or wraps ErrMalformed.
 func (r *StreamResults) Add(b []byte) (last bool, err error) {
 	if r.last {
 		return true, fmt.Errorf("%w: the reply goes on after its end", ErrMalformed)
 	}
 	var h replyHead
 	var part string
-	for in := (scanner{rest: r.text(b)}); in.rest != ""; {
+	for in := (scanner{rest: string(b)}); in.rest != ""; {
 		if err := in.next(); err != nil {
 			return false, err
 		}
@@ -130,7 +144,7 @@ func (r *StreamResults) Add(b []byte) (last bool, err error) {
 		}
 	}
 	switch {
-	case h.id != r.id:
+	case h.id != r.id && (h.id != 0 || h.err == nil): // 0: the request could not be read
 		return false, fmt.Errorf("%w: a reply to request %d instead of %d", ErrMalformed, h.id, r.id)
 	case h.err != nil:
 		r.last = true
@@ -139,9 +153,6 @@ func (r *StreamResults) Add(b []byte) (last bool, err error) {
 	r.last = h.last
 	return h.last, r.dec.part(part)
 }
-
-// text copies the bytes.
-func (r *StreamResults) text(b []byte) string { return string(b) }
 
 // Results gives the results after the last response. Its error wraps ErrMalformed.
 func (r *StreamResults) Results() ([]workload.Result, error) { return r.dec.end() }

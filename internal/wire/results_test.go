@@ -281,11 +281,24 @@ func FuzzDecode(f *testing.F) {
 				through(t, AppendChange(nil, c), &pb.StreamEntitiesResponse{})
 			}
 		}
+		fuzzReply(b)
+		_, _ = DecodeStreamRequest(msg, 100)
 		_, _ = DecodeEntities(msg)
 		_, _ = DecodeStatus(msg)
 		_, _ = DecodeSelector(msg)
 		_, _ = DecodeName(msg)
 	})
+}
+
+// fuzzReply takes the bytes for a reply in two parts, cut anywhere.
+func fuzzReply(b []byte) {
+	for n := range 3 {
+		r := NewStreamResults(0, make([]workload.Query, n))
+		if last, err := r.Add(b[:len(b)/2]); !last && err == nil {
+			_, _ = r.Add(b[len(b)/2:])
+		}
+		_, _ = r.Results()
+	}
 }
 
 func fuzzQuestions(t *testing.T, msg *Bytes) {

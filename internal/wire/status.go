@@ -17,6 +17,10 @@ var kernelMessage = table(
 	textMap(4, func(k *workload.KernelStatus) *map[string]string { return &k.Programs }),
 	number(5, func(k *workload.KernelStatus) *uint64 { return &k.Repairs }),
 	span(6, func(k *workload.KernelStatus) *time.Duration { return &k.Lag }),
+	countMap(7, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Seen }),
+	countMap(8, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Filtered }),
+	countMap(9, func(k *workload.KernelStatus) *map[string]uint64 { return &k.Detached }),
+	number(10, func(k *workload.KernelStatus) *uint64 { return &k.Stolen }),
 )
 
 var sourceMessage = table(

@@ -14,12 +14,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
+	pb "github.com/pidigree/pidigree/api/pidigree/v1"
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -516,5 +519,125 @@ func TestStatus(t *testing.T) {
 	st, err := connect(t, socket).Status(t.Context())
 	if err != nil || st.Version != "1.2.3" || st.PID != workload.PID(os.Getpid()) || !st.Ready {
 		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+func TestManyQuestionsAtOnceAreNotBehindEachOther(t *testing.T) {
+	const n = 30
+	var here sync.WaitGroup
+	here.Add(n)
+	socket, _ := start(t, agent{resolve: func(ctx context.Context, _ server.Peer, q workload.Query) workload.Result {
+		here.Done()
+		here.Wait() // for all of them
+		return workload.Result{Answer: workload.Answer{Status: workload.StatusHost, Process: &workload.Process{Key: workload.ProcessKey{PID: q.PID}}}}
+	}})
+	c := connect(t, socket)
+	errs := make(chan error, n)
+	for i := range n {
+		go func() {
+			got, err := c.Resolve(context.Background(), workload.Query{PID: workload.PID(i + 1)})
+			if err == nil && got[0].Answer.Process.Key.PID != workload.PID(i+1) {
+				err = fmt.Errorf("asked for %d, got %v", i+1, got[0].Answer.Process.Key)
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		must(t, <-errs)
+	}
+}
+
+func TestAQuestionThatWaitsIsAsked(t *testing.T) {
+	socket, _ := start(t, agent{})
+	got, err := connect(t, socket).Resolve(t.Context(), workload.Query{PID: 1, Wait: time.Second})
+	if err != nil || got[0].Err != nil || got[0].Answer.Status != workload.StatusContainer {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestAClientIsOfUseAfterAQuestionThatWasCancelled(t *testing.T) {
+	socket, _ := start(t, agent{resolve: func(ctx context.Context, _ server.Peer, q workload.Query) workload.Result {
+		if q.PID == 1 {
+			<-ctx.Done()
+		}
+		return workload.Result{Answer: workload.Answer{Status: workload.StatusHost, Process: &workload.Process{Key: workload.ProcessKey{PID: q.PID}}}}
+	}})
+	c := connect(t, socket)
+	for range 20 { // more than there are lines: none may be lost
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		if _, err := c.Resolve(ctx, workload.Query{PID: 1}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		cancel()
+		got, err := c.Resolve(t.Context(), workload.Query{PID: 2})
+		if err != nil || got[0].Answer.Process.Key.PID != 2 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+}
+
+func TestClosingEndsAQuestion(t *testing.T) {
+	asked := make(chan struct{})
+	socket, _ := start(t, agent{resolve: func(ctx context.Context, _ server.Peer, q workload.Query) workload.Result {
+		close(asked)
+		<-ctx.Done()
+		return workload.Result{Err: ctx.Err()}
+	}})
+	c := connect(t, socket)
+	got := make(chan error, 1)
+	go func() { _, err := c.Self(context.Background()); got <- err }()
+	<-asked
+	must(t, c.Close())
+	if err := <-got; err == nil {
+		t.Error("it was answered")
+	}
+}
+
+// oldAgent is one from before ResolveStream and frames.
+type oldAgent struct {
+	pb.UnimplementedPidigreeServiceServer
+}
+
+func (oldAgent) Resolve(_ context.Context, req *pb.ResolveRequest) (*pb.ResolveResponse, error) {
+	resp := &pb.ResolveResponse{}
+	for range req.GetQueries() {
+		resp.Results = append(resp.Results, &pb.Result{Answer: &pb.Answer{Status: pb.Status_STATUS_HOST}})
+	}
+	return resp, nil
+}
+
+// counted counts the connections that were accepted.
+type counted struct {
+	net.Listener
+	n atomic.Int32
+}
+
+func (l *counted) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.n.Add(1)
+	}
+	return conn, err
+}
+
+func TestAnAgentFromBeforeFramesIsAskedByGRPC(t *testing.T) {
+	socket := tempSocket(t)
+	listener, err := net.Listen("unix", socket)
+	must(t, err)
+	l := &counted{Listener: listener}
+	old := grpc.NewServer()
+	pb.RegisterPidigreeServiceServer(old, oldAgent{})
+	done := make(chan struct{})
+	go func() { defer close(done); _ = old.Serve(l) }()
+	defer func() { old.Stop(); <-done }()
+	c := connect(t, socket)
+	for range 50 {
+		got, err := c.Resolve(t.Context(), workload.Query{PID: 1}, workload.Query{PID: 2})
+		if err != nil || len(got) != 2 || got[1].Answer.Status != workload.StatusHost {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	if n := l.n.Load(); n > 3 { // New's, which was tried as a line, one more line, and gRPC's
+		t.Errorf("%d connections for 50 questions", n)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -42,6 +41,9 @@ type Backend interface {
 // Options say what a Server serves and how much of it. Backend is required.
 type Options struct {
 	Backend Backend
+	// Degraded says in one line what answers are later for, empty for nothing: see
+	// FullService. It is called concurrently. Default: nothing ever is.
+	Degraded func() string
 	// Logger gets panics and refused connections. Default: nothing is logged.
 	Logger *slog.Logger
 	// Group may ask everything, beside root; the same as Listen was told. Default: see Listen.
@@ -72,6 +74,9 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Degraded == nil {
+		o.Degraded = func() string { return "" }
+	}
 	o.MaxMessage = cmp.Or(o.MaxMessage, 4<<20)
 	o.MaxReply = cmp.Or(o.MaxReply, 64<<20)
 	o.MaxQueries = cmp.Or(o.MaxQueries, 10_000)
@@ -90,7 +95,7 @@ type Server struct {
 	opt    Options
 	auth   authorizer
 	grpc   *grpc.Server
-	health *health.Server
+	health *healthService
 	conns  *connections
 
 	sessions sessions
@@ -114,7 +119,7 @@ func New(opt Options) (*Server, error) {
 	s := &Server{
 		opt:      opt,
 		auth:     auth,
-		health:   health.NewServer(),
+		health:   newHealth(auth, opt.Degraded),
 		conns:    newConnections(opt, auth),
 		stopping: make(chan struct{}),
 	}
@@ -156,14 +161,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 
 // SetReady says over the health service whether the store holds what runs. A
 // server is ready until it is told otherwise.
-func (s *Server) SetReady(ready bool) {
-	st := healthpb.HealthCheckResponse_NOT_SERVING
-	if ready {
-		st = healthpb.HealthCheckResponse_SERVING
-	}
-	s.health.SetServingStatus("", st)
-	s.health.SetServingStatus(wire.ServiceName, st)
-}
+func (s *Server) SetReady(ready bool) { s.health.setReady(ready) }
 
 // Serve answers until ctx ends, and gives nil then. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {

@@ -192,13 +192,10 @@ func (s *Server) reply(ss *session, msg *wire.Bytes) error {
 	if err == nil {
 		err = s.answer(&r, &req)
 	}
-	if r.broken != nil {
-		return r.broken
-	}
-	if err != nil {
+	if err != nil && !r.ended {
 		return ss.link.send(func(b []byte) []byte { return r.out.AppendError(b, err) })
 	}
-	return nil
+	return r.broken
 }
 
 // reply is what is sent for one request.
@@ -207,25 +204,27 @@ type reply struct {
 	out    *wire.StreamReply
 	size   int
 	max    int
+	ended  bool  // nothing more is to be sent
 	broken error // what happened to the link
 }
 
-func (r *reply) send(results []workload.Result, last bool) error {
-	var tooLarge error
+// send sends the next results, or in their place that they are too much.
+func (r *reply) send(results []workload.Result, last bool) {
 	r.broken = r.link.send(func(b []byte) []byte {
 		before := len(b)
-		whole := r.out.Append(b, results, last)
-		if r.size += len(whole) - before; r.size > r.max {
-			tooLarge = status.Errorf(codes.ResourceExhausted, "the reply is larger than max (%d bytes): ask less at once", r.max)
-			return r.out.AppendError(whole[:before], tooLarge)
+		b = r.out.Append(b, results, last)
+		if r.size += len(b) - before; r.size <= r.max {
+			return b
 		}
-		return whole
+		last = true
+		return r.out.AppendError(b[:before],
+			status.Errorf(codes.ResourceExhausted, "the reply is larger than max (%d bytes): ask less at once", r.max))
 	})
-	return errors.Join(r.broken, tooLarge)
+	r.ended = last || r.broken != nil
 }
 
 // answer answers what may be asked, part by part. Its error is for the peer,
-// unless the link is broken.
+// unless the reply has ended already.
 func (s *Server) answer(r *reply, req *wire.StreamRequest) (err error) {
 	defer guard{log: s.opt.Logger}.recovered(wire.MethodResolveStream, &err)
 	if err := s.auth.checkQueries(r.peer, req.Queries); err != nil {
@@ -238,17 +237,15 @@ func (s *Server) answer(r *reply, req *wire.StreamRequest) (err error) {
 		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
 		defer cancel()
 	}
-	for from := 0; ; from += partSize {
+	for from := 0; !r.ended; from += partSize {
 		to := min(from+partSize, len(req.Queries))
 		results := s.ask(ctx, r.peer, req.Queries[from:to], between(req.Bad, from, to))
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		last := to == len(req.Queries)
-		if err := r.send(results, last); err != nil || last {
-			return err
-		}
+		r.send(results, to == len(req.Queries))
 	}
+	return nil
 }
 
 // refuseWaits marks the questions that would hold up those behind them.

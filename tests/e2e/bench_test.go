@@ -20,7 +20,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 
+	pb "github.com/pidigree/pidigree/api/pidigree/v1"
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -296,47 +298,125 @@ func rssAnon(b *testing.B, pid int) float64 {
 	return kib / 1024
 }
 
-// A question over the socket, beside the least that gRPC can do there and what
-// reading /proc costs.
+// A question over the socket, by our client and by gRPC alone, beside the least
+// that gRPC can do there, for a call and on an open stream, and what reading
+// /proc costs.
 func BenchmarkTheSocket(b *testing.B) {
 	docker := collectortest.StartDockerd(b, engineOptions(b))
 	agent := harness.StartAgent(b, programs, harness.AgentOptions{Docker: docker})
-	id := docker.Run("--name", "asked", collectortest.BusyboxImage, "/bin/sleep", "3600")
+	id := docker.Run("--name", "asked", collectortest.BusyboxImage, "/bin/sh", "-c",
+		"i=1; while [ $i -lt 1000 ]; do sleep 3600 & i=$((i+1)); done; exec sleep 3600")
 	pid := workload.PID(docker.InitPID(id))
 	agent.Await(patience, strconv.Itoa(int(pid)), named("asked"))
 	c := connect(b, agent)
-	b.Run("resolve one", func(b *testing.B) {
-		measureCalls(b, func(ctx context.Context) error {
-			r, err := c.Resolve(ctx, workload.Query{PID: pid})
-			if err == nil && r[0].Answer.Status != workload.StatusContainer {
-				err = fmt.Errorf("the answer is %s", r[0].Answer.Status)
-			}
+	one := workload.Query{PID: pid}
+	b.Run("resolve one", func(b *testing.B) { measureResolve(b, c, one) })
+	b.Run("resolve 1000", func(b *testing.B) { measureResolve(b, c, slices.Repeat([]workload.Query{one}, 1000)...) })
+	b.Run("resolve 1000 processes", func(b *testing.B) { measureResolve(b, c, members(b, pid, 1000)...) })
+	cc, err := grpc.NewClient("unix://"+agent.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cc.Close()
+	measureGRPC(b, cc, pid)
+	b.Run("read and not parse proc PID cgroup", func(b *testing.B) {
+		name := fmt.Sprintf("/proc/%d/cgroup", pid)
+		measureCalls(b, func(context.Context) error {
+			_, err := os.ReadFile(name)
 			return err
 		})
 	})
-	b.Run("resolve 1000", func(b *testing.B) {
-		queries := slices.Repeat([]workload.Query{{PID: pid}}, 1000)
+}
+
+// measureResolve asks by our client, and holds every answer to be of a container.
+func measureResolve(b *testing.B, c *client.Client, queries ...workload.Query) {
+	measureCalls(b, func(ctx context.Context) error {
+		results, err := c.Resolve(ctx, queries...)
+		for _, r := range results {
+			if r.Answer.Status != workload.StatusContainer {
+				return fmt.Errorf("process %d is %s: %w", r.Query.PID, r.Answer.Status, r.Err)
+			}
+		}
+		return err
+	})
+}
+
+// members asks about the processes of a container, once they are all there.
+func members(b *testing.B, init workload.PID, n int) []workload.Query {
+	b.Helper()
+	paths, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", init))
+	if err != nil {
+		b.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(paths), "\n")
+	_, path, _ := strings.Cut(line, ":/")
+	for deadline := time.Now().Add(patience); ; {
+		found, err := filepath.Glob("/sys/fs/cgroup/*/" + path + "/cgroup.procs")
+		if err != nil || len(found) == 0 {
+			b.Fatalf("no cgroup at %q: %v", path, err)
+		}
+		pids, err := os.ReadFile(found[0])
+		if err != nil {
+			b.Fatal(err)
+		}
+		var queries []workload.Query
+		for _, f := range strings.Fields(string(pids)) {
+			pid, err := strconv.ParseUint(f, 10, 32)
+			if err != nil {
+				b.Fatal(err)
+			}
+			queries = append(queries, workload.Query{PID: workload.PID(pid)})
+		}
+		if len(queries) >= n {
+			return queries[:n]
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("the container has %d processes, want %d", len(queries), n)
+		}
+	}
+}
+
+// measureGRPC asks by gRPC, and measures gRPC itself where there is nothing to answer.
+func measureGRPC(b *testing.B, cc *grpc.ClientConn, pid workload.PID) {
+	queries := []*pb.Query{{Subject: &pb.Query_Pid{Pid: uint32(pid)}}}
+	service := pb.NewPidigreeServiceClient(cc)
+	b.Run("gRPC call of Resolve", func(b *testing.B) {
 		measureCalls(b, func(ctx context.Context) error {
-			_, err := c.Resolve(ctx, queries...)
+			_, err := service.Resolve(ctx, &pb.ResolveRequest{Queries: queries})
+			return err
+		})
+	})
+	b.Run("gRPC stream of ResolveStream", func(b *testing.B) {
+		stream, err := service.ResolveStream(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		measureCalls(b, func(context.Context) error {
+			if err := stream.Send(&pb.ResolveStreamRequest{Queries: queries}); err != nil {
+				return err
+			}
+			_, err := stream.Recv()
 			return err
 		})
 	})
 	b.Run("health check", func(b *testing.B) {
-		conn, err := grpc.NewClient("unix://"+agent.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer conn.Close()
-		health := grpc_health_v1.NewHealthClient(conn)
+		health := grpc_health_v1.NewHealthClient(cc)
 		measureCalls(b, func(ctx context.Context) error {
 			_, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 			return err
 		})
 	})
-	b.Run("read and not parse proc PID cgroup", func(b *testing.B) {
-		name := fmt.Sprintf("/proc/%d/cgroup", pid)
+	b.Run("open stream of reflection", func(b *testing.B) {
+		stream, err := grpc_reflection_v1.NewServerReflectionClient(cc).ServerReflectionInfo(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		list := &grpc_reflection_v1.ServerReflectionRequest_ListServices{}
 		measureCalls(b, func(context.Context) error {
-			_, err := os.ReadFile(name)
+			if err := stream.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: list}); err != nil {
+				return err
+			}
+			_, err := stream.Recv()
 			return err
 		})
 	})
