@@ -43,18 +43,26 @@ fresh() {
 }
 
 # sources prints one line for each suite that may have the kernel, in each Debian
-# archive that apt knows. A machine that never ran `apt-get update` cannot say
-# whose its archives are: all are tried then, and the signature tells.
+# archive that apt knows. One whose lists were never fetched, or were removed,
+# does not know whose its archives are: the lists are fetched, to one side.
 sources() {
 	local origin label uri s
-	apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | sort -u >"$apt/targets"
-	grep '^Debian|' "$apt/targets" >"$apt/debian" || cp "$apt/targets" "$apt/debian"
+	targets >"$apt/debian"
+	if [[ ! -s $apt/debian ]]; then
+		mkdir -p "$apt/own/partial"
+		apt-get -q -o Dir::State::Lists="$apt/own" -o APT::Sandbox::User= update >"$apt/log" 2>&1 || true
+		targets -o Dir::State::Lists="$apt/own" >"$apt/debian"
+	fi
 	while IFS='|' read -r origin label uri; do
 		for s in "$suite" "$suite-security"; do
 			[[ $label == Debian && $s == *-security || $label == Debian-Security && $s != *-security ]] && continue
 			echo "deb [arch=amd64 signed-by=$keys] $uri $s main"
 		done
 	done <"$apt/debian" | sort -u
+}
+
+targets() {
+	apt-get "$@" indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep '^Debian|' | sort -u || true
 }
 
 # private runs one of apt's programs on the private state. Suites that are no
@@ -82,7 +90,8 @@ fetch() {
 	: >"$apt/status"
 	sources >"$apt/sources.list"
 	if [[ ! -s $apt/sources.list ]]; then
-		echo "vm-kernel.sh: apt is configured with no Debian archive: add one to /etc/apt/sources.list" >&2
+		[[ ! -e $apt/log ]] || tail -n 20 "$apt/log" >&2
+		echo "vm-kernel.sh: apt knows no Debian archive: add one to /etc/apt/sources.list, and see that 'apt-get update' works" >&2
 		return 1
 	fi
 	# An archive without the suite is an error to apt and none to us, as long as one has it.

@@ -4,7 +4,7 @@
 # vm.sh: runs Go tests on other kernels, in qemu: static test binaries in an
 # initramfs with busybox and runc, on Debian's packaged kernels.
 #
-#   vm.sh test [CELL...]       the packages of PKGS (default: below) in each cell (default: 5.10, 5.10/hybrid, newest)
+#   vm.sh test [CELL...]       the packages of PKGS (default: below) in each cell (default: 5.10 and newest)
 #   vm.sh run CELL PKG...      these packages in one cell
 #   vm.sh shell CELL [PKG...]  a shell in it, with the tests of the packages in /test; leave with `exit`
 #
@@ -27,7 +27,7 @@ default_packages=(pkg/kernel pkg/cgroup pkg/resolve pkg/server pkg/client pkg/co
 # Of these, what needs an engine or crun, and what measures milliseconds of a
 # machine that is not emulated.
 default_skip='^(TestRealContainerds|TestRealCrun|TestRealDockers|TestAHintComesWithinAFewMilliseconds)'
-default_cells=(5.10 5.10/hybrid newest)
+default_cells=(5.10 newest)
 
 usage() {
 	sed -n 's/^# \{0,1\}//; /^vm\.sh:/,/^VM_TIMEOUT/p' "scripts/vm.sh" >&2
