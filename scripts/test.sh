@@ -63,6 +63,12 @@ stage_vm() {
 }
 stage_e2e() { make --no-print-directory build && go test "${flags[@]}" -p 1 -timeout 25m -v ./tests/e2e/...; }
 
+# What only root can do would be skipped, and all look well.
+if [[ $EUID -ne 0 && $stages != lint ]]; then
+	echo "test.sh: the tests start engines, load BPF programs and become other users: run them as root" >&2
+	exit 1
+fi
+
 summary=() failed=0
 timed() {
 	local name=$1 begin=$SECONDS verdict=ok

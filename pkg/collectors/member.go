@@ -253,29 +253,49 @@ func (m *member) listError(err error) error {
 
 // running ends a start.
 func (m *member) running() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.status.State = stateRunning
-	m.status.LastContact = m.opts.Now()
-	m.logLocked("")
+	m.become(stateRunning, nil)
 }
 
 // ended says how a session ended.
 func (m *member) ended(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.status.State == stateRunning {
-		m.status.Restarts++
-	}
 	if errors.Is(err, ErrNotPresent) {
-		m.status.State = stateAbsent
-		m.logLocked("")
+		m.become(stateAbsent, nil)
 		return
 	}
-	m.status.State = stateFailing
-	m.status.Errors++
-	m.status.LastError, m.status.LastErrorAt = firstLine(err), m.opts.Now()
-	m.logLocked(m.status.LastError)
+	if err == nil {
+		err = errEnded
+	}
+	m.become(stateFailing, err)
+}
+
+// errEnded stands for a session that ended without a reason.
+var errEnded = errors.New("ended")
+
+// become notes a state, and tells whoever wants to know if it is a new one. err
+// says why a source fails.
+func (m *member) become(state string, err error) {
+	m.mu.Lock()
+	was := m.status.State
+	m.status.State = state
+	switch problem := ""; {
+	case state == stateRunning:
+		m.status.LastContact = m.opts.Now()
+		m.logLocked("")
+	default:
+		if was == stateRunning {
+			m.status.Restarts++
+		}
+		if err != nil {
+			problem = firstLine(err)
+			m.status.Errors++
+			m.status.LastError, m.status.LastErrorAt = problem, m.opts.Now()
+		}
+		m.logLocked(problem)
+	}
+	m.mu.Unlock()
+	if state != was {
+		m.opts.OnState(m.name, state)
+	}
 }
 
 // logLocked writes a line about the state, the same one once a minute at most:

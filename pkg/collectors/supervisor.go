@@ -24,6 +24,8 @@ type SupervisorOptions struct {
 	OnContainer func(source string, c *workload.Container)
 	// OnListed gets the end of a list, after its containers.
 	OnListed func(source string, l Listing)
+	// OnState gets a source's state, as its Status has it, when it is another one.
+	OnState func(source, state string)
 	// CallTimeout bounds one call, the wait for its turn included. Default 2 s.
 	CallTimeout time.Duration
 	// ListTimeout bounds one list. Default 30 s.
@@ -89,6 +91,9 @@ func (o SupervisorOptions) withDefaults() SupervisorOptions {
 	}
 	if o.OnListed == nil {
 		o.OnListed = func(string, Listing) {}
+	}
+	if o.OnState == nil {
+		o.OnState = func(string, string) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -140,6 +140,29 @@ func TestASourceThatComesLateIsFoundWithinASecond(t *testing.T) {
 	})
 }
 
+func TestAStateIsToldWhenItIsAnotherOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := collectortest.NewFake("fake")
+		f.Set(collectortest.Behaviour{Absent: true})
+		states := make(chan string, 100)
+		start(t, collectors.SupervisorOptions{OnState: func(_, state string) { states <- state }}, f)
+		time.Sleep(time.Minute)
+		f.Set(collectortest.Behaviour{})
+		time.Sleep(time.Minute)
+		f.Cut(errors.New("reset"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for _, want := range []string{"absent", "running", "failing", "running"} {
+			if got := <-states; got != want {
+				t.Errorf("told of %s, want %s", got, want)
+			}
+		}
+		if n := len(states); n > 0 {
+			t.Errorf("told %d times more", n)
+		}
+	})
+}
+
 func TestABrokenWatchIsBegunAgainAndRelisted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := collectortest.NewFake("fake")

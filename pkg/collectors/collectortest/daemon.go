@@ -5,6 +5,7 @@ package collectortest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,14 +106,23 @@ func (d *daemon) current() (int, <-chan struct{}) {
 	return d.pid, d.done
 }
 
-// signal sends s, unless the process has been waited for.
+// signal sends s, unless the process has been waited for. With SIGSTOP it returns
+// when the process has stopped: until then some thread may still answer.
 func (d *daemon) signal(s syscall.Signal) error {
 	pid, done := d.current()
 	select {
 	case <-done:
 		return os.ErrProcessDone
 	default:
-		return syscall.Kill(pid, s)
+	}
+	if err := syscall.Kill(pid, s); err != nil || s != syscall.SIGSTOP {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
 }
 
@@ -155,7 +165,11 @@ func toolEnv() []string {
 	return env
 }
 
-// tool finds a program of the distribution; skips say what to install.
+// packages are Debian's packages of the programs that differ from them in name.
+var packages = map[string]string{"dockerd": "docker.io", "docker": "docker.io or docker-cli", "ctr": "containerd"}
+
+// tool finds a program of the distribution. Without one the test fails and says
+// what to install: one that is left out would look as if all were well.
 func tool(tb testing.TB, name string) string {
 	tb.Helper()
 	for _, dir := range append([]string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
@@ -164,15 +178,15 @@ func tool(tb testing.TB, name string) string {
 			return p
 		}
 	}
-	tb.Skipf("needs %s, which is not installed", name)
+	tb.Fatalf("needs %s, which is not installed: make test installs it, or install the package %s", name, cmp.Or(packages[name], name))
 	return ""
 }
 
-// needRoot skips a test that cannot run as a user.
+// needRoot fails a test that cannot run as a user.
 func needRoot(tb testing.TB) {
 	tb.Helper()
 	if os.Geteuid() != 0 {
-		tb.Skip("needs root to run an engine")
+		tb.Fatal("needs root to run an engine: run the tests as root")
 	}
 }
 

@@ -4,6 +4,7 @@ package collectortest
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -31,7 +32,8 @@ type Proxy struct {
 	resumed  chan struct{} // nil: not hung; else closed by Resume
 	drop     bool
 	calls    map[string]int
-	asked    []string // the requests, cut
+	called   chan struct{} // closed with the next call, and made anew
+	asked    []string      // the requests, cut
 	listener *net.UnixListener
 	conns    map[net.Conn]struct{}
 	done     sync.WaitGroup
@@ -66,7 +68,7 @@ func NewDockerProxy(tb testing.TB, upstream string) *Proxy {
 func newProxy(tb testing.TB) *Proxy {
 	dir := privateDir(tb, "pdp")
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return &Proxy{Socket: dir + "/p.sock", calls: map[string]int{}, conns: map[net.Conn]struct{}{}}
+	return &Proxy{Socket: dir + "/p.sock", calls: map[string]int{}, called: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 }
 
 func (p *Proxy) start(tb testing.TB) {
@@ -159,6 +161,24 @@ func (p *Proxy) Calls() map[string]int {
 	return maps.Clone(p.calls)
 }
 
+// AwaitCall waits until one call has been made n times since the last ResetCalls.
+// It fails with ctx's error.
+func (p *Proxy) AwaitCall(ctx context.Context, call string, n int) error {
+	for {
+		p.mu.Lock()
+		made, next := p.calls[call], p.called
+		p.mu.Unlock()
+		if made >= n {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("%s was called %d times: %w", call, made, ctx.Err())
+		}
+	}
+}
+
 // CallsNaming counts the calls since the last ResetCalls whose request holds a
 // text, as an id: a machine has other containers too.
 func (p *Proxy) CallsNaming(text string) (n int) {
@@ -208,6 +228,8 @@ func (p *Proxy) close() {
 func (p *Proxy) arrive(ctx context.Context, call string) (drop bool) {
 	p.mu.Lock()
 	p.calls[call]++
+	close(p.called)
+	p.called = make(chan struct{})
 	delay, drop := p.delay, p.drop
 	p.mu.Unlock()
 	if delay > 0 {

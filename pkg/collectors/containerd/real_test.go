@@ -328,8 +328,10 @@ func TestTwoLookupsOfOneStartAreTwoCalls(t *testing.T) {
 	c := newCollector(t, Options{Address: p.Socket})
 	hints := watching(t, c)
 	hears(t, e, hints)
-	for p.Calls()["/containerd.services.images.v1.Images/List"] < 1 { // the one at the start of a Watch
-		time.Sleep(time.Millisecond)
+	late, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := p.AwaitCall(late, "/containerd.services.images.v1.Images/List", 1); err != nil { // the one at the start of a Watch
+		t.Fatal(err)
 	}
 	p.ResetCalls()
 	e.Run("default", collectortest.BusyboxImage, "web", "sleep", "300")
@@ -379,11 +381,9 @@ func TestARestartedContainerdIsFoundByTheNextCall(t *testing.T) {
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	e.Run("default", collectortest.BusyboxImage, "web", "sleep", "300")
 	c := newCollector(t, Options{Address: e.Address})
-	ended := make(chan error, 1)
-	go func() { ended <- c.Watch(t.Context(), func(collectors.Hint) {}) }()
-	for !c.memory.isLive() {
-		time.Sleep(time.Millisecond)
-	}
+	ended, hints := make(chan error, 1), make(chan collectors.Hint, 64)
+	go func() { ended <- c.Watch(t.Context(), func(h collectors.Hint) { hints <- h }) }()
+	hears(t, e, hints)
 	e.Kill()
 	if err := <-ended; !errors.Is(err, collectors.ErrUnavailable) {
 		t.Errorf("Watch of a killed containerd: %v", err)

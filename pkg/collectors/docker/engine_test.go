@@ -16,6 +16,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
@@ -126,19 +127,37 @@ func testFilesListInspect(t *testing.T, e *collectortest.Dockerd) {
 }
 
 // slowRuntime makes an engine whose starts take two seconds, all of it after the
-// container's cgroup was made.
-func slowRuntime(t *testing.T) *collectortest.Dockerd {
+// container's cgroup was made. What it gives with it waits for that moment.
+func slowRuntime(t *testing.T) (e *collectortest.Dockerd, made func()) {
 	t.Helper()
-	script := t.TempDir() + "/slow-runc"
-	body := "#!/bin/sh\ncase \" $* \" in *\" start \"*) sleep 2;; esac\nexec runc \"$@\"\n"
+	dir := t.TempDir()
+	script, fifo := dir+"/slow-runc", dir+"/made"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	told, err := os.OpenFile(fifo, os.O_RDWR|unix.O_NONBLOCK, 0) // also for writing: no opener has to wait for another
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = told.Close() })
+	body := "#!/bin/sh\ncase \" $* \" in *\" start \"*) echo >" + fifo + "; sleep 2;; esac\nexec runc \"$@\"\n"
 	if err := os.WriteFile(script, []byte(body), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return collectortest.StartDockerd(t, collectortest.EngineOptions{Args: []string{"--add-runtime", "slow=" + script}})
+	e = collectortest.StartDockerd(t, collectortest.EngineOptions{Args: []string{"--add-runtime", "slow=" + script}})
+	return e, func() {
+		t.Helper()
+		if err := told.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := told.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("runc made no container: %v", err)
+		}
+	}
 }
 
 func TestLookupDoesNotWaitForAStart(t *testing.T) {
-	e := slowRuntime(t)
+	e, made := slowRuntime(t)
 	p := collectortest.NewDockerProxy(t, e.Socket)
 	c := on(t, e, p.Socket)
 	if _, err := c.Probe(t.Context()); err != nil {
@@ -150,15 +169,7 @@ func TestLookupDoesNotWaitForAStart(t *testing.T) {
 		_, err := e.Exec(t.Context(), "start", "slow")
 		started <- err
 	}()
-	for i := 0; ; i++ { // until runc has made the container, and with it its cgroup
-		if _, err := os.Stat(e.ExecRoot + "/runtime-runc/moby/" + id + "/state.json"); err == nil {
-			break
-		}
-		if i > 2000 {
-			t.Fatal("runc made no container")
-		}
-		time.Sleep(5 * time.Millisecond) // nothing announces it
-	}
+	made() // the container is there, and with it its cgroup
 	p.ResetCalls()
 	began := time.Now()
 	got, err := c.Lookup(t.Context(), c.id(id))
@@ -196,6 +207,8 @@ func TestLookupDoesNotWaitForAStart(t *testing.T) {
 
 // watcher collects hints.
 type watcher struct {
+	more chan struct{} // holds one: there are new hints
+
 	mu    sync.Mutex // guards all below
 	hints []collectors.Hint
 }
@@ -204,6 +217,10 @@ func (w *watcher) add(h collectors.Hint) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hints = append(w.hints, h)
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
 }
 
 func (w *watcher) of(id string) (out []collectors.Hint) {
@@ -220,7 +237,7 @@ func (w *watcher) of(id string) (out []collectors.Hint) {
 // watch runs Watch until the test ends.
 func watch(t *testing.T, c *Collector) *watcher {
 	t.Helper()
-	w := &watcher{}
+	w := &watcher{more: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Watch(ctx, w.add) }()
@@ -241,9 +258,9 @@ func (w *watcher) until(t *testing.T, c *Collector, id string, n int) []collecto
 		if got := w.of(id); len(got) >= n {
 			return got
 		}
-		c.Nudge()
+		c.Nudge() // each window gives one sign of life at least
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-w.more:
 		case <-late:
 			t.Fatalf("%d hints, want %d: %+v", len(w.of(id)), n, w.of(id))
 		}
@@ -312,11 +329,13 @@ func TestAnEngineThatRestartsEndsTheWatchAndIsListedAgain(t *testing.T) {
 	c := on(t, e, e.Socket)
 	listed := make(chan collectors.Listing, 100)
 	heard := make(chan workload.ContainerID, 100)
+	states := make(chan string, 100)
 	s, err := collectors.NewSupervisor(collectors.SupervisorOptions{
 		Collectors:  []collectors.Collector{c},
 		OnListed:    func(_ string, l collectors.Listing) { listed <- l },
 		OnContainer: func(_ string, c *workload.Container) { heard <- c.ID },
 		OnHint:      func(_ string, h collectors.Hint) { heard <- h.ID },
+		OnState:     func(_, state string) { states <- state },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -354,6 +373,9 @@ func TestAnEngineThatRestartsEndsTheWatchAndIsListedAgain(t *testing.T) {
 			t.Fatalf("nothing of a container made after a restart; %+v", s.Status())
 		}
 	}
+	for len(states) > 0 { // those of the restart
+		<-states
+	}
 	if err := e.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -364,11 +386,12 @@ func TestAnEngineThatRestartsEndsTheWatchAndIsListedAgain(t *testing.T) {
 	if d := time.Since(began); d > 4*time.Second {
 		t.Errorf("Lookup of a stopped engine took %v", d)
 	}
-	for i := 0; s.Status()[0].State != "failing"; i++ {
-		if i > 1000 {
-			t.Fatal("a stopped engine is not failing")
+	for state := ""; state != "failing"; {
+		select {
+		case state = <-states:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("a stopped engine is not failing: %+v", s.Status())
 		}
-		time.Sleep(10 * time.Millisecond) // the status is only ever asked for
 	}
 	for len(listed) > 0 {
 		<-listed

@@ -184,12 +184,8 @@ func TestWithoutFilesAnEventGivesOnlyWhatItsLabelsCannotFake(t *testing.T) {
 			hexID, time.Now().UnixNano())
 	})
 	w := watch(t, c)
-	var got []collectors.Hint
-	for i := 0; len(got) == 0 && i < 1000; i++ {
-		time.Sleep(5 * time.Millisecond) // polled: hints are lossy, and announced to nobody else
-		got = w.of(hexID)
-	}
-	if len(got) == 0 || got[0].Layer == nil {
+	got := w.until(t, c, hexID, 1)
+	if got[0].Layer == nil {
 		t.Fatalf("hints %+v", got)
 	}
 	l := got[0].Layer

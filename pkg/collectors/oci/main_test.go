@@ -21,11 +21,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// needRoot: only root can make files that this package believes.
+// needRoot fails as a user: only root can make files that this package believes.
 func needRoot(tb testing.TB) {
 	tb.Helper()
 	if os.Geteuid() != 0 {
-		tb.Skip("state files must be owned by root; run as root")
+		tb.Fatal("state files must be owned by root: run the tests as root")
 	}
 }
 
@@ -118,18 +118,26 @@ func startWatch(tb testing.TB, c *Collector) <-chan collectors.Hint {
 	ctx, cancel := context.WithCancel(tb.Context())
 	hints := make(chan collectors.Hint, 4096)
 	done := make(chan error, 1)
-	go func() { done <- c.Watch(ctx, func(h collectors.Hint) { hints <- h }) }()
+	scanned := make(chan struct{}, 1)
+	go func() {
+		done <- c.Watch(ctx, func(h collectors.Hint) {
+			if h.Kind == collectors.HintAlive { // the first scan is over
+				scanned <- struct{}{}
+				return
+			}
+			hints <- h
+		})
+	}()
 	tb.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			tb.Errorf("Watch: %v", err)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); c.index.Load() == nil; {
-		if time.Now().After(deadline) {
-			tb.Fatal("Watch does not begin")
-		}
-		time.Sleep(time.Millisecond) // nobody announces that the first scan is over
+	select {
+	case <-scanned:
+	case <-time.After(10 * time.Second):
+		tb.Fatal("Watch does not begin")
 	}
 	return hints
 }

@@ -36,9 +36,9 @@ const (
 	maskContainer = unix.IN_MOVED_TO | unix.IN_CLOSE_WRITE | unix.IN_DELETE | unix.IN_DONT_FOLLOW
 )
 
-// Watch first hints at every container that has state, then at each change, the
-// instant a state file is in its place. It blocks until ctx ends. Layers are
-// whole: what Lookup would have said.
+// Watch first hints at every container that has state, which a HintAlive ends,
+// then at each change, the instant a state file is in its place. It blocks until
+// ctx ends. Layers are whole: what Lookup would have said.
 func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 	n, err := newNotifier()
 	if err != nil {
@@ -52,6 +52,7 @@ func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 	if c.index.CompareAndSwap(nil, w.idx) {
 		defer c.index.CompareAndSwap(w.idx, nil)
 	}
+	fn(collectors.Hint{Kind: collectors.HintAlive})
 	return w.run(ctx)
 }
 

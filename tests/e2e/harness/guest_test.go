@@ -10,7 +10,7 @@ import (
 
 func TestAGuestBootsAndRunsDockerWithTheSystemdDriver(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to boot a guest")
+		t.Fatal("needs root to boot a guest: run the tests as root")
 	}
 	g := StartGuest(t)
 	g.Docker()
