@@ -15,5 +15,9 @@
 // A peer is the process that called connect. A process that was forked
 // afterwards, or got the descriptor from another one, speaks for that process.
 //
+// A connection speaks gRPC or, after wire.FramesPreface, the messages of
+// ResolveStream alone; which one is told in gRPC's handshake. Either way a
+// session answers one request after the other, under the same rules.
+//
 // A Server serves once. All its goroutines end before Serve returns.
 package server

@@ -123,13 +123,13 @@ func (f *frames) write(b []byte) error {
 	var n int
 	var sent error
 	if err := f.raw.Write(func(fd uintptr) bool {
-		n, sent = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, sent = syscall.Write(int(fd), b) // the descriptor does not block
 		return true
 	}); err != nil {
 		return err
 	}
 	switch {
-	case errors.Is(sent, unix.EAGAIN), errors.Is(sent, unix.EINTR):
+	case errors.Is(sent, syscall.EAGAIN), errors.Is(sent, syscall.EINTR):
 		n = 0
 	case sent != nil:
 		return fmt.Errorf("send: %w", sent)
