@@ -203,11 +203,11 @@ func TestAReusedPIDIsOfWhoHasItNow(t *testing.T) {
 		first := sides[0].sitter("enter")
 		r.last, r.start, r.id = first.pid, startTicks(t, first.pid), sides[0].id
 		first.end()
-		for i := range 24 {
+		for i := range 16 {
 			r.round(sides[(i+1)%2])
 		}
 		t.Logf("%d reuses: %d answers right at once, %d unknown", r.rounds, r.right, r.unknown)
-		if r.rounds < 20 {
+		if r.rounds < 12 {
 			t.Errorf("only %d reuses of one PID", r.rounds)
 		}
 	})
