@@ -207,6 +207,10 @@ func (m *machine) fromParent(p *proc) {
 }
 
 func (m *machine) refresh(p *proc, e *kernel.Event) {
+	if k := betterKey(p.kp.Key, e.Process.Key); k != p.kp.Key { // whatever the stamp: a key does not age
+		p.kp.Key = k
+		m.dirtyProc(p)
+	}
 	if e.Time < p.seenAt {
 		return
 	}
@@ -229,10 +233,11 @@ func (m *machine) task(e *kernel.Event) {
 	if p == nil {
 		return
 	}
+	m.refresh(p, e)
 	if p.started == 0 && !p.kp.Key.Ticks {
 		p.started = workload.KTime(p.kp.Key.Start)
+		m.dirtyProc(p)
 	}
-	m.refresh(p, e)
 	if p.member == nil && !p.set.settled(m) {
 		m.locate(p)
 	}
