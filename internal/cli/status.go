@@ -31,8 +31,16 @@ name it under "waiting for". LOST counts events that a full buffer dropped,
 SKIPPED runs of a program that the kernel left out; each loss is followed by a
 repair, which reads the processes and cgroups anew.
 
+The mode is ebpf, or polling where BPF cannot be used. After it, "degraded: ..."
+says in one line what the agent does without, why, and what makes up for it: no
+BPF, one of its programs missing or found detached, events lost a moment ago, a
+source that fails. The answers are the same then, only later. -o json has the
+line as .modeReason, empty if nothing is missing. A health check (grpc.health.v1)
+of pidigree.v1.PidigreeService.Full is SERVING only while nothing is; of
+pidigree.v1.PidigreeService also while something is.
+
 Needs an agent. Exit status: 0 if it answered, also when it is degraded; scripts
-look at .ready, .mode and .sources[].state of -o json.`,
+look at .ready, .modeReason and .sources[].state of -o json.`,
 		Example: `  pidigree status
   pidigree status -o json | jq '.kernel.lost'
   pidigree status -o wide              # with the calls to each source`,
@@ -96,7 +104,7 @@ func (p statusPage) head(st workload.AgentStatus) {
 	p.line("agent", "%s, PID %d, up %s, %s", st.Version, uint32(st.PID), p.since(st.Started), ready)
 	mode := painted{st.Mode, green}
 	if st.ModeReason != "" {
-		mode = painted{st.Mode + ": " + st.ModeReason, yellow}
+		mode = painted{st.Mode + ", " + st.ModeReason, yellow}
 	}
 	p.line("mode", "%s", mode)
 	p.line("cgroups", "%s", st.CgroupMode)
@@ -242,9 +250,13 @@ type sourceJSON struct {
 
 type kernelJSON struct {
 	Events   map[string]uint64 `json:"events"`
+	Seen     map[string]uint64 `json:"seen"`
+	Filtered map[string]uint64 `json:"filtered"`
 	Lost     map[string]uint64 `json:"lost"`
 	Skipped  map[string]uint64 `json:"skipped"`
 	Programs map[string]string `json:"programs"`
+	Detached map[string]uint64 `json:"detached"`
+	Stolen   uint64            `json:"stolen"`
 	Repairs  uint64            `json:"repairs"`
 	LagNs    int64             `json:"lagNs"`
 }
@@ -256,8 +268,8 @@ func statusObject(st workload.AgentStatus) statusJSON {
 		ModeReason: st.ModeReason, CgroupMode: st.CgroupMode, Revision: uint64(st.Revision), Containers: st.Containers,
 		Processes: st.Processes, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
 		Kernel: kernelJSON{
-			Events: object(k.Events), Lost: object(k.Lost), Skipped: object(k.Skipped), Programs: object(k.Programs),
-			Repairs: k.Repairs, LagNs: int64(k.Lag),
+			Events: object(k.Events), Seen: object(k.Seen), Filtered: object(k.Filtered), Lost: object(k.Lost), Skipped: object(k.Skipped), Programs: object(k.Programs),
+			Detached: object(k.Detached), Stolen: k.Stolen, Repairs: k.Repairs, LagNs: int64(k.Lag),
 		},
 	}
 }

@@ -171,7 +171,6 @@ func (a *Agent) openSource() error {
 		})
 		if err == nil {
 			a.source, a.mode = t, ModeBPF
-			a.modeReason = missingPrograms(t.Stats())
 			return nil
 		}
 		a.modeReason = oneLine(err)
@@ -210,20 +209,6 @@ func eventTypes(names []string) (types []kernel.Type, _ error) {
 func oneLine(err error) string {
 	s, _, _ := strings.Cut(err.Error(), "\n")
 	return s
-}
-
-// missingPrograms says in one line which programs do not run, empty for none.
-func missingPrograms(s kernel.Stats) string {
-	var names []string
-	for _, p := range s.Programs {
-		if !p.Attached {
-			names = append(names, p.Name+" ("+p.Reason+")")
-		}
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	return "without " + strings.Join(names, ", ")
 }
 
 func (a *Agent) wire() (err error) {
@@ -275,7 +260,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.correlator.Run(ctx) })
 	g.Go(func() error { a.remember(ctx); return nil })
 	if a.listener != nil {
-		s, err := server.New(server.Options{Backend: backend{a}, Logger: a.log, Group: a.opts.SocketGroup})
+		s, err := server.New(server.Options{Backend: backend{a}, Degraded: a.Degraded, Logger: a.log, Group: a.opts.SocketGroup})
 		if err != nil {
 			return err
 		}
@@ -300,7 +285,7 @@ func (a *Agent) announce(ctx context.Context, s *server.Server) {
 	case <-a.Ready():
 	}
 	s.SetReady(true)
-	a.log.Info("ready", "mode", a.mode, "reason", a.modeReason, "containers", a.store.Counts().Containers)
+	a.log.Info("ready", "mode", a.mode, "reason", a.Degraded(), "containers", a.store.Counts().Containers)
 	if !a.opts.Notify {
 		return
 	}

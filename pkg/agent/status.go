@@ -14,11 +14,14 @@ func (a *Agent) Status() workload.AgentStatus {
 	counts, cs, ks := a.store.Counts(), a.correlator.Stats(), a.source.Stats()
 	s := workload.AgentStatus{
 		Version: a.opts.Version, PID: workload.PID(os.Getpid()), Started: a.started,
-		Mode: a.mode, ModeReason: a.modeReason, CgroupMode: string(a.cgroups.Mode()),
+		Mode: a.mode, CgroupMode: string(a.cgroups.Mode()),
 		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes,
 		Watchers: counts.Watchers, Sources: a.correlator.Sources(), Kernel: kernelStatus(ks),
 	}
 	s.Kernel.Repairs, s.Kernel.Lag = cs.Repairs, cs.Lag
+	if s.ModeReason = a.degraded(ks, s.Sources); a.mode == ModeOneShot {
+		s.ModeReason = a.modeReason
+	}
 	select {
 	case <-a.Ready():
 		s.Ready = true
@@ -46,9 +49,9 @@ func (a *Agent) described(source string) (n int) {
 }
 
 func kernelStatus(ks kernel.Stats) workload.KernelStatus {
-	s := workload.KernelStatus{Events: map[string]uint64{}, Lost: map[string]uint64{}, Skipped: map[string]uint64{}, Programs: map[string]string{}}
-	for t, n := range ks.Delivered {
-		s.Events[t.String()] = n
+	s := workload.KernelStatus{
+		Events: byName(ks.Delivered), Seen: byName(ks.Seen), Filtered: byName(ks.Filtered), Lost: map[string]uint64{},
+		Skipped: map[string]uint64{}, Detached: map[string]uint64{}, Programs: map[string]string{}, Stolen: ks.Stolen,
 	}
 	for t, cpus := range ks.Lost {
 		for _, n := range cpus {
@@ -62,6 +65,15 @@ func kernelStatus(ks kernel.Stats) workload.KernelStatus {
 			s.Programs[name] = p.Reason
 		}
 		s.Skipped[name] += p.Skipped
+		s.Detached[name] += p.Detached
 	}
 	return s
+}
+
+func byName(counts map[kernel.Type]uint64) map[string]uint64 {
+	named := make(map[string]uint64, len(counts))
+	for t, n := range counts {
+		named[t.String()] = n
+	}
+	return named
 }

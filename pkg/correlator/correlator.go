@@ -463,21 +463,19 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 		l, err := c.opts.Cgroups.Lineage(id)
 		c.feed(evLineage{id: id, lineage: l, err: err})
 	}
-	for _, r := range c.fromFiles(pid, (*machine).locateNow) {
-		c.ask(ctx, r)
-	}
-	for _, r := range c.fromFiles(pid, (*machine).unreadFiles) {
+	for _, r := range c.unreadFiles(pid) {
 		c.ask(ctx, r)
 	}
 	return nil
 }
 
-// fromFiles lists what files could still say about a process: somebody asks, so
-// nobody waits for the next try. No runtime is called.
-func (c *Correlator) fromFiles(pid workload.PID, what func(*machine, workload.PID) []request) []request {
+// unreadFiles lists what files could still say about the container that a
+// process's cgroup names: somebody asks, so nobody waits for the next try. No
+// runtime is called.
+func (c *Correlator) unreadFiles(pid workload.PID) []request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return what(c.m, pid)
+	return c.m.unreadFiles(pid)
 }
 
 // unknownCgroups lists the cgroups of a process whose lineage is not known yet.

@@ -207,16 +207,15 @@ func (m *machine) fromParent(p *proc) {
 }
 
 func (m *machine) refresh(p *proc, e *kernel.Event) {
-	if k := betterKey(p.kp.Key, e.Process.Key); k != p.kp.Key { // whatever the stamp: a key does not age
-		p.kp.Key = k
-		m.dirtyProc(p)
-	}
 	if e.Time < p.seenAt {
 		return
 	}
 	p.seenAt = e.Time
 	k := e.Process
 	k.Key = betterKey(p.kp.Key, e.Process.Key)
+	if k.Comm != p.kp.Comm {
+		m.dirtyProc(p) // the exec may have been lost
+	}
 	p.kp = k
 	m.place(p, e.Process.Cgroups, e.Time)
 }
@@ -233,11 +232,10 @@ func (m *machine) task(e *kernel.Event) {
 	if p == nil {
 		return
 	}
-	m.refresh(p, e)
 	if p.started == 0 && !p.kp.Key.Ticks {
 		p.started = workload.KTime(p.kp.Key.Start)
-		m.dirtyProc(p)
 	}
+	m.refresh(p, e)
 	if p.member == nil && !p.set.settled(m) {
 		m.locate(p)
 	}

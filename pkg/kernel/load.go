@@ -174,7 +174,7 @@ func (o *objects) firstReason() error {
 	return errDisabled
 }
 
-var errDisabled = errors.New("switched off")
+var errDisabled = errors.New("switched off by configuration")
 
 // loadOptions is what load needs to know of TracerOptions and of the host.
 type loadOptions struct {

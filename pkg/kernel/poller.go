@@ -30,11 +30,14 @@ func (o *PollerOptions) setDefaults() {
 	o.Procfs = cmp.Or(o.Procfs, "/proc")
 	o.Sysfs = cmp.Or(o.Sysfs, "/sys")
 	o.CgroupRoot = cgroupRoot(o.CgroupRoot, o.Sysfs)
-	o.Interval = cmp.Or(o.Interval, 250*time.Millisecond)
+	o.Interval = cmp.Or(o.Interval, PollInterval)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 }
+
+// PollInterval is PollerOptions.Interval by default.
+const PollInterval = 250 * time.Millisecond
 
 // Poller stands in for the Tracer where BPF does not load: it makes events of
 // the differences between scans of /proc and of the cgroup directories.

@@ -71,6 +71,10 @@ func ringBytes(n int) int {
 // repair is asked for.
 const lossInterval = time.Second
 
+// RepairInterval is how often a Tracer asks for a repair, by a Lost event, while
+// one of its programs is missing.
+const RepairInterval = lossInterval
+
 // Tracer reads the kernel's events through BPF. Programs are attached from
 // NewTracer to Close, so what happens before Run waits in the rings.
 type Tracer struct {

@@ -111,7 +111,9 @@ type AgentStatus struct {
 	Version string
 	PID     PID
 	Started time.Time
-	// Mode is "ebpf", "polling" or "one-shot"; ModeReason says in one line why it is not ebpf.
+	// Mode is "ebpf", "polling" or "one-shot". ModeReason is empty, or says in one
+	// line what the agent does without, why, and what makes up for it; it begins
+	// with "degraded: ", but for one-shot.
 	Mode       string
 	ModeReason string
 	// CgroupMode is v1, hybrid or v2.
@@ -145,15 +147,27 @@ type SourceStatus struct {
 }
 
 // KernelStatus counts what the kernel's side reports. Maps are by event type.
+//
+// Of each type, Seen = Events + Filtered + Lost, but for what is in a ring at
+// that moment and for Stolen; and the kernel has generated Seen + Skipped.
 type KernelStatus struct {
 	Events map[string]uint64
+	// Seen counts the runs of a program, Filtered those that are no event: threads,
+	// and processes outside of our PID namespace.
+	Seen, Filtered map[string]uint64
 	// Lost counts events for which a ring had no room, summed over the CPUs.
 	Lost map[string]uint64
 	// Skipped counts program runs that the kernel skipped (recursion_misses).
 	Skipped map[string]uint64
 	// Programs says of each BPF program whether it is attached.
 	Programs map[string]string
-	Repairs  uint64
+	// Detached counts how often a program was found detached, or silent, and
+	// attached again.
+	Detached map[string]uint64
+	// Stolen counts events that somebody else took out of a ring.
+	Stolen uint64
+	// Repairs counts scans after a loss, or because a program is missing.
+	Repairs uint64
 	// Lag is the age of the last event when it was applied, in nanoseconds.
 	Lag time.Duration
 }

@@ -121,7 +121,8 @@ type AgentStatus struct {
 	Started *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
 	// ebpf, polling or one-shot.
 	Mode string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
-	// Why the mode is not ebpf, in one line.
+	// Empty, or in one line what the agent does without, why, and what makes up for
+	// it. It begins with "degraded: ", but for one-shot.
 	ModeReason string `protobuf:"bytes,5,opt,name=mode_reason,json=modeReason,proto3" json:"mode_reason,omitempty"`
 	// v1, hybrid or v2.
 	CgroupMode string `protobuf:"bytes,6,opt,name=cgroup_mode,json=cgroupMode,proto3" json:"cgroup_mode,omitempty"`
@@ -414,7 +415,15 @@ type KernelStatus struct {
 	// How often the store was repaired after a loss.
 	Repairs uint64 `protobuf:"varint,5,opt,name=repairs,proto3" json:"repairs,omitempty"`
 	// The age of the last event when it was applied.
-	Lag           *durationpb.Duration `protobuf:"bytes,6,opt,name=lag,proto3" json:"lag,omitempty"`
+	Lag *durationpb.Duration `protobuf:"bytes,6,opt,name=lag,proto3" json:"lag,omitempty"`
+	// Runs of the programs: received, filtered or lost.
+	Seen map[string]uint64 `protobuf:"bytes,7,rep,name=seen,proto3" json:"seen,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Runs that were no event: threads, and processes outside of the agent's PID namespace.
+	Filtered map[string]uint64 `protobuf:"bytes,8,rep,name=filtered,proto3" json:"filtered,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How often each program was found detached or silent and attached again.
+	Detached map[string]uint64 `protobuf:"bytes,9,rep,name=detached,proto3" json:"detached,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Events that somebody else took out of a ring.
+	Stolen        uint64 `protobuf:"varint,10,opt,name=stolen,proto3" json:"stolen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,6 +500,34 @@ func (x *KernelStatus) GetLag() *durationpb.Duration {
 	return nil
 }
 
+func (x *KernelStatus) GetSeen() map[string]uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
+func (x *KernelStatus) GetFiltered() map[string]uint64 {
+	if x != nil {
+		return x.Filtered
+	}
+	return nil
+}
+
+func (x *KernelStatus) GetDetached() map[string]uint64 {
+	if x != nil {
+		return x.Detached
+	}
+	return nil
+}
+
+func (x *KernelStatus) GetStolen() uint64 {
+	if x != nil {
+		return x.Stolen
+	}
+	return 0
+}
+
 var File_pidigree_v1_status_proto protoreflect.FileDescriptor
 
 const file_pidigree_v1_status_proto_rawDesc = "" +
@@ -535,14 +572,19 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"CallsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xc1\x04\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xcf\a\n" +
 	"\fKernelStatus\x12=\n" +
 	"\x06events\x18\x01 \x03(\v2%.pidigree.v1.KernelStatus.EventsEntryR\x06events\x127\n" +
 	"\x04lost\x18\x02 \x03(\v2#.pidigree.v1.KernelStatus.LostEntryR\x04lost\x12@\n" +
 	"\askipped\x18\x03 \x03(\v2&.pidigree.v1.KernelStatus.SkippedEntryR\askipped\x12C\n" +
 	"\bprograms\x18\x04 \x03(\v2'.pidigree.v1.KernelStatus.ProgramsEntryR\bprograms\x12\x18\n" +
 	"\arepairs\x18\x05 \x01(\x04R\arepairs\x12+\n" +
-	"\x03lag\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03lag\x1a9\n" +
+	"\x03lag\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03lag\x127\n" +
+	"\x04seen\x18\a \x03(\v2#.pidigree.v1.KernelStatus.SeenEntryR\x04seen\x12C\n" +
+	"\bfiltered\x18\b \x03(\v2'.pidigree.v1.KernelStatus.FilteredEntryR\bfiltered\x12C\n" +
+	"\bdetached\x18\t \x03(\v2'.pidigree.v1.KernelStatus.DetachedEntryR\bdetached\x12\x16\n" +
+	"\x06stolen\x18\n" +
+	" \x01(\x04R\x06stolen\x1a9\n" +
 	"\vEventsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a7\n" +
@@ -554,7 +596,16 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a;\n" +
 	"\rProgramsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B9Z7github.com/pidigree/pidigree/api/pidigree/v1;pidigreev1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
+	"\tSeenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a;\n" +
+	"\rFilteredEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a;\n" +
+	"\rDetachedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B9Z7github.com/pidigree/pidigree/api/pidigree/v1;pidigreev1b\x06proto3"
 
 var (
 	file_pidigree_v1_status_proto_rawDescOnce sync.Once
@@ -568,7 +619,7 @@ func file_pidigree_v1_status_proto_rawDescGZIP() []byte {
 	return file_pidigree_v1_status_proto_rawDescData
 }
 
-var file_pidigree_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_pidigree_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_pidigree_v1_status_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: pidigree.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: pidigree.v1.StatusResponse
@@ -580,27 +631,33 @@ var file_pidigree_v1_status_proto_goTypes = []any{
 	nil,                           // 7: pidigree.v1.KernelStatus.LostEntry
 	nil,                           // 8: pidigree.v1.KernelStatus.SkippedEntry
 	nil,                           // 9: pidigree.v1.KernelStatus.ProgramsEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	nil,                           // 10: pidigree.v1.KernelStatus.SeenEntry
+	nil,                           // 11: pidigree.v1.KernelStatus.FilteredEntry
+	nil,                           // 12: pidigree.v1.KernelStatus.DetachedEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
 }
 var file_pidigree_v1_status_proto_depIdxs = []int32{
 	2,  // 0: pidigree.v1.StatusResponse.status:type_name -> pidigree.v1.AgentStatus
-	10, // 1: pidigree.v1.AgentStatus.started:type_name -> google.protobuf.Timestamp
+	13, // 1: pidigree.v1.AgentStatus.started:type_name -> google.protobuf.Timestamp
 	3,  // 2: pidigree.v1.AgentStatus.sources:type_name -> pidigree.v1.SourceStatus
 	4,  // 3: pidigree.v1.AgentStatus.kernel:type_name -> pidigree.v1.KernelStatus
-	10, // 4: pidigree.v1.SourceStatus.last_contact:type_name -> google.protobuf.Timestamp
-	10, // 5: pidigree.v1.SourceStatus.last_error_at:type_name -> google.protobuf.Timestamp
+	13, // 4: pidigree.v1.SourceStatus.last_contact:type_name -> google.protobuf.Timestamp
+	13, // 5: pidigree.v1.SourceStatus.last_error_at:type_name -> google.protobuf.Timestamp
 	5,  // 6: pidigree.v1.SourceStatus.calls:type_name -> pidigree.v1.SourceStatus.CallsEntry
 	6,  // 7: pidigree.v1.KernelStatus.events:type_name -> pidigree.v1.KernelStatus.EventsEntry
 	7,  // 8: pidigree.v1.KernelStatus.lost:type_name -> pidigree.v1.KernelStatus.LostEntry
 	8,  // 9: pidigree.v1.KernelStatus.skipped:type_name -> pidigree.v1.KernelStatus.SkippedEntry
 	9,  // 10: pidigree.v1.KernelStatus.programs:type_name -> pidigree.v1.KernelStatus.ProgramsEntry
-	11, // 11: pidigree.v1.KernelStatus.lag:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	14, // 11: pidigree.v1.KernelStatus.lag:type_name -> google.protobuf.Duration
+	10, // 12: pidigree.v1.KernelStatus.seen:type_name -> pidigree.v1.KernelStatus.SeenEntry
+	11, // 13: pidigree.v1.KernelStatus.filtered:type_name -> pidigree.v1.KernelStatus.FilteredEntry
+	12, // 14: pidigree.v1.KernelStatus.detached:type_name -> pidigree.v1.KernelStatus.DetachedEntry
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_status_proto_init() }
@@ -614,7 +671,7 @@ func file_pidigree_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_status_proto_rawDesc), len(file_pidigree_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
