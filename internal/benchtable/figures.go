@@ -59,15 +59,21 @@ func lookupFigures() []figure {
 			baselines: []baseline{{"read /proc/PID/cgroup, not parsed", "pkg/resolve PID/read-proc-cgroup ns/op"}},
 		},
 		{
-			what: "the same over the socket, p50", at: "tests/e2e TheSocket/resolve_one p50-ns", goal: "100 µs", limit: 100e3,
+			what: "the same over the socket by the Go client (frames), p50", at: "tests/e2e TheSocket/resolve_one p50-ns", goal: "100 µs", limit: 100e3,
 			baselines: []baseline{
+				{"a gRPC call of Resolve", "tests/e2e TheSocket/gRPC_call_of_Resolve p50-ns"},
+				{"a gRPC stream of ResolveStream", "tests/e2e TheSocket/gRPC_stream_of_ResolveStream p50-ns"},
 				{"gRPC's health check on the same socket", "tests/e2e TheSocket/health_check p50-ns"},
+				{"a message each way on an open stream of gRPC's reflection", "tests/e2e TheSocket/open_stream_of_reflection p50-ns"},
 				{"read /proc/PID/cgroup, not parsed", "tests/e2e TheSocket/read_and_not_parse_proc_PID_cgroup p50-ns"},
 			},
 		},
 		{
-			what: "1,000 PIDs in one call, p50", at: "tests/e2e TheSocket/resolve_1000 p50-ns", goal: "3 ms", limit: 3e6,
-			baselines: []baseline{{"one PID", "tests/e2e TheSocket/resolve_one p50-ns"}},
+			what: "1,000 processes in one call of the Go client, p50", at: "tests/e2e TheSocket/resolve_1000_processes p50-ns", goal: "3 ms", limit: 3e6,
+			baselines: []baseline{
+				{"one process a thousand times", "tests/e2e TheSocket/resolve_1000 p50-ns"},
+				{"one process", "tests/e2e TheSocket/resolve_one p50-ns"},
+			},
 		},
 	}
 }
