@@ -27,8 +27,11 @@ type Bounds struct {
 	Value int
 	// Entries bounds the labels, and the variables. Default 256.
 	Entries int
-	// Bytes bounds the keys and values of the labels, those of the variables, and the mounts, each in all. Default 64 KiB.
+	// Bytes bounds the strings of the labels, the variables, the networks, the
+	// ports, the mounts and the claimed paths, each in all. Default 64 KiB.
 	Bytes int
+	// Total bounds all of these together, claimed paths and labels first. Default 256 KiB.
+	Total int
 	// Mounts, Networks, Ports and Caps bound the lists. Defaults 256, 64, 256, 64.
 	Mounts, Networks, Ports, Caps int
 	// Few bounds the short lists: addresses of a network, aliases, claimed paths. Default 32.
@@ -54,16 +57,16 @@ func (b Bounds) Apply(c *workload.Container) {
 		return
 	}
 	b = b.withDefaults()
-	var t trimmer
+	t := trimmer{left: b.Total}
 	b.words(&t, c)
-	c.Labels = b.dict(&t, "labels", c.Labels)
-	c.Env = b.dict(&t, "env", c.Env)
+	b.security(&t, c)
+	b.run(&t, c)
 	c.Aliases = head(&t, "aliases", c.Aliases, b.Few)
+	c.Labels = b.dict(&t, "labels", c.Labels)
 	c.Networks = b.networks(&t, c.Networks)
 	c.Ports = b.ports(&t, c.Ports)
 	c.Mounts = b.mounts(&t, c.Mounts)
-	b.security(&t, c)
-	b.run(&t, c)
+	c.Env = b.dict(&t, "env", c.Env)
 	if len(t.cut) > 0 {
 		all := append(slices.Clone(c.Truncated), t.cut...)
 		slices.Sort(all)
@@ -84,6 +87,7 @@ func (b Bounds) withDefaults() Bounds {
 	def(&b.Value, 4<<10)
 	def(&b.Entries, 256)
 	def(&b.Bytes, 64<<10)
+	def(&b.Total, 256<<10)
 	def(&b.Mounts, 256)
 	def(&b.Networks, 64)
 	def(&b.Ports, 256)
@@ -119,7 +123,8 @@ func (b Bounds) words(t *trimmer, c *workload.Container) {
 // dict bounds a map. What stays when not all can: kept prefixes first, then
 // keys that are valid UTF-8, then the alphabet.
 func (b Bounds) dict(t *trimmer, field string, m map[string]string) map[string]string {
-	if b.dictFits(m) {
+	if size, ok := b.dictFits(m, min(b.Bytes, t.left)); ok {
+		t.left -= size
 		return m
 	}
 	keys := make([]string, 0, min(len(m), 2*b.Entries))
@@ -132,7 +137,7 @@ func (b Bounds) dict(t *trimmer, field string, m map[string]string) map[string]s
 	}
 	slices.SortFunc(keys, func(x, y string) int { return cmp.Or(b.rank(x)-b.rank(y), strings.Compare(x, y)) })
 	out := make(map[string]string, min(len(keys), b.Entries))
-	left := b.Bytes
+	left := min(b.Bytes, t.left)
 	for _, k := range keys {
 		v := m[k]
 		t.text(field, &v, b.Value)
@@ -143,21 +148,22 @@ func (b Bounds) dict(t *trimmer, field string, m map[string]string) map[string]s
 		}
 		out[k] = v
 		left -= len(k) + len(v)
+		t.left -= len(k) + len(v)
 	}
 	return out
 }
 
-func (b Bounds) dictFits(m map[string]string) bool {
+// dictFits says whether nothing is to be cut, and how large the map is.
+func (b Bounds) dictFits(m map[string]string, limit int) (size int, ok bool) {
 	if len(m) > b.Entries {
-		return false
+		return 0, false
 	}
-	left := b.Bytes
 	for k, v := range m {
-		if left -= len(k) + len(v); left < 0 || !fits(b.Key, k) || !fits(b.Value, v) {
-			return false
+		if size += len(k) + len(v); size > limit || !fits(b.Key, k) || !fits(b.Value, v) {
+			return 0, false
 		}
 	}
-	return true
+	return size, true
 }
 
 // rank orders keys by how much they matter, the lowest first.
@@ -173,18 +179,20 @@ func (b Bounds) rank(key string) int {
 }
 
 func (b Bounds) networks(t *trimmer, in []workload.Network) []workload.Network {
-	return each(t, "networks", in, b.Networks, func(n *workload.Network) {
+	out := each(t, "networks", in, b.Networks, func(n *workload.Network) {
 		t.text("networks", &n.Name, b.Name)
 		t.text("networks", &n.MAC, b.Name)
 		n.IPs = b.texts(t, "networks", n.IPs, b.Few)
 	})
+	return within(t, "networks", out, b.Bytes, func(n workload.Network) int { return len(n.Name) + len(n.MAC) + sum(n.IPs) })
 }
 
 func (b Bounds) ports(t *trimmer, in []workload.Port) []workload.Port {
-	return each(t, "ports", in, b.Ports, func(p *workload.Port) {
+	out := each(t, "ports", in, b.Ports, func(p *workload.Port) {
 		t.text("ports", &p.Protocol, b.Name)
 		t.text("ports", &p.HostIP, b.Name)
 	})
+	return within(t, "ports", out, b.Bytes, func(p workload.Port) int { return len(p.Protocol) + len(p.HostIP) })
 }
 
 func (b Bounds) mounts(t *trimmer, in []workload.Mount) []workload.Mount {
@@ -193,14 +201,7 @@ func (b Bounds) mounts(t *trimmer, in []workload.Mount) []workload.Mount {
 		t.text("mounts", &m.Source, b.Path)
 		t.text("mounts", &m.Destination, b.Path)
 	})
-	left := b.Bytes
-	for i, m := range out {
-		if left -= len(m.Type) + len(m.Source) + len(m.Destination); left < 0 {
-			t.mark("mounts")
-			return out[:i:i]
-		}
-	}
-	return out
+	return within(t, "mounts", out, b.Bytes, func(m workload.Mount) int { return len(m.Type) + len(m.Source) + len(m.Destination) })
 }
 
 func (b Bounds) security(t *trimmer, c *workload.Container) {
@@ -213,11 +214,16 @@ func (b Bounds) security(t *trimmer, c *workload.Container) {
 }
 
 func (b Bounds) run(t *trimmer, c *workload.Container) {
-	if c.Run == nil || (len(c.Run.ClaimedPaths) <= b.Few && fits(b.Path, c.Run.ClaimedPaths...)) {
+	if c.Run == nil {
+		return
+	}
+	if size := sum(c.Run.ClaimedPaths); len(c.Run.ClaimedPaths) <= b.Few && size <= b.Bytes && fits(b.Path, c.Run.ClaimedPaths...) {
+		t.left -= size
 		return
 	}
 	r := *c.Run
 	r.ClaimedPaths = each(t, "run", r.ClaimedPaths, b.Few, func(s *string) { t.text("run", s, b.Path) })
+	r.ClaimedPaths = within(t, "run", r.ClaimedPaths, b.Bytes, func(s string) int { return len(s) })
 	c.Run = &r
 }
 
@@ -229,7 +235,10 @@ func (b Bounds) texts(t *trimmer, field string, in []string, n int) []string {
 }
 
 // trimmer collects the names of the fields that were cut.
-type trimmer struct{ cut []string }
+type trimmer struct {
+	cut  []string
+	left int // of the total
+}
 
 func (t *trimmer) mark(field string) {
 	if !slices.Contains(t.cut, field) {
@@ -270,6 +279,28 @@ func fits(limit int, list ...string) bool {
 		}
 	}
 	return true
+}
+
+// within gives the beginning of a list that fits its budget and what is left of the total.
+func within[T any](t *trimmer, field string, list []T, budget int, size func(T) int) []T {
+	budget = min(budget, t.left)
+	for i := range list {
+		n := size(list[i])
+		if budget -= n; budget < 0 {
+			t.mark(field)
+			return list[:i:i]
+		}
+		t.left -= n
+	}
+	return list
+}
+
+func sum(list []string) int {
+	n := 0
+	for _, s := range list {
+		n += len(s)
+	}
+	return n
 }
 
 // head gives the first n of a list.

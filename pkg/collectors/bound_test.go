@@ -3,8 +3,10 @@
 package collectors_test
 
 import (
+	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +92,87 @@ func TestBoundCutsAndNamesWhatItCut(t *testing.T) {
 		})
 	}
 }
+
+func TestTheTotalIsBoundedWhateverTheFieldsAre(t *testing.T) {
+	long := strings.Repeat("x", 4000)
+	c := ordinary()
+	c.Labels["io.kubernetes.pod.name"] = "web-0"
+	fill(c.Labels, 200, 4000)
+	fill(c.Env, 200, 4000)
+	c.Mounts = slices.Repeat([]workload.Mount{{Source: long, Destination: long}}, 200)
+	c.Networks = slices.Repeat([]workload.Network{{Name: long[:200], IPs: slices.Repeat([]string{long[:200]}, 30)}}, 64)
+	c.Ports = slices.Repeat([]workload.Port{{Protocol: long[:250], HostIP: long[:250]}}, 256)
+	c.Run.ClaimedPaths = slices.Repeat([]string{long}, 32)
+	collectors.Bound(c)
+	n := size(c.Labels) + size(c.Env)
+	for _, m := range c.Mounts {
+		n += len(m.Source) + len(m.Destination)
+	}
+	for _, w := range c.Networks {
+		n += len(w.Name) + len(strings.Join(w.IPs, ""))
+	}
+	for _, p := range c.Ports {
+		n += len(p.Protocol) + len(p.HostIP)
+	}
+	n += len(strings.Join(c.Run.ClaimedPaths, ""))
+	if n > 256<<10 || n < 200<<10 {
+		t.Errorf("%d KiB are left", n>>10)
+	}
+	if want := []string{"env", "labels", "mounts", "networks", "ports", "run"}; !slices.Equal(c.Truncated, want) {
+		t.Errorf("truncated %q, want %q", c.Truncated, want)
+	}
+	if c.Labels["io.kubernetes.pod.name"] != "web-0" {
+		t.Error("the orchestrator's label is gone")
+	}
+}
+
+// docs/budgets.md is made of the same table that the collectors use.
+func TestBudgetsAreDocumented(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(budgetsHead)
+	for _, row := range collectors.Budgets() {
+		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", row.What, row.Limit, row.Field)
+	}
+	b.WriteString(budgetsTail)
+	if *update {
+		if err := os.WriteFile("../../docs/budgets.md", []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	page, err := os.ReadFile("../../docs/budgets.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(b.String(), string(page)); d != "" {
+		t.Errorf("docs/budgets.md is old; run go test ./pkg/collectors -run Budgets -update (-want +page)\n%s", d)
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/budgets.md")
+
+const budgetsHead = `<!-- Made by go test ./pkg/collectors -run Budgets -update. -->
+
+# Budgets
+
+Whoever may start a container chooses its labels, its mounts and its annotations, and an engine takes a label of 64 MiB
+or 100,000 of them. What is read of one container and what is kept of it is therefore bounded. A field that lost
+something is named in the answer: ` + "`truncated`" + ` in JSON and the API, a line of ` + "`pidigree explain`" + `.
+
+| what | at most | named as |
+|---|---|---|
+`
+
+const budgetsTail = `
+What stays does not depend on chance: keys of orchestrators first (those beginning with io.kubernetes., io.container.,
+io.cri-containerd., com.amazonaws.ecs., com.docker., io.containerd. and nerdctl/), then the alphabet; of a list its
+beginning. A key that is too long is dropped, for a cut key is another key. Bytes that are no UTF-8 become U+FFFD; an id
+is never made of text that was cut or repaired. A description of a container's walls (namespaces, capabilities,
+devices) that could not be read whole is left out, not guessed.
+
+Files are opened beneath their directory, through no link, and believed if they are regular, root's, and not writable
+by others. JSON is cut as it is read, before it is decoded, so memory does not grow with it.
+`
 
 func fill(m map[string]string, n, value int) {
 	for i := range n {

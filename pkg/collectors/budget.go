@@ -3,6 +3,7 @@
 package collectors
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -49,4 +50,48 @@ func Reading(env map[string]bool) boundjson.Limits {
 		l.Keep = append(l.Keep, name+"=")
 	}
 	return l
+}
+
+// Budget is one row of docs/budgets.md.
+type Budget struct{ What, Limit, Field string }
+
+// Budgets lists all budgets of a container, for the documentation.
+func Budgets() []Budget {
+	b, r := Bounds{}.withDefaults(), Reading(nil)
+	bytes := func(n int) string {
+		switch {
+		case n >= 1<<30:
+			return fmt.Sprintf("%d GiB", n>>30)
+		case n >= 1<<20:
+			return fmt.Sprintf("%d MiB", n>>20)
+		case n >= 1<<10:
+			return fmt.Sprintf("%d KiB", n>>10)
+		}
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return []Budget{
+		{"name, host name, user, pod, runtime, each", bytes(b.Name), "name, hostname, user, pod, runtime"},
+		{"each part of the image's reference", bytes(b.Image), "image"},
+		{"the bundle's path", bytes(b.Path), "bundle"},
+		{"the key of a label or variable", bytes(b.Key), "labels, env"},
+		{"the value of a label or variable", bytes(b.Value), "labels, env"},
+		{"labels; variables of the allow-list", fmt.Sprintf("%d each", b.Entries), "labels, env"},
+		{"mounts", fmt.Sprint(b.Mounts), "mounts"},
+		{"networks", fmt.Sprint(b.Networks), "networks"},
+		{"addresses of a network", fmt.Sprint(b.Few), "networks"},
+		{"ports", fmt.Sprint(b.Ports), "ports"},
+		{"added capabilities", fmt.Sprint(b.Caps), "security"},
+		{"cgroup paths that a source claims", fmt.Sprint(b.Few), "run"},
+		{"aliases", fmt.Sprint(b.Few), "aliases"},
+		{"all labels, all variables, all mounts, networks, ports, claimed paths", bytes(b.Bytes) + " each", "the field"},
+		{"all of these together", bytes(b.Total), "the fields"},
+		{"read: a string", bytes(r.String), "the field"},
+		{"read: members of a list or object of JSON", fmt.Sprint(r.Members), "the field, spec or config"},
+		{"read: nesting of JSON", fmt.Sprintf("%d levels", r.Depth), "bundle"},
+		{"read: the JSON of one container, after cutting", bytes(MaxDocument), "spec or config"},
+		{"read: a runtime's state, a bundle's config.json", bytes(MaxStateFile), "bundle"},
+		{"read: Docker's files of a container, a reply of its API", bytes(MaxEngineFile), "labels"},
+		{"read: a list of Docker's, after cutting; then one at a time", bytes(MaxList), "none"},
+		{"read: a record of containerd's; then by id and task alone", bytes(MaxRecord), "image, labels, spec"},
+	}
 }
