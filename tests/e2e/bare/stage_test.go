@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,9 +51,9 @@ func (s *stage) removeCgroups() {
 		}
 		return nil // what is gone is gone
 	})
-	for i := len(dirs) - 1; i >= 0; i-- {
+	for _, dir := range slices.Backward(dirs) {
 		err := eventually(func() error {
-			if err := os.Remove(dirs[i]); !os.IsNotExist(err) {
+			if err := os.Remove(dir); !os.IsNotExist(err) {
 				return err
 			}
 			return nil
