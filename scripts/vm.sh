@@ -115,6 +115,7 @@ cell() {
 	local log=$dir/${1//\//-}.log begin=$SECONDS code=0
 	(qemu "$1" </dev/null) >"$log" 2>&1 &
 	local pid=$!
+	trap 'kill -KILL "$pid" 2>/dev/null; exit 143' TERM # from clean; we are a job of our own
 	watch "$pid" "$((SECONDS + ${VM_TIMEOUT:-600}))" || code=$?
 	tr -d '\r' <"$log" >"$log.text"
 	report "$1" "$log.text" "$code" $((SECONDS - begin))
