@@ -4,6 +4,7 @@ package wire
 
 import (
 	"math/bits"
+	"slices"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -83,8 +84,8 @@ func (n *numbered[T, K]) find(key K) reference {
 	if n.byKey != nil {
 		return n.byKey[key]
 	}
-	for i := len(n.keys) - 1; i >= 0; i-- {
-		if n.keys[i] == key {
+	for i, k := range slices.Backward(n.keys) {
+		if k == key {
 			return reference(i + 1)
 		}
 	}
