@@ -300,3 +300,27 @@ func (m *machine) unreadFiles(pid workload.PID) []request {
 	}
 	return rs
 }
+
+// locateNow asks those sources that have nothing but files whose process it is,
+// where nobody has said so yet: somebody asks, so nobody waits for locateDelay.
+func (m *machine) locateNow(pid workload.PID) []request {
+	p := m.procs[pid]
+	if p == nil || p.set == nil || p.member != nil || !m.looksContained(p) {
+		return nil
+	}
+	v := m.verdict(p.set)
+	if v.reg != nil || v.candidate != nil || p.set.owner != nil || !v.known {
+		return nil
+	}
+	ev := m.evidence(p)
+	if len(ev.Cgroups) == 0 {
+		return nil
+	}
+	var rs []request
+	for i, s := range m.cfg.sources {
+		if s.files {
+			rs = append(rs, request{kind: reqLocate, source: i, evidence: ev, set: p.set, asked: true})
+		}
+	}
+	return rs
+}

@@ -463,19 +463,21 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 		l, err := c.opts.Cgroups.Lineage(id)
 		c.feed(evLineage{id: id, lineage: l, err: err})
 	}
-	for _, r := range c.unreadFiles(pid) {
+	for _, r := range c.fromFiles(pid, (*machine).locateNow) {
+		c.ask(ctx, r)
+	}
+	for _, r := range c.fromFiles(pid, (*machine).unreadFiles) {
 		c.ask(ctx, r)
 	}
 	return nil
 }
 
-// unreadFiles lists what files could still say about the container that a
-// process's cgroup names: somebody asks, so nobody waits for the next try. No
-// runtime is called.
-func (c *Correlator) unreadFiles(pid workload.PID) []request {
+// fromFiles lists what files could still say about a process: somebody asks, so
+// nobody waits for the next try. No runtime is called.
+func (c *Correlator) fromFiles(pid workload.PID, what func(*machine, workload.PID) []request) []request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.m.unreadFiles(pid)
+	return what(c.m, pid)
 }
 
 // unknownCgroups lists the cgroups of a process whose lineage is not known yet.

@@ -32,18 +32,12 @@ func (m *machine) locate(p *proc) {
 		m.locateSoon(s)
 		return
 	}
-	ev := workload.Evidence{Init: p.kp.Key}
-	for _, g := range s.cgroups {
-		if g.named && !g.root {
-			ev.Cgroups = append(ev.Cgroups, workload.CgroupPath{CgroupID: g.id, Path: g.path})
-		}
-	}
+	ev := m.evidence(p)
 	if len(ev.Cgroups) == 0 { // the roots are nobody's
 		s.located = maxLocate
 		m.resettleSet(s)
 		return
 	}
-	ev.Claims = slices.Clone(m.verdict(s).claims)
 	s.located++
 	if len(m.cfg.sources) == 0 {
 		s.located = maxLocate
@@ -52,6 +46,17 @@ func (m *machine) locate(p *proc) {
 		s.locating++
 		m.request(request{kind: reqLocate, source: i, evidence: ev, set: s})
 	}
+}
+
+// evidence is what is known of a process for a source to tell whose it is.
+func (m *machine) evidence(p *proc) workload.Evidence {
+	ev := workload.Evidence{Init: p.kp.Key, Claims: slices.Clone(m.verdict(p.set).claims)}
+	for _, g := range p.set.cgroups {
+		if g.named && !g.root {
+			ev.Cgroups = append(ev.Cgroups, workload.CgroupPath{CgroupID: g.id, Path: g.path})
+		}
+	}
+	return ev
 }
 
 func (m *machine) looksContained(p *proc) bool {
@@ -63,6 +68,12 @@ func (m *machine) located(e evAnswer) {
 	s := e.req.set
 	if s == nil || m.sets[s.key] != s {
 		return
+	}
+	if e.req.asked { // on behalf of a question, not one of the tries
+		if e.err != nil || e.located.ID == "" {
+			return
+		}
+		s.locating++
 	}
 	s.locating = max(0, s.locating-1)
 	if e.err == nil && e.located.ID != "" {

@@ -101,6 +101,7 @@ type request struct {
 	path     string // of the cgroup, where it is known
 	pid      workload.PID
 	set      *cgset // of reqLocate; opaque to the shell
+	asked    bool   // of reqLocate: a question waits for it
 }
 
 // output is what a Step wants done.

@@ -545,3 +545,36 @@ func TestALossIsRepairedFromASnapshot(t *testing.T) {
 	}
 	r.want(103, workload.StatusContainer, idA)
 }
+
+// Without events about cgroups, and with a name that claims nothing, only the
+// sources know whose a process is, and their answers may be long in coming. Who
+// asks about it meanwhile has the files asked, and no runtime.
+func TestAQuestionHasTheFilesAskedWhoseProcessItIs(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 1, "/default")
+	r.mkdir(4, 3, "/default/web")
+	r.exec(100, 10, 4, ns(500, 1))
+	r.want(100, workload.StatusUnknown, "")
+	rs := r.m.locateNow(100)
+	if len(rs) != 1 || rs[0].source != oci || len(rs[0].evidence.Cgroups) == 0 {
+		t.Fatalf("a question asks %+v", rs)
+	}
+	r.answer(rs[0], nil, collectors.ErrNotFound)
+	r.want(100, workload.StatusUnknown, "") // it was no try: the machine's own are still under way
+	id := r.state("web", 100, "/default/web").ID
+	r.feed(evAnswer{req: r.m.locateNow(100)[0], located: id})
+	if rs := r.m.locateNow(100); rs != nil {
+		t.Errorf("asked again once it is known: %+v", rs)
+	}
+	rs = r.m.unreadFiles(100)
+	if len(rs) == 0 || rs[0].kind != reqPrefill || rs[0].source != oci {
+		t.Fatalf("its files are not read: %+v", rs)
+	}
+	r.answer(rs[0], r.state("web", 100, "/default/web"), nil)
+	if p := r.want(100, workload.StatusContainer, "web"); p.Confidence != workload.Confirmed {
+		t.Errorf("it is %s", p.Confidence)
+	}
+	if r.m.locateNow(100) != nil || r.m.locateNow(10) != nil || r.m.locateNow(4242) != nil {
+		t.Error("asked about a member, a process of the host's and one that is not there")
+	}
+}
