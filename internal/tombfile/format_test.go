@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"maps"
 	"runtime"
 	"testing"
 
@@ -24,13 +25,7 @@ func sample(n int) (file []byte, ends []int, after []*Past) {
 	step := func() {
 		ends = append(ends, len(e.buf))
 		c := *p
-		c.Containers, c.Processes = map[workload.ContainerID]Record{}, map[workload.ProcessKey]Record{}
-		for k, r := range p.Containers {
-			c.Containers[k] = r
-		}
-		for k, r := range p.Processes {
-			c.Processes[k] = r
-		}
+		c.Containers, c.Processes = maps.Clone(p.Containers), maps.Clone(p.Processes)
 		after = append(after, &c)
 	}
 	step()

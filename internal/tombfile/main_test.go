@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -109,11 +110,6 @@ func tryOpen(t *testing.T, dir string, s Store, change func(*Options)) (*File, e
 // host is one on which nobody lives but these.
 func host(alive ...workload.ProcessKey) Host {
 	return Host{Now: 60 * second, Wall: time.Unix(1e9, 0), Grace: time.Hour, Alive: func(k workload.ProcessKey) bool {
-		for _, a := range alive {
-			if a == k {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(alive, k)
 	}}
 }
