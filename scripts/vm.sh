@@ -91,7 +91,7 @@ build() {
 		echo "$package" >>"$root/test/packages"
 	done
 	{
-		printf '%s\n' -test.v -test.timeout=4m "-test.skip=${SKIP:-$default_skip}"
+		printf '%s\n' -test.v -test.timeout=8m "-test.skip=${SKIP:-$default_skip}"
 		[[ -z ${RUN:-} ]] || echo "-test.run=$RUN"
 	} >"$root/test/args"
 	(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$dir/initrd"
@@ -116,7 +116,7 @@ cell() {
 	(qemu "$1" </dev/null) >"$log" 2>&1 &
 	local pid=$!
 	trap 'kill -KILL "$pid" 2>/dev/null; exit 143' TERM # from clean; we are a job of our own
-	watch "$pid" "$((SECONDS + ${VM_TIMEOUT:-600}))" || code=$?
+	watch "$pid" "$((SECONDS + ${VM_TIMEOUT:-900}))" || code=$?
 	tr -d '\r' <"$log" >"$log.text"
 	report "$1" "$log.text" "$code" $((SECONDS - begin))
 }
@@ -143,7 +143,7 @@ report() {
 	awk -v all="${RUN:-}" -f <(summary) "$2" || verdict=FAILED
 	if ! grep -qE "^=== vm: down $token [01] " "$2"; then
 		verdict=FAILED
-		if (($3 == 124)); then echo "took longer than ${VM_TIMEOUT:-600} s (VM_TIMEOUT) and was ended"; fi
+		if (($3 == 124)); then echo "took longer than ${VM_TIMEOUT:-900} s (VM_TIMEOUT) and was ended"; fi
 		echo "the machine did not come to its end (qemu: $3); it said at last:"
 		grep -vE '^=== (RUN|PAUSE|CONT|NAME)|^ *--- PASS' "$2" | tail -n 60
 	elif ! grep -qE "^=== vm: down $token 0 " "$2"; then
