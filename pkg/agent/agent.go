@@ -170,7 +170,7 @@ func (a *Agent) openSource() error {
 			Procfs: o.Procfs, Sysfs: o.Sysfs, CgroupRoot: o.CgroupRoot, Logger: a.log, Disable: disable,
 		})
 		if err == nil {
-			a.source, a.mode = t, ModeBPF
+			a.source, a.mode = faulty(t), ModeBPF
 			return nil
 		}
 		a.modeReason = oneLine(err)

@@ -351,45 +351,6 @@ func TestCgroupParentBelowAnotherContainerIsItsOwnContainer(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
-// The agent comes late: of two hierarchies, the lineage in one is still being
-// read when the runtime's state registers the inner container.
-func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {
-	r := newRig(t)
-	both := func(pid, parent workload.PID, cgroup uint64, in workload.PIDNamespace) {
-		p := r.proc(pid, parent, cgroup, in)
-		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: cgroup}
-		r.feed(kernel.Event{Type: kernel.Task, Process: p})
-	}
-	lineage := func(hierarchy uint32, id uint64, paths ...string) {
-		e := evLineage{id: workload.CgroupID{Hierarchy: hierarchy, ID: id}}
-		for i, path := range paths {
-			e.lineage = append(e.lineage, workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: hierarchy, ID: id - uint64(i)}, Path: path})
-		}
-		r.feed(e)
-	}
-	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
-	for h := range uint32(2) {
-		lineage(h, 3, outer, "/docker", "/")
-	}
-	both(100, 10, 3, ns(500, 1))
-	r.hint(idA, 100, outer)
-	r.want(100, workload.StatusContainer, idA)
-
-	both(200, 10, 4, ns(600, 1))
-	both(201, 200, 4, ns(600, 2))
-	lineage(0, 4, inner, outer, "/docker", "/")
-	r.hint(idB, 200, inner)
-	lineage(1, 4, inner, outer, "/docker", "/")
-	r.after(100)
-	r.want(200, workload.StatusContainer, idB)
-	r.want(201, workload.StatusContainer, idB)
-	for id, c := range r.cont {
-		if id.ID == idB && len(c.Run.Cgroups) != 2 {
-			t.Errorf("%d cgroups are registered, not 2", len(c.Run.Cgroups))
-		}
-	}
-}
-
 func TestTheSourcesThatKnowAContainerMakeOneEntity(t *testing.T) {
 	r := newRig(t)
 	r.startA()

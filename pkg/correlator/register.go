@@ -15,8 +15,7 @@ import (
 func (m *machine) register(c *container, i int, r *workload.Run) {
 	p := m.lookup(r.Init.PID)
 	if c.run != nil && c.run.init == p && len(c.run.paths) > 0 && sameInit(p, r.Init) {
-		m.registerRest(c, i, r, p) // said again, perhaps by another source
-		return
+		return // said again, perhaps by another source
 	}
 	if p == nil || !sameInit(p, r.Init) {
 		m.wait(c, i, r)
@@ -103,41 +102,6 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		}
 	}
 	m.bind(c, i, p, gs)
-	if p.halfKnown() {
-		m.registerLater(c, i, r, p)
-	}
-}
-
-// halfKnown reports whether the lineage of one of its cgroups is still being read.
-func (p *proc) halfKnown() bool {
-	return p.set != nil && slices.ContainsFunc(p.set.cgroups, func(g *cgroup) bool { return !g.known() })
-}
-
-// registerRest adds the hierarchies whose lineage was not known at the
-// registration: below another container, what is not registered would be that one's.
-func (m *machine) registerRest(c *container, i int, r *workload.Run, p *proc) {
-	if p.set == nil || c.run.exit != nil {
-		return
-	}
-	var rest []*cgroup
-	for _, g := range m.cgroupsToRegister(c, r, p) {
-		if g.reg == nil && !g.dead {
-			rest = append(rest, g)
-			g.reg = c
-			c.run.cgroups = append(c.run.cgroups, g)
-			c.run.paths = append(c.run.paths, workload.CgroupPath{CgroupID: g.id, Path: g.path})
-		}
-	}
-	if len(rest) > 0 {
-		m.gen++
-		m.dirtyContainer(c)
-	}
-	for _, g := range rest {
-		m.resettle(g)
-	}
-	if p.halfKnown() {
-		m.registerLater(c, i, r, p)
-	}
 }
 
 // registerLater tries again: a lineage may not be known yet, or the init's move

@@ -20,14 +20,13 @@ type Answer struct {
 
 // Container is one link of an Answer's chain.
 type Container struct {
-	ID        string            `json:"id"`
-	Name      string            `json:"name"`
-	Runtime   string            `json:"runtime"`
-	Image     string            `json:"image"`
-	Labels    map[string]string `json:"labels"`
-	State     string            `json:"state"`
-	Exit      *Exit             `json:"exit"`
-	Truncated []string          `json:"truncated"`
+	ID      string            `json:"id"`
+	Name    string            `json:"name"`
+	Runtime string            `json:"runtime"`
+	Image   string            `json:"image"`
+	Labels  map[string]string `json:"labels"`
+	State   string            `json:"state"`
+	Exit    *Exit             `json:"exit"`
 }
 
 // Exit is how a process or container ended.
