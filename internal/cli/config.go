@@ -67,7 +67,9 @@ func (c AgentConfig) stateDir() string {
 	return c.StateDir
 }
 
-// Logger makes the logger that the settings ask for.
+// Logger makes the logger that the settings ask for. What is quoted there may
+// come from a container: slog quotes values, and what a terminal would act on
+// that slog leaves as it is is spelled out.
 func (c AgentConfig) Logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
@@ -75,7 +77,7 @@ func (c AgentConfig) Logger(w io.Writer) *slog.Logger {
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(plainJSONWriter{w}, opts))
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(&escapingWriter{w}, opts))
 }

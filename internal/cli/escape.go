@@ -117,6 +117,18 @@ func (w *escapingWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// plainJSONWriter spells out in lines of JSON what encoding/json leaves as it is.
+// Each write is of whole lines.
+type plainJSONWriter struct{ out io.Writer }
+
+// Write implements io.Writer.
+func (w plainJSONWriter) Write(p []byte) (int, error) {
+	if _, err := w.out.Write(plainJSON(p)); err != nil {
+		return 0, fmt.Errorf("write output: %w", err)
+	}
+	return len(p), nil
+}
+
 // columns is the width of a string that escape has made.
 func columns(s string) int {
 	n := 0

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -114,6 +115,9 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 			p.screen.printf("  %s", image)
 		}
 		p.screen.printf("\n")
+	}
+	if c := ans.Container(); c != nil && len(c.Truncated) > 0 {
+		p.screen.printf("  %-9s %s: over the budget of one container\n", "truncated", strings.Join(c.Truncated, ", "))
 	}
 	if pod := podCell(ans); pod != "" {
 		p.screen.printf("  %-9s %s\n", "pod", pod)
