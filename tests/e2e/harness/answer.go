@@ -20,13 +20,14 @@ type Answer struct {
 
 // Container is one link of an Answer's chain.
 type Container struct {
-	ID      string            `json:"id"`
-	Name    string            `json:"name"`
-	Runtime string            `json:"runtime"`
-	Image   string            `json:"image"`
-	Labels  map[string]string `json:"labels"`
-	State   string            `json:"state"`
-	Exit    *Exit             `json:"exit"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Runtime   string            `json:"runtime"`
+	Image     string            `json:"image"`
+	Labels    map[string]string `json:"labels"`
+	State     string            `json:"state"`
+	Exit      *Exit             `json:"exit"`
+	Truncated []string          `json:"truncated"`
 }
 
 // Exit is how a process or container ended.
