@@ -258,7 +258,11 @@ func TestAQuietHostRaisesNoAlarm(t *testing.T) {
 			t.Errorf("%s was taken for broken", p.Name)
 		}
 	}
-	if got := r.all(func(e Event) bool { return e.Type == Lost }); len(got) != 0 {
-		t.Errorf("%+v", got)
+	// What the kernel itself skipped (from 7.x on, now and then) is rightly said.
+	told := uint64(0)
+	for _, e := range r.all(func(e Event) bool { return e.Type == Lost }) {
+		if told += e.Count; e.Count == 0 || told > skippedRuns(tr.Stats()) {
+			t.Errorf("%+v", e)
+		}
 	}
 }
