@@ -194,7 +194,7 @@ func (o *Oracle) knows(party *Party) error {
 		for _, p := range ps {
 			b, _ := p.question(ByPID)
 			if v := o.ask(way, []pending{b})[0]; v != Right && v != Gone {
-				return fmt.Errorf("process %d of %s is %s by the %s", p.pid, party, v, way)
+				return fmt.Errorf("process %d of %s is %s by the %s; it is explained as\n%s", p.pid, party, v, way, o.explain(p.pid))
 			}
 		}
 	}
