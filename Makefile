@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
-.PHONY: help build run demo test test-vm lint generate bench clean
+.PHONY: help build run demo test test-vm sim fuzz lint generate bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ test: ## install what the tests need and run all of them (STAGES=unit,race runs 
 
 test-vm: ## tests on other kernels, in qemu (KERNELS="5.10 6.12/v1" RUN=TestX PKGS="pkg/kernel")
 	RUN='$(RUN)' $(if $(PKGS),PKGS='$(PKGS)') scripts/vm.sh test $(KERNELS)
+
+sim: ## simulate schedules of the correlator (SIM_TIME=60s, SIM_FROM=seed)
+	SIM_TIME=$(SIM_TIME) SIM_FROM=$(SIM_FROM) scripts/sim.sh
+
+fuzz: ## every fuzz target in turn (FUZZ_TIME=10m in all)
+	FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 lint: ## formatting, linters, generated files, go.mod
 	scripts/packages.sh lint

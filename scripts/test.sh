@@ -49,9 +49,13 @@ run() {
 stage_lint() { make --no-print-directory lint; }
 stage_unit() { run -skip '^Fuzz' -- $(plain); }
 stage_race() { run -race -skip '^Fuzz' -- $(racy); }
-# The seeds and the committed findings of every fuzz target; `go test -fuzz` is
-# for a person with time.
-stage_fuzz() { run -run '^Fuzz' -- $(grep -rlE --include='*_test.go' '^func Fuzz' pkg internal bpf 2>/dev/null | xargs -r -n1 dirname | sort -u); }
+# A minute of new schedules of the simulator; unit and race run fixed ones.
+stage_sim() { SIM_TIME=${SIM_TIME:-60s} scripts/sim.sh; }
+# The simulator catches each deliberate bug, which only this build can make.
+stage_bugs() { run -tags pidigree_bugs -timeout 30m -v -run '^TestTheSimulatorCatchesEachDeliberateBug$' -- pkg/correlator; }
+# The seeds and the committed findings of every fuzz target, then a minute of all.
+stage_fuzz() { seeds && FUZZ_TIME=${FUZZ_TIME:-60s} scripts/fuzz.sh; }
+seeds() { run -run '^Fuzz' -- $(grep -rlE --include='*_test.go' '^func Fuzz' pkg internal bpf 2>/dev/null | xargs -r -n1 dirname | sort -u); }
 # One package at a time: engines beside engines on two cores would measure each other.
 stage_integration() { run -race -p 1 -timeout 10m -skip '^Fuzz' -- $(real); }
 stage_vm() {
@@ -81,7 +85,7 @@ timed() {
 
 for stage in ${stages//,/ }; do
 	declare -F "stage_$stage" >/dev/null || {
-		echo "test.sh: no stage '$stage'; there are lint, unit, race, fuzz, integration, vm, e2e" >&2
+		echo "test.sh: no stage '$stage'; there are lint, unit, race, sim, bugs, fuzz, integration, vm, e2e" >&2
 		exit 2
 	}
 done

@@ -4,6 +4,7 @@ package correlator
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +19,11 @@ type ask struct {
 	tries int
 	// answered: the source has said something about it.
 	answered bool
-	again    bool
-	waits    bool // a timer for the next try is set
-	sentAt   workload.KTime
+	// silent: it could not say, the last time; that denies nothing.
+	silent bool
+	again  bool
+	waits  bool // a timer for the next try is set
+	sentAt workload.KTime
 }
 
 type askStage uint8
@@ -36,7 +39,7 @@ const (
 // pending reports whether some source may still register it.
 func (c *container) pending() bool {
 	for i := range c.asks {
-		if c.asks[i].stage == askNone || c.asks[i].stage == askFirst && c.asks[i].tries < claimTries {
+		if c.asks[i].silent || c.asks[i].stage == askNone || c.asks[i].stage == askFirst && c.asks[i].tries < claimTries {
 			return true
 		}
 	}
@@ -107,6 +110,9 @@ func (m *machine) answer(e evAnswer) {
 		return
 	}
 	c := m.conts[e.req.key]
+	if c == nil && e.container != nil && m.bugs.has(bugStaleAnswerApplied) {
+		c = m.newContainer(e.req.key)
+	}
 	if c == nil {
 		return
 	}
@@ -115,7 +121,7 @@ func (m *machine) answer(e evAnswer) {
 	a.busy = false
 	again := a.again
 	a.again = false
-	if e.err == nil && e.container != nil {
+	if e.err == nil && e.container != nil && about(e.container, e.req.id) {
 		m.answered(c, e.req.source, e.container)
 	} else {
 		m.notAnswered(c, e)
@@ -131,9 +137,15 @@ func (m *machine) answer(e evAnswer) {
 	m.maybeDrop(c)
 }
 
+// about reports whether a description is of the container that was asked for: an
+// engine may take an id for another one's name or prefix, or lie.
+func about(l *workload.Container, id workload.ContainerID) bool {
+	return l.ID.ID == id.ID || slices.ContainsFunc(l.Aliases, func(a workload.ContainerID) bool { return a.ID == id.ID })
+}
+
 func (m *machine) answered(c *container, i int, l *workload.Container) {
 	a := &c.asks[i]
-	a.answered, a.tries = true, 0
+	a.answered, a.silent, a.tries = true, false, 0
 	switch {
 	case a.stage == askFirst && !m.cfg.sources[i].files:
 		a.stage = askIdle
@@ -158,9 +170,10 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 	i := e.req.source
 	a := &c.asks[i]
 	a.tries++
+	a.silent = e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
 	noFiles := errors.Is(e.err, collectors.ErrNotPresent) || errors.Is(e.err, collectors.ErrUnavailable)
 	switch {
-	case errors.Is(e.err, collectors.ErrNotMine):
+	case errors.Is(e.err, collectors.ErrNotMine), e.err == nil:
 		a.stage = askDone
 	case e.req.kind == reqPrefill && !m.cfg.sources[i].files && noFiles:
 		// Its files cannot be read here: the API is asked instead, once.

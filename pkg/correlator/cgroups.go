@@ -30,6 +30,8 @@ type cgroup struct {
 	retries  int
 	released bool
 	dead     bool
+	// knownAt is the stamp of what named it, goneAt that of its removal.
+	knownAt, goneAt workload.KTime
 
 	// claim is the container that the last component names, zero without one.
 	claim     workload.ContainerID
@@ -38,6 +40,8 @@ type cgroup struct {
 	guess   workload.ContainerID
 	guessed *container
 	service *workload.Service
+	// disputed: a source says that it is of another container than its name does.
+	disputed bool
 	// reg is the container that the cgroup is registered for.
 	reg *container
 }
@@ -53,6 +57,8 @@ type cgset struct {
 	// located: the sources were asked whose cgroups these are, and how often.
 	located  int
 	owner    *container // what a source said about these cgroups; not a registration
+	silent   bool       // a source could not say, this time
+	hushed   int        // how often in a row, for the pause: 16 ms to 8 s
 	soon     bool
 	locating int
 }
@@ -65,6 +71,7 @@ type verdict struct {
 	known bool
 	// claims are the distinct ids that unregistered names claim.
 	claims    []workload.ContainerID
+	disputed  bool
 	candidate *container
 	service   *workload.Service
 }
@@ -81,7 +88,11 @@ func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
 // mkdir learns a new cgroup. The path's name may claim a container: everybody
 // is asked at once, because the init will not run for some milliseconds yet.
 func (m *machine) mkdir(e *kernel.Event) {
+	if old := m.cgroups[e.Cgroup.ID]; old != nil && old.another(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
+		m.retire(old)
+	}
 	g := m.cgroupOf(e.Cgroup.ID)
+	g.knownAt = max(g.knownAt, e.Time)
 	if e.Cgroup.PathCut {
 		// Where a path is cut, whoever nests deep enough chooses how it ends.
 		m.askLineage(g)
@@ -89,6 +100,35 @@ func (m *machine) mkdir(e *kernel.Event) {
 	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
 	m.followClaim(g, e.Time)
+}
+
+// another reports whether a mkdir is of a later cgroup with the same id: numbers
+// come again where the kernel's are of 32 bits.
+func (g *cgroup) another(e *kernel.Event) bool {
+	if g.dead {
+		return e.Time > g.goneAt
+	}
+	return g.named && g.path != e.Cgroup.Path && !e.Cgroup.PathCut && e.Time > g.knownAt
+}
+
+// retire takes a cgroup whose id is another one's now out of the tables. Those
+// who were in it keep what they were.
+func (m *machine) retire(g *cgroup) {
+	g.dead = true
+	m.release(g)
+	delete(m.cgroups, g.id)
+	if g.reg != nil {
+		g.reg.unregister(g)
+	}
+	if g.parent != nil {
+		delete(g.parent.children, g.id)
+	}
+	for s := range g.sets {
+		if m.sets[s.key] == s {
+			delete(m.sets, s.key)
+		}
+	}
+	m.gen++
 }
 
 // learn sets a cgroup's place in its hierarchy.
@@ -181,7 +221,9 @@ func (m *machine) followClaim(g *cgroup, at workload.KTime) {
 		c.fromClaim = true
 	}
 	g.candidate = c
-	c.claimedBy++
+	if !g.released { // else it was removed before its name was read
+		c.claimedBy++
+	}
 	c.mark(workload.MarkCgroup, "kernel", at)
 	c.mark(workload.MarkClaim, "kernel", m.now)
 	m.askAll(c)
@@ -199,7 +241,9 @@ func (m *machine) followGuess(g *cgroup) {
 		c.fromClaim = true
 	}
 	g.guessed = c
-	c.claimedBy++
+	if !g.released { // else it was removed before its name was read
+		c.claimedBy++
+	}
 	m.askAll(c)
 }
 
@@ -241,15 +285,16 @@ func (m *machine) lineage(e evLineage) {
 		if i+1 == len(e.lineage) {
 			g.top = true
 		}
-		m.learnRead(g, l.Path, parent)
+		m.learnRead(g, l.Path, parent, e.at)
 	}
 	for _, l := range e.lineage {
 		m.followClaim(m.cgroupOf(l.CgroupID), m.now)
 	}
 }
 
-func (m *machine) learnRead(g *cgroup, path string, parent uint64) {
+func (m *machine) learnRead(g *cgroup, path string, parent uint64, at workload.KTime) {
 	g.asked = false
+	g.knownAt = max(g.knownAt, at)
 	level := uint32(2)
 	if strings.Count(path, "/") == 1 {
 		level = 1
@@ -274,33 +319,60 @@ func (m *machine) lineageFailed(g *cgroup) {
 // rmdir forgets a cgroup once nobody is in it.
 func (m *machine) rmdir(e *kernel.Event) {
 	g := m.cgroups[e.Cgroup.ID]
-	if g == nil {
+	if g == nil || e.Time < g.knownAt {
 		return
 	}
 	g.dead = true
+	g.goneAt = max(g.goneAt, e.Time)
+	m.release(g)
+	m.collect(g)
+}
+
+// release ends what a cgroup's name claims.
+func (m *machine) release(g *cgroup) {
+	if g.released {
+		return
+	}
+	g.released = true
 	for _, c := range []*container{g.candidate, g.guessed} {
-		if c != nil && !g.released {
+		if c != nil {
 			c.claimedBy--
 			m.maybeDrop(c)
 		}
 	}
-	g.released = true
-	m.collect(g)
 }
 
-// collect removes dead cgroups that nothing refers to any more.
+// collect removes cgroups that nothing refers to any more: the dead, and those of
+// which nothing is known, such as one that a late event brought up once more.
 func (m *machine) collect(g *cgroup) {
-	for g != nil && g.dead && len(g.sets) == 0 && len(g.children) == 0 {
+	for g != nil && (g.dead || !g.named) && len(g.sets) == 0 && len(g.children) == 0 {
 		p := g.parent
-		delete(m.cgroups, g.id)
+		if m.cgroups[g.id] == g {
+			delete(m.cgroups, g.id)
+		}
 		if g.reg != nil {
 			g.reg.unregister(g)
 		}
-		if p != nil {
+		if p != nil && p.children[g.id] == g {
 			delete(p.children, g.id)
 		}
 		g = p
 	}
+}
+
+// idleCgroups lists the cgroups in which nobody is: one whose removal was lost is
+// among them. One that ghosts are left in comes with a later sweep.
+func (m *machine) idleCgroups() []workload.CgroupID {
+	var idle []workload.CgroupID
+	for id, g := range m.cgroups {
+		if len(g.sets) == 0 && !g.root && !m.bugs.has(bugRepairSkipsRemoved) {
+			idle = append(idle, id)
+		}
+	}
+	slices.SortFunc(idle, func(a, b workload.CgroupID) int {
+		return cmp.Or(cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
+	})
+	return idle
 }
 
 // known reports whether the lineage is known up to the root. A path that is too
@@ -327,8 +399,13 @@ func (g *cgroup) missingLink() *cgroup {
 	return nil
 }
 
-// setOf interns the cgroups of a process.
-func (m *machine) setOf(key kernel.CgroupSet) *cgset {
+// setOf interns the cgroups that a process is in at an instant.
+func (m *machine) setOf(key kernel.CgroupSet, at workload.KTime) *cgset {
+	for _, id := range key.Slice() {
+		if g := m.cgroups[id]; g != nil && g.dead && at > g.goneAt && !m.bugs.has(bugCgroupReuseUnnoticed) {
+			m.retire(g)
+		}
+	}
 	if s := m.sets[key]; s != nil {
 		return s
 	}
@@ -360,7 +437,9 @@ func (m *machine) leave(p *proc) {
 	if len(s.procs) > 0 {
 		return
 	}
-	delete(m.sets, s.key)
+	if m.sets[s.key] == s {
+		delete(m.sets, s.key)
+	}
 	for _, g := range s.cgroups {
 		delete(g.sets, s)
 		m.collect(g)
@@ -375,14 +454,14 @@ func (m *machine) verdict(s *cgset) *verdict {
 	s.gen = m.gen
 	s.v = verdict{known: true}
 	for _, g := range s.cgroups {
-		s.v.add(g)
+		m.addTo(&s.v, g)
 	}
 	return &s.v
 }
 
-// add folds in one hierarchy. Only registrations decide (rule 4); a hierarchy
+// addTo folds in one hierarchy. Only registrations decide (rule 4); a hierarchy
 // that names nobody is nothing (rule 5).
-func (v *verdict) add(g *cgroup) {
+func (m *machine) addTo(v *verdict, g *cgroup) {
 	if !g.known() {
 		v.known = false
 	}
@@ -391,6 +470,12 @@ func (v *verdict) add(g *cgroup) {
 		reg = p.reg
 		if reg == nil && !p.claim.IsZero() {
 			v.claim(p)
+		}
+		if reg == nil && p.candidate != nil && p.candidate.run != nil && m.bugs.has(bugNameTrusted) {
+			reg = p.candidate
+		}
+		if m.bugs.has(bugChildCgroupNotInherited) {
+			break
 		}
 	}
 	switch {
@@ -408,6 +493,7 @@ func (v *verdict) add(g *cgroup) {
 }
 
 func (v *verdict) claim(g *cgroup) {
+	v.disputed = v.disputed || g.disputed
 	for _, id := range v.claims {
 		if id.ID == g.claim.ID {
 			return

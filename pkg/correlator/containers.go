@@ -94,6 +94,13 @@ func (m *machine) find(id workload.ContainerID) *container {
 	if c := m.conts[id]; c != nil {
 		return c
 	}
+	if isLongHex(id.ID) && m.bugs.has(bugPrefixMerges) {
+		for _, c := range m.all {
+			if shortID(c.key.ID) == shortID(id.ID) {
+				return c
+			}
+		}
+	}
 	if isLongHex(id.ID) {
 		return m.byBare[id.ID]
 	}

@@ -76,6 +76,8 @@ type Correlator struct {
 	ready chan struct{}
 	wake  chan struct{} // holds one: the earliest deadline has changed
 	ctx   atomic.Pointer[context.Context]
+	// snapshots makes one follow the other: the machine knows of one at a time.
+	snapshots sync.Mutex
 
 	work  sync.WaitGroup
 	calls chan struct{} // a place for each request under way
@@ -327,15 +329,16 @@ func (c *Correlator) do(ctx context.Context, r request) {
 	case reqPrefill, reqLookup, reqLocate:
 		c.ask(ctx, r)
 	case reqLineage:
+		at := now()
 		l, err := c.opts.Cgroups.Lineage(r.cgroup)
-		c.feed(evLineage{id: r.cgroup, lineage: l, err: err})
+		c.feed(evLineage{id: r.cgroup, lineage: l, err: err, at: at})
 	case reqProcess:
 		c.readProcess(r.pid)
 	case reqSnapshot:
 		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
 			c.opts.Logger.Warn("repair failed", "err", err)
-			return
 		}
+	case reqSweep:
 		c.sweep()
 	}
 }
@@ -357,21 +360,24 @@ func (c *Correlator) ask(ctx context.Context, r request) {
 }
 
 func (c *Correlator) readProcess(pid workload.PID) {
+	at := now()
 	p, err := c.opts.Source.Process(pid)
 	switch {
 	case err == nil:
-		c.feed(evProcess{pid: pid, proc: p})
+		c.feed(evProcess{pid: pid, proc: p, at: at})
 	case errors.Is(err, kernel.ErrGone):
-		c.feed(evProcess{pid: pid, gone: true})
+		c.feed(evProcess{pid: pid, gone: true, at: at})
 	default:
 		c.opts.Logger.Debug("process unreadable", "pid", pid, "err", err)
-		c.feed(evProcess{pid: pid, gone: true})
+		c.feed(evProcess{pid: pid, gone: true, at: at})
 	}
 }
 
 // snapshot applies all processes, in steps of one process each so that events go
 // on being applied between them.
 func (c *Correlator) snapshot(ctx context.Context) error {
+	c.snapshots.Lock()
+	defer c.snapshots.Unlock()
 	return c.opts.Source.Snapshot(ctx, func(e kernel.Event) {
 		if e.Type == kernel.Task && e.Process.KernelThread {
 			return
@@ -386,16 +392,12 @@ func (c *Correlator) sweep() {
 		c.opts.Logger.Warn("hierarchies not read again", "err", err)
 	}
 	c.mu.Lock()
-	var idle []workload.CgroupID
-	for id, g := range c.m.cgroups {
-		if len(g.sets) == 0 && len(g.children) == 0 && !g.root {
-			idle = append(idle, id)
-		}
-	}
+	idle := c.m.idleCgroups()
 	c.mu.Unlock()
+	at := now()
 	for _, id := range idle {
 		if _, err := c.opts.Cgroups.Path(id); errors.Is(err, pcgroup.ErrGone) {
-			c.feed(evEvent{kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: id}}})
+			c.feed(evEvent{kernel.Event{Type: kernel.CgroupRmdir, Time: at, Cgroup: kernel.Cgroup{ID: id}}})
 		}
 	}
 }
@@ -451,6 +453,7 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 	if known != nil && known() {
 		return nil
 	}
+	at := now()
 	p, err := c.opts.Source.Process(pid)
 	switch {
 	case errors.Is(err, kernel.ErrGone):
@@ -458,10 +461,11 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 	case err != nil:
 		return fmt.Errorf("observe process %d: %w", pid, err)
 	}
-	c.feed(evProcess{pid: pid, proc: p})
+	c.feed(evProcess{pid: pid, proc: p, at: at})
 	for _, id := range c.unknownCgroups(pid) {
+		at := now()
 		l, err := c.opts.Cgroups.Lineage(id)
-		c.feed(evLineage{id: id, lineage: l, err: err})
+		c.feed(evLineage{id: id, lineage: l, err: err, at: at})
 	}
 	for _, r := range c.fromFiles(pid, (*machine).locateNow) {
 		c.ask(ctx, r)

@@ -35,7 +35,6 @@ func (m *machine) end(p *proc, x workload.Exit, at workload.KTime) {
 	if m.procs[p.kp.Key.PID] == p {
 		delete(m.procs, p.kp.Key.PID)
 	}
-	delete(m.moves, p.kp.Key.PID)
 	p.exit = &x
 	m.ghosts.queue = append(m.ghosts.queue, p)
 	m.ghosts.byPID[p.kp.Key.PID] = p
@@ -68,5 +67,5 @@ func (m *machine) lookup(pid workload.PID) *proc {
 
 func (m *machine) isGhost(k workload.ProcessKey) bool {
 	p := m.ghosts.byPID[k.PID]
-	return p != nil && p.kp.Key.Same(k)
+	return p != nil && p.kp.Key.Same(k) && !m.bugs.has(bugDeadRevived)
 }

@@ -3,9 +3,11 @@
 package correlator
 
 import (
+	"errors"
 	"slices"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -76,6 +78,7 @@ func (m *machine) located(e evAnswer) {
 		s.locating++
 	}
 	s.locating = max(0, s.locating-1)
+	s.silent = s.silent || e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
 	if e.err == nil && e.located.ID != "" {
 		c := m.find(e.located)
 		if c == nil {
@@ -90,12 +93,24 @@ func (m *machine) located(e evAnswer) {
 	if s.locating > 0 {
 		return
 	}
+	if s.silent { // who cannot say has not denied it: asked again for as long as anybody is there
+		s.silent = false
+		s.located = min(s.located, maxLocate-1)
+		s.hushed = min(s.hushed+1, 10)
+		m.at(m.now+8*workload.KTime(time.Millisecond)<<s.hushed, func() { m.locateSet(s) })
+		return
+	}
 	if s.located >= maxLocate {
 		m.resettleSet(s)
 		return
 	}
 	pause := 4 * workload.KTime(time.Millisecond) << (2 * s.located)
 	m.at(m.now+pause, func() { m.locateSet(s) })
+}
+
+// denied reports whether a source has said that something is not its own.
+func denied(err error) bool {
+	return errors.Is(err, collectors.ErrNotFound) || errors.Is(err, collectors.ErrNotMine) || errors.Is(err, collectors.ErrNotPresent)
 }
 
 func (m *machine) resettleSet(s *cgset) {

@@ -40,6 +40,8 @@ type (
 		id      workload.CgroupID
 		lineage []workload.CgroupPath
 		err     error
+		// at is an instant before the reading.
+		at workload.KTime
 	}
 	// evAnswer answers reqAsk and reqLocate.
 	evAnswer struct {
@@ -69,6 +71,8 @@ type (
 		pid  workload.PID
 		proc kernel.Process
 		gone bool
+		// at is an instant before the reading: what is stamped later is newer.
+		at workload.KTime
 	}
 	// evTick lets time pass.
 	evTick struct{}
@@ -88,6 +92,8 @@ const (
 	reqProcess
 	// reqSnapshot reads all processes and cgroups, after a loss.
 	reqSnapshot
+	// reqSweep looks which of the idle cgroups are gone, after a snapshot.
+	reqSweep
 )
 
 // request is something that the shell has to do. It is comparable but for the evidence.
@@ -112,8 +118,9 @@ type output struct {
 
 // machine is the pure core. One goroutine at a time may use it.
 type machine struct {
-	cfg config
-	now workload.KTime
+	cfg  config
+	bugs bugSet // empty but in builds that test the simulator
+	now  workload.KTime
 
 	cgroups map[workload.CgroupID]*cgroup
 	sets    map[kernel.CgroupSet]*cgset
@@ -146,6 +153,7 @@ type machine struct {
 	snapshot    snapshot
 	repairAt    workload.KTime
 	repairing   bool
+	sweepAt     workload.KTime // 0: no second sweep is due
 	repairs     uint64
 	lastEventAt workload.KTime
 	conflicts   uint64
@@ -243,7 +251,7 @@ const repairPause = 250 * workload.KTime(time.Millisecond)
 
 // lost asks for a repair from the task iterator, soon.
 func (m *machine) lost() {
-	if m.repairing {
+	if m.repairing || m.bugs.has(bugLossIgnored) {
 		return
 	}
 	m.repairing = true
@@ -279,10 +287,33 @@ func (m *machine) snapshotEnd() {
 		if ok && key.Same(p.kp.Key) {
 			continue
 		}
-		if p.seenAt < s.at {
+		if p.seenAt < s.at || m.bugs.has(bugSnapshotEndsTheNewborn) {
 			m.end(p, workload.Exit{At: s.at}, s.at)
 		}
 	}
+	m.dropMoves(s.at)
+	m.sweep()
+}
+
+// sweep looks for cgroups whose removal was lost: at once, and again when the
+// dead who were in them are forgotten.
+func (m *machine) sweep() {
+	m.request(request{kind: reqSweep})
+	due := m.sweepAt == 0
+	m.sweepAt = m.now + ghostAge + repairPause
+	if due {
+		m.at(m.sweepAt, m.sweepAgain)
+	}
+}
+
+func (m *machine) sweepAgain() {
+	if m.now < m.sweepAt { // there was another snapshot
+		m.at(m.sweepAt, m.sweepAgain)
+		return
+	}
+	m.sweepAt = 0
+	m.trimGhosts()
+	m.request(request{kind: reqSweep})
 }
 
 // settling reports whether a first answer is still awaited about a run that is

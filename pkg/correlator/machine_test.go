@@ -289,7 +289,7 @@ func TestAStateWhoseInitIsAnotherProcessRegistersNothing(t *testing.T) {
 	l := r.state(idA, 100, "/docker/"+idA)
 	l.Run.Init.Start += 5 * workload.TickNS
 	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
-	r.feed(evProcess{pid: 100, proc: r.proc(100, 10, 3, ns(500, 1))})
+	r.feed(evProcess{pid: 100, proc: r.proc(100, 10, 3, ns(500, 1)), at: r.now + 1})
 	r.want(100, workload.StatusUnknown, "")
 }
 
@@ -326,6 +326,8 @@ func TestAnExecdProcessIsAMemberAndAnNsenterIsNot(t *testing.T) {
 	r.after(2000)
 	r.fork(111, 10, 1, ns(500, 9))
 	r.after(2000)
+	r.want(111, workload.StatusUnknown, "") // it may have been moved since, unheard
+	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 1, ns(500, 9)), at: r.now})
 	if p := r.want(111, workload.StatusHost, ""); !p.ForeignNamespaces {
 		t.Error("foreign namespaces are not said")
 	}
@@ -349,6 +351,45 @@ func TestCgroupParentBelowAnotherContainerIsItsOwnContainer(t *testing.T) {
 	r.exec(200, 10, 5, ns(600, 1))
 	r.want(200, workload.StatusContainer, idB)
 	r.want(100, workload.StatusContainer, idA)
+}
+
+// The agent comes late: of two hierarchies, the lineage in one is still being
+// read when the runtime's state registers the inner container.
+func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {
+	r := newRig(t)
+	both := func(pid, parent workload.PID, cgroup uint64, in workload.PIDNamespace) {
+		p := r.proc(pid, parent, cgroup, in)
+		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: cgroup}
+		r.feed(kernel.Event{Type: kernel.Task, Process: p})
+	}
+	lineage := func(hierarchy uint32, id uint64, paths ...string) {
+		e := evLineage{id: workload.CgroupID{Hierarchy: hierarchy, ID: id}}
+		for i, path := range paths {
+			e.lineage = append(e.lineage, workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: hierarchy, ID: id - uint64(i)}, Path: path})
+		}
+		r.feed(e)
+	}
+	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
+	for h := range uint32(2) {
+		lineage(h, 3, outer, "/docker", "/")
+	}
+	both(100, 10, 3, ns(500, 1))
+	r.hint(idA, 100, outer)
+	r.want(100, workload.StatusContainer, idA)
+
+	both(200, 10, 4, ns(600, 1))
+	both(201, 200, 4, ns(600, 2))
+	lineage(0, 4, inner, outer, "/docker", "/")
+	r.hint(idB, 200, inner)
+	lineage(1, 4, inner, outer, "/docker", "/")
+	r.after(100)
+	r.want(200, workload.StatusContainer, idB)
+	r.want(201, workload.StatusContainer, idB)
+	for id, c := range r.cont {
+		if id.ID == idB && len(c.Run.Cgroups) != 2 {
+			t.Errorf("%d cgroups are registered, not 2", len(c.Run.Cgroups))
+		}
+	}
 }
 
 func TestTheSourcesThatKnowAContainerMakeOneEntity(t *testing.T) {
@@ -577,4 +618,91 @@ func TestAQuestionHasTheFilesAskedWhoseProcessItIs(t *testing.T) {
 	if r.m.locateNow(100) != nil || r.m.locateNow(10) != nil || r.m.locateNow(4242) != nil {
 		t.Error("asked about a member, a process of the host's and one that is not there")
 	}
+}
+
+// The attach event of the next process with a PID comes before the fork of the
+// last one, whose ring is read late.
+func TestAMoveOfTheNextProcessWithAPIDIsNotTheLastOnes(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	next, last := r.proc(130, 10, 3), r.proc(130, 10, 1)
+	last.Key.Start -= 5 * workload.TickNS
+	at := r.now
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: next, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.feed(kernel.Event{Type: kernel.Fork, Time: at, Process: last})
+	if p := r.seen[last.Key]; p == nil || p.Status != workload.StatusHost {
+		t.Errorf("the last process is %+v, want the host's", p)
+	}
+}
+
+// It was read from /proc before the fork of the last one with its PID was heard.
+func TestALateForkEndsNoLaterProcess(t *testing.T) {
+	r := newRig(t)
+	r.feed(evProcess{pid: 140, proc: r.proc(140, 10, 1), at: r.now})
+	late := r.proc(140, 10, 1)
+	late.Key.Start -= 5 * workload.TickNS
+	r.feed(kernel.Event{Type: kernel.Fork, Process: late})
+	if p := r.want(140, workload.StatusHost, ""); p.Exit != nil {
+		t.Errorf("it lives, and its exit is %+v", p.Exit)
+	}
+}
+
+func TestAnEngineThatNamesAnothersInitMergesNothing(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	lie := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idB}, Name: "liar", Run: &workload.Run{Init: workload.ProcessKey{PID: 100}, Registers: true}}
+	r.feed(evListed{source: docker, container: lie})
+	r.want(100, workload.StatusContainer, idA)
+	if c := r.m.lookup(100).member; c.layers[docker] != nil {
+		t.Errorf("it is described as %+v", c.layers[docker])
+	}
+}
+
+func TestALateAnswerAboutAnEarlierRunReplacesNothing(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	r.mkdir(7, 2, "/docker/"+idA)
+	r.fork(120, 10, 7, ns(501, 1))
+	r.hint(idA, 120, "/docker/"+idA)
+	r.hint(idA, 100, "/docker/"+idA)
+	if l := r.cont[r.m.all[0].key]; l.State == workload.StateExited || l.Run.Init.PID != 120 {
+		t.Errorf("state %s, init %v", l.State, l.Run.Init)
+	}
+}
+
+// A process in namespaces of its own whose cgroup nobody knows is the host's once
+// every source has denied it; one that cannot say has not.
+func TestASourceThatCannotSayHasNotDenied(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(20, 1, "/odd")
+	r.fork(300, 10, 20, ns(700, 1))
+	for range 20 {
+		for _, q := range slices.Clone(r.reqs) {
+			switch q.kind {
+			case reqLocate:
+				err := collectors.ErrNotFound
+				if q.source == docker {
+					err = collectors.ErrUnavailable
+				}
+				r.feed(evAnswer{req: q, err: err})
+			case reqProcess:
+				r.feed(evProcess{pid: 300, proc: r.proc(300, 10, 20, ns(700, 1)), at: r.now})
+			}
+		}
+		r.reqs = nil
+		r.after(1000)
+	}
+	r.want(300, workload.StatusUnknown, "")
+}
+
+func TestACgroupIDThatComesAgainIsAnotherCgroup(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.mkdir(3, 1, "/user.slice")
+	r.fork(150, 10, 3)
+	r.want(150, workload.StatusHost, "")
+	r.want(100, workload.StatusContainer, idA)
 }

@@ -33,6 +33,9 @@ func (m *machine) settle(p *proc) {
 	if p.member != before.member {
 		m.userExec(p)
 	}
+	if p.status != before.status {
+		m.resettleBelow(p)
+	}
 }
 
 // join decides which container a process belongs to.
@@ -47,8 +50,11 @@ func (m *machine) join(p *proc, v *verdict) {
 		}
 		// Whoever comes in with namespaces that are not the host's may come from
 		// a container that is not registered yet, or whose start was missed.
-		if (p.lost || m.looksContained(p)) && !m.provenMember(p, y) {
+		if (p.lost || m.looksContained(p)) && !m.provenMember(p, y) && !m.bugs.has(bugForeignNamespacesIgnored) {
 			return
+		}
+		if y.over(p.setAt) && !p.lost && !m.looksContained(p) {
+			return // nobody enters a container that has ended: the id may be another cgroup's
 		}
 		p.member, p.lost = y, false
 		p.entry = y.entryOf(p)
@@ -61,6 +67,11 @@ func (m *machine) join(p *proc, v *verdict) {
 	if p.member != nil && p.member.run != nil && p.member.run.init == p {
 		p.entry = workload.EntryInit
 	}
+}
+
+// over reports whether the container's run had ended at an instant.
+func (c *container) over(at workload.KTime) bool {
+	return c.run != nil && c.run.exit != nil && c.run.exit.At != 0 && at > c.run.exit.At
 }
 
 // provenMember decides for a process in y's cgroup whose history was lost: by
@@ -122,7 +133,7 @@ func (m *machine) judge(p *proc, v *verdict) {
 	case v.reg != nil:
 		p.status = workload.StatusUnknown
 		p.reason = "in the cgroup of " + v.reg.label() + ", but how it came there was not seen"
-	case !v.known:
+	case !v.known && !m.bugs.has(bugHostForUnknown):
 		p.status, p.reason = workload.StatusUnknown, "its cgroup is not known yet"
 	case len(v.claims) > 0:
 		m.judgeClaim(p, v)
@@ -140,6 +151,8 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 	switch {
 	case m.borrowed(p) != nil:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", its namespaces are those of " + m.borrowed(p).label()
+	case v.disputed:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", a source names another container"
 	case len(v.claims) > 1:
 		p.reason = "its cgroup's path claims several containers and none is registered"
 	case c == nil || c.pending():
@@ -185,17 +198,41 @@ func (m *machine) noteClaimed(p *proc) {
 }
 
 func (m *machine) judgeHost(p *proc) {
-	if o := p.set.owner; o != nil && o.goneAt == 0 && m.looksContained(p) {
+	if p.initOf != nil && m.looksContained(p) {
+		p.status, p.reason = workload.StatusUnknown, "a source calls it the init of "+p.initOf.label()+", which is not registered"
+		return
+	}
+	if p.exit != nil && m.looksContained(p) && p.status != workload.StatusHost {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own, and it ended before anybody said whose"
+		return
+	}
+	if o := p.set.owner; o != nil && (o.goneAt == 0 || p.started < o.goneAt) && m.looksContained(p) {
 		p.status, p.reason = workload.StatusUnknown, "a source says that it belongs to "+o.label()+", whose cgroup is not registered yet"
 		return
 	}
-	if m.looksContained(p) && p.set.located < maxLocate {
+	if m.looksContained(p) && (p.set.located < maxLocate || p.set.locating > 0) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked"
 		m.locateSoon(p.set)
 		return
 	}
+	if p.left && (p.kp.PIDNSLevel > 0 || m.looksContained(p) && m.verdict(p.set).service == nil) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and moved to a cgroup that no source knows"
+		return
+	}
+	if p.lost && m.borrowed(p) != nil {
+		p.status, p.reason = workload.StatusUnknown, "in the namespaces of "+m.borrowed(p).label()+" and in no container's cgroup"
+		return
+	}
+	if !p.joined && !m.likeItsInit(p) {
+		p.status, p.reason = workload.StatusUnknown, "in a PID namespace whose init is not known to be the host's"
+		return
+	}
 	if m.tooYoung(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and just made; it may be on its way into a container"
+		return
+	}
+	if m.unread(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
 		return
 	}
 	for _, ns := range p.kp.PIDNS {
@@ -210,20 +247,78 @@ func (m *machine) judgeHost(p *proc) {
 	p.status = workload.StatusHost
 }
 
+// likeItsInit: a process that was born in a PID namespace, or of whose history
+// nothing is known, is of the host where the namespace's init is. What escaped a
+// container's cgroups before that was registered, or before it was seen, is not.
+func (m *machine) likeItsInit(p *proc) bool {
+	ns := innermost(p)
+	if p.kp.PIDNSLevel == 0 || ns.PID == 1 {
+		return true
+	}
+	init := m.initOf(ns.Inum)
+	return init != nil && init.status == workload.StatusHost
+}
+
+// initOf gives the living init of a PID namespace.
+func (m *machine) initOf(inum uint32) *proc {
+	for q := range m.inNS[inum] {
+		if in := innermost(q); q.exit == nil && in.Inum == inum && in.PID == 1 {
+			return q
+		}
+	}
+	return nil
+}
+
+// resettleBelow judges those anew who are judged by this init.
+func (m *machine) resettleBelow(init *proc) {
+	ns := innermost(init)
+	if ns.PID != 1 {
+		return
+	}
+	for _, q := range sortedSet(m.inNS[ns.Inum]) {
+		if q != init && !q.joined && q.exit == nil {
+			m.settle(q)
+		}
+	}
+}
+
 // tooYoung reports whether a process may still be a runtime's, on its way into a
 // container: made in new namespaces, with its move and exec under way to us.
 func (m *machine) tooYoung(p *proc) bool {
-	until := p.started + youngFor
-	if p.started == 0 || p.exit != nil || !m.looksContained(p) || m.now >= until {
+	started := p.started
+	if started == 0 {
+		started = workload.KTime(p.kp.Key.Start)
+	}
+	until := started + youngFor
+	if started == 0 || p.exit != nil || !m.looksContained(p) {
+		return false
+	}
+	if m.now >= until {
 		return false
 	}
 	if !p.young {
 		p.young = true
 		m.at(until, func() {
+			p.young = false
+			p.read = false
 			if m.procs[p.kp.Key.PID] == p {
 				m.settle(p)
 			}
 		})
+	}
+	return true
+}
+
+// unread reports whether a process with namespaces of its own has not been seen
+// since it was young: an event that nobody misses may have moved it. It is read
+// from /proc then, once; only what was read is said.
+func (m *machine) unread(p *proc) bool {
+	if p.exit != nil || !m.looksContained(p) || p.seenAt >= p.started+youngFor {
+		return false
+	}
+	if !p.read {
+		p.read = true
+		m.request(request{kind: reqProcess, pid: p.kp.Key.PID})
 	}
 	return true
 }

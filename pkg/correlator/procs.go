@@ -24,8 +24,14 @@ type proc struct {
 	// taint is why it is in conflict, for good; its descendants inherit it.
 	taint string
 	// lost: how it came to be is not known, so its namespaces decide.
-	lost  bool
-	entry workload.Entry
+	lost bool
+	// left: in namespaces of its own and a member of nobody, it or one above it
+	// was put into another cgroup. Sandboxes stay where they are made; so it is a
+	// container's, coming or escaping.
+	left bool
+	// joined: it, or one above it, came into its PID namespace from outside (nsenter).
+	joined bool
+	entry  workload.Entry
 	// user: it has run the user's code, or was forked by one that had.
 	user    bool
 	started workload.KTime
@@ -40,10 +46,14 @@ type proc struct {
 	foreign bool
 	dirty   bool
 	young   bool // a timer will judge it again
+	// initOf is the container that a source called it the init of, registered or not.
+	initOf *container
+	read   bool // it is being read from /proc
 }
 
 // move is an attach event of a process that is not known yet.
 type move struct {
+	of workload.ProcessKey
 	at workload.KTime
 	to workload.CgroupID
 }
@@ -59,9 +69,12 @@ const (
 func (m *machine) fork(e *kernel.Event) {
 	pid := e.Process.Key.PID
 	if old := m.procs[pid]; old != nil {
-		if old.kp.Key.Same(e.Process.Key) {
+		if m.same(old, e.Process.Key) {
 			m.adopt(old, e)
 			return
+		}
+		if startedBefore(e.Process.Key, old.kp.Key) {
+			return // late: its PID is another's by now
 		}
 		m.end(old, workload.Exit{At: e.Time}, e.Time)
 	}
@@ -94,13 +107,33 @@ func (m *machine) newProc(e *kernel.Event) *proc {
 // inherit takes membership from the parent, and nothing else (rule 6).
 func (m *machine) inherit(p *proc, e *kernel.Event) {
 	parent := m.procs[e.Process.Parent]
-	if parent == nil || parent == p || !startsAs(parent, e.Process.ParentStart) {
+	if parent == nil || parent == p || !startsAs(parent, e.Process.ParentStart) && !m.bugs.has(bugParentWithoutStart) {
 		p.lost = true
 		return
 	}
 	p.member, p.taint, p.user, p.entry = parent.member, parent.taint, parent.user, parent.entry
+	if m.bugs.has(bugConflictNotInherited) {
+		p.taint = ""
+	}
+	p.left = parent.left
+	p.joined = parent.joined
+	if in := innermost(p); in.Inum != innermost(parent).Inum {
+		p.joined = in.PID != 1
+	}
 	// A parent with the host's own namespaces and no container's cgroup cannot have come from a container.
 	p.lost = parent.lost && (parent.status != workload.StatusHost || m.looksContained(parent))
+}
+
+func (m *machine) same(p *proc, k workload.ProcessKey) bool {
+	return p.kp.Key.Same(k) || m.bugs.has(bugKeyWithoutStart) && p.kp.Key.PID == k.PID
+}
+
+// startedBefore reports whether a is an earlier process than b, with the same PID.
+func startedBefore(a, b workload.ProcessKey) bool {
+	if a.Ticks || b.Ticks {
+		return a.Start/workload.TickNS < b.Start/workload.TickNS
+	}
+	return a.Start < b.Start
 }
 
 func startsAs(p *proc, start uint64) bool {
@@ -141,7 +174,7 @@ func betterKey(a, b workload.ProcessKey) workload.ProcessKey {
 // of the user's the second.
 func (m *machine) exec(e *kernel.Event) {
 	p := m.current(e)
-	if p == nil {
+	if p == nil || m.bugs.has(bugExecForgotten) {
 		return
 	}
 	p.execAt = e.Time
@@ -175,11 +208,14 @@ func (m *machine) userExec(p *proc) {
 // current gives the process of an event, made if it is new to us.
 func (m *machine) current(e *kernel.Event) *proc {
 	p := m.procs[e.Process.Key.PID]
-	if p != nil && p.kp.Key.Same(e.Process.Key) {
+	if p != nil && m.same(p, e.Process.Key) {
 		p.kp.Key = betterKey(p.kp.Key, e.Process.Key)
 		return p
 	}
 	if m.isGhost(e.Process.Key) {
+		return nil
+	}
+	if p != nil && startedBefore(e.Process.Key, p.kp.Key) {
 		return nil
 	}
 	if p != nil {
@@ -197,7 +233,7 @@ func (m *machine) current(e *kernel.Event) *proc {
 // the parent is membership of the child. Without one, namespaces decide.
 func (m *machine) fromParent(p *proc) {
 	parent := m.procs[p.kp.Parent]
-	if parent == nil || parent == p || p.kp.ParentStart == 0 || !startsAs(parent, p.kp.ParentStart) {
+	if parent == nil || parent == p || (p.kp.ParentStart == 0 || !startsAs(parent, p.kp.ParentStart)) && !m.bugs.has(bugParentWithoutStart) {
 		return
 	}
 	if parent.member == nil && parent.taint == "" {
@@ -207,12 +243,19 @@ func (m *machine) fromParent(p *proc) {
 }
 
 func (m *machine) refresh(p *proc, e *kernel.Event) {
-	if e.Time < p.seenAt {
+	if k := betterKey(p.kp.Key, e.Process.Key); k != p.kp.Key { // whatever the stamp: a key does not age
+		p.kp.Key = k
+		m.dirtyProc(p)
+	}
+	if e.Time < p.seenAt && !m.bugs.has(bugSnapshotOverridesEvents) {
 		return
 	}
 	p.seenAt = e.Time
 	k := e.Process
 	k.Key = betterKey(p.kp.Key, e.Process.Key)
+	if !m.looksContained(p) && p.set != nil { // a service's move may be heard with its new namespaces
+		m.place(p, e.Process.Cgroups, e.Time)
+	}
 	if k.Comm != p.kp.Comm {
 		m.dirtyProc(p) // the exec may have been lost
 	}
@@ -232,10 +275,11 @@ func (m *machine) task(e *kernel.Event) {
 	if p == nil {
 		return
 	}
+	m.refresh(p, e)
 	if p.started == 0 && !p.kp.Key.Ticks {
 		p.started = workload.KTime(p.kp.Key.Start)
+		m.dirtyProc(p)
 	}
-	m.refresh(p, e)
 	if p.member == nil && !p.set.settled(m) {
 		m.locate(p)
 	}
@@ -244,25 +288,49 @@ func (m *machine) task(e *kernel.Event) {
 // processRead applies what /proc says of one process.
 func (m *machine) processRead(e evProcess) {
 	if e.gone {
-		if p := m.procs[e.pid]; p != nil && p.seenAt < m.now {
-			m.end(p, workload.Exit{At: m.now}, m.now)
+		if p := m.procs[e.pid]; p != nil && p.seenAt < e.at {
+			m.end(p, workload.Exit{At: e.at}, e.at)
 		}
 		m.registerWaiting(e.pid, nil)
 		return
 	}
-	m.task(&kernel.Event{Type: kernel.Task, Time: m.now, Process: e.proc})
+	m.task(&kernel.Event{Type: kernel.Task, Time: e.at, Process: e.proc})
 	m.registerWaiting(e.pid, m.procs[e.pid])
 }
 
 func (m *machine) attach(e *kernel.Event) {
 	p := m.procs[e.Process.Key.PID]
 	if p == nil || !p.kp.Key.Same(e.Process.Key) && e.Process.Key.Start != 0 {
-		if len(m.moves) < maxMoves {
-			m.moves[e.Process.Key.PID] = append(m.moves[e.Process.Key.PID], move{e.Time, e.Cgroup.ID})
+		if m.procs[e.Process.Key.PID] == nil || startedBefore(p.kp.Key, e.Process.Key) {
+			m.keepMove(move{e.Process.Key, e.Time, e.Cgroup.ID})
 		}
 		return
 	}
-	m.moved(p, move{e.Time, e.Cgroup.ID})
+	m.moved(p, move{e.Process.Key, e.Time, e.Cgroup.ID})
+}
+
+// keepMove remembers a move for the process's first event: the last ones alone,
+// since whoever moves to and fro would fill the memory.
+func (m *machine) keepMove(mv move) {
+	ms := m.moves[mv.of.PID]
+	if len(ms) == 0 && len(m.moves) >= maxMoves {
+		return
+	}
+	if len(ms) >= kernel.MaxHierarchies {
+		ms = slices.Delete(ms, 0, 1)
+	}
+	m.moves[mv.of.PID] = append(ms, mv)
+}
+
+// dropMoves forgets the moves that a snapshot is newer than.
+func (m *machine) dropMoves(before workload.KTime) {
+	for pid, ms := range m.moves {
+		if ms = slices.DeleteFunc(ms, func(mv move) bool { return mv.at < before }); len(ms) == 0 {
+			delete(m.moves, pid)
+		} else {
+			m.moves[pid] = ms
+		}
+	}
 }
 
 func (m *machine) replayMoves(p *proc) {
@@ -272,18 +340,23 @@ func (m *machine) replayMoves(p *proc) {
 	}
 	delete(m.moves, p.kp.Key.PID)
 	for _, mv := range ms {
-		m.moved(p, mv)
+		switch {
+		case mv.of.Start == 0 && mv.of.Inode == 0, mv.of.Same(p.kp.Key):
+			m.moved(p, mv)
+		case startedBefore(p.kp.Key, mv.of): // of the next one with this PID
+			m.keepMove(mv)
+		}
 	}
 }
 
 // moved replaces one hierarchy's cgroup, if the move is newer than what is known.
 func (m *machine) moved(p *proc, mv move) {
-	if mv.at < p.setAt || p.set == nil {
+	if mv.at < p.setAt && !m.bugs.has(bugOlderMoveApplied) || p.set == nil {
 		return
 	}
 	key := p.set.key
 	for i := range key.Slice() {
-		if key.IDs[i].Hierarchy == mv.to.Hierarchy {
+		if key.IDs[i].Hierarchy == mv.to.Hierarchy || m.bugs.has(bugSwappedHierarchy) {
 			key.IDs[i] = mv.to
 			m.place(p, key, mv.at)
 			return
@@ -293,12 +366,16 @@ func (m *machine) moved(p *proc, mv move) {
 
 // place puts a process into its cgroups as of an instant and judges it.
 func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
-	if at < p.setAt {
+	if at < p.setAt && !m.bugs.has(bugOlderMoveApplied) && !m.bugs.has(bugSnapshotOverridesEvents) {
 		return
 	}
 	p.setAt = at
-	if p.set == nil || p.set.key != key {
-		s := m.setOf(key)
+	if p.set == nil || p.set.key != key || p.set.over(at) {
+		s := m.setOf(key, at)
+		p.left = p.left || p.set != nil && p.set.key != key && p.member == nil && m.looksContained(p)
+		if m.bugs.has(bugMembershipLostOnMove) && p.set != nil {
+			p.member = nil
+		}
 		s.procs[p] = struct{}{}
 		m.leave(p)
 		p.set = s
@@ -307,13 +384,24 @@ func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
 	m.settle(p)
 }
 
+// over reports whether one of the cgroups was gone before an instant: who is in
+// one of that id then is in another.
+func (s *cgset) over(at workload.KTime) bool {
+	for _, g := range s.cgroups {
+		if g.dead && at > g.goneAt {
+			return true
+		}
+	}
+	return false
+}
+
 // exit turns a process into a ghost.
 func (m *machine) exit(e *kernel.Event) {
 	p := m.current(e)
-	if p == nil {
+	if p == nil || m.bugs.has(bugExitForgotten) {
 		return
 	}
-	if p.set == nil {
+	if p.set == nil || e.Process.Cgroups.N > 0 { // its last move and exec may have been lost
 		m.place(p, e.Process.Cgroups, e.Time)
 	}
 	x := e.Exit

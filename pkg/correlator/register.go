@@ -14,14 +14,37 @@ import (
 // the cgroup that the source says, or below it.
 func (m *machine) register(c *container, i int, r *workload.Run) {
 	p := m.lookup(r.Init.PID)
+	if c.contradicts(r) {
+		m.conflicts++
+		return
+	}
 	if c.run != nil && c.run.init == p && len(c.run.paths) > 0 && sameInit(p, r.Init) {
-		return // said again, perhaps by another source
+		m.registerRest(c, i, r, p) // said again, perhaps by another source
+		return
 	}
 	if p == nil || !sameInit(p, r.Init) {
 		m.wait(c, i, r)
 		return
 	}
 	m.registerRun(c, i, r, p)
+}
+
+// contradicts reports whether a bare PID is another one than that of a source
+// which says when its init started, and so means one process alone.
+func (c *container) contradicts(r *workload.Run) bool {
+	if r.Init.Start != 0 || r.Init.Inode != 0 {
+		return false
+	}
+	for i := range c.asks {
+		o := c.waiting[i]
+		if o == nil && c.layers[i] != nil {
+			o = c.layers[i].Run
+		}
+		if o != nil && o.Init.Start != 0 && o.Init.PID != r.Init.PID {
+			return true
+		}
+	}
+	return false
 }
 
 // sameInit compares with the key that a source gave, which may lack the start:
@@ -86,9 +109,29 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	if p.set == nil {
 		return
 	}
+	if r.Init.Start == 0 && r.Init.Inode == 0 && (c.contradicts(r) || p.kp.PIDNSLevel > 0 && innermost(p).PID != 1) {
+		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
+		return
+	}
+	if r.Init.Start != 0 || r.Init.Inode != 0 { // a bare PID may be another's by now
+		p.initOf = c
+	}
 	if other := m.runOf(p); other != nil && other != c {
+		if !other.sharesID(c) {
+			m.conflicts++ // one of the two sources lies, or reads an old file: the first one keeps it
+			return
+		}
 		m.merge(other, c)
 		return
+	}
+	if c.run != nil && c.run.init != p && !m.bugs.has(bugEarlierRunReplaces) {
+		switch {
+		case startedBefore(startOf(p), startOf(c.run.init)):
+			return // an answer about an earlier run, late
+		case c.run.init.exit == nil:
+			m.registerLater(c, i, r, p) // its init lives, as far as is known: one of the two is not it
+			return
+		}
 	}
 	gs := m.cgroupsToRegister(c, r, p)
 	if len(gs) == 0 {
@@ -96,12 +139,52 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		return
 	}
 	for _, g := range gs {
-		if g.reg != nil && g.reg != c && g.reg.run != nil && g.reg.run.exit == nil {
+		if g.reg != nil && g.reg != c && g.reg.run != nil && g.reg.run.exit == nil && !m.bugs.has(bugSecondClaimWins) {
 			m.conflicts++ // two runtimes claim one cgroup: the first one keeps it
 			return
 		}
 	}
 	m.bind(c, i, p, gs)
+	if p.halfKnown() {
+		m.registerLater(c, i, r, p)
+	}
+}
+
+// halfKnown reports whether the lineage of one of its cgroups is still being read.
+func (p *proc) halfKnown() bool {
+	return p.set != nil && slices.ContainsFunc(p.set.cgroups, func(g *cgroup) bool { return !g.known() })
+}
+
+// registerRest adds the hierarchies whose lineage was not known at the
+// registration: below another container, what is not registered would be that one's.
+func (m *machine) registerRest(c *container, i int, r *workload.Run, p *proc) {
+	if p.set == nil || c.run.exit != nil {
+		return
+	}
+	var rest []*cgroup
+	for _, g := range m.cgroupsToRegister(c, r, p) {
+		if g.reg == nil && !g.dead {
+			rest = append(rest, g)
+			g.reg = c
+			c.run.cgroups = append(c.run.cgroups, g)
+			c.run.paths = append(c.run.paths, workload.CgroupPath{CgroupID: g.id, Path: g.path})
+		}
+	}
+	if len(rest) > 0 {
+		m.gen++
+		m.dirtyContainer(c)
+	}
+	for _, g := range rest {
+		m.resettle(g)
+	}
+	if p.halfKnown() {
+		m.registerLater(c, i, r, p)
+	}
+}
+
+// startOf makes keys of different PIDs comparable by their start.
+func startOf(p *proc) workload.ProcessKey {
+	return workload.ProcessKey{Start: p.kp.Key.Start, Ticks: p.kp.Key.Ticks}
 }
 
 // registerLater tries again: a lineage may not be known yet, or the init's move
@@ -151,13 +234,37 @@ func (m *machine) cgroupsToRegister(c *container, r *workload.Run, p *proc) []*c
 	var gs []*cgroup
 	for _, g := range p.set.cgroups {
 		for a := g; a != nil && !a.root && a.named; a = a.parent {
-			if a.matches(claimed) || len(r.ClaimedPaths) == 0 && c.has(a.claim.ID) {
+			if a.namedFor(c) && !m.bugs.has(bugLyingInitRegisters) {
+				m.dispute(a)
+				break
+			}
+			if m.bugs.has(bugLyingInitRegisters) || a.matches(claimed) || len(r.ClaimedPaths) == 0 && c.has(a.claim.ID) {
 				gs = append(gs, a)
 				break
 			}
 		}
 	}
 	return gs
+}
+
+// namedFor reports whether the cgroup's name is that of another container, which
+// some source knows or may know yet: the evidence disagrees then.
+func (g *cgroup) namedFor(c *container) bool {
+	if !isLongHex(g.claim.ID) || c.has(g.claim.ID) {
+		return false
+	}
+	o := g.candidate
+	return o != nil && !o.forgotten && (o.pending() || len(o.layers) > 0 || o.run != nil)
+}
+
+// dispute remembers that a source has put another container into a cgroup than
+// its name says: the name is not to be believed.
+func (m *machine) dispute(g *cgroup) {
+	if !g.disputed {
+		g.disputed = true
+		m.gen++
+		m.resettle(g)
+	}
 }
 
 // anyHierarchy is the number of no hierarchy: matches finds its path in those
@@ -177,6 +284,12 @@ func (g *cgroup) matches(claimed []workload.CgroupPath) bool {
 	return other
 }
 
+// sharesID reports whether both have an id in common, whoever's it is. The same
+// container has the same id in every layer of its runtimes.
+func (c *container) sharesID(o *container) bool {
+	return slices.ContainsFunc(o.ids, func(id workload.ContainerID) bool { return c.has(id.ID) })
+}
+
 func (c *container) has(id string) bool {
 	return id != "" && slices.ContainsFunc(c.ids, func(o workload.ContainerID) bool { return o.ID == id })
 }
@@ -186,7 +299,11 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 	if c.run != nil {
 		m.endRun(c)
 	}
+	over := c.run
 	c.run = &run{init: p, source: i, at: m.now, cgroups: gs}
+	if over != nil && m.bugs.has(bugRunStaysOver) {
+		c.run.exit = over.exit
+	}
 	c.goneAt, c.registerTries = 0, 0
 	for _, g := range gs {
 		g.reg = c

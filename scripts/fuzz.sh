@@ -1,0 +1,40 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# fuzz.sh: every fuzz target of the repository in turn, FUZZ_TIME in all
+# (seconds or 10m, 2h; default 10m), shared evenly. Prints the executions of each
+# and their sum. FUZZ_ONLY is a pattern for the targets (package.Name).
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# seconds TIME: 90, 90s, 10m or 2h, as seconds.
+seconds() {
+	case $1 in
+	*h) echo $((${1%h} * 3600)) ;;
+	*m) echo $((${1%m} * 60)) ;;
+	*) echo "${1%s}" ;;
+	esac
+}
+
+mapfile -t targets < <(grep -rnE --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]+' api bpf cmd internal pkg tests 2>/dev/null |
+	sed -E 's|^(.*)/[^/]*:[0-9]+:func (.*)|\1.\2|' | grep -E "${FUZZ_ONLY:-.}" | sort -u)
+[[ ${#targets[@]} -gt 0 ]] || { echo "fuzz.sh: no target" >&2; exit 1; }
+all=$(seconds "${FUZZ_TIME:-10m}")
+# Go starts the workers and the coverage build besides; a target has a second at least.
+each=$((all / ${#targets[@]}))
+((each > 0)) || each=1
+
+sum=0 failed=0
+for t in "${targets[@]}"; do
+	dir=${t%.*} name=${t##*.}
+	if out=$(go test -vet=off -run '^$' -fuzz "^$name\$" -fuzztime "${each}s" "./$dir" 2>&1); then
+		n=$(grep -oE 'execs: [0-9]+' <<<"$out" | tail -1 | cut -d' ' -f2)
+		sum=$((sum + ${n:-0}))
+		printf '%-55s %12d executions\n' "$t" "${n:-0}"
+	else
+		failed=1
+		printf '%-55s FAILED\n%s\n' "$t" "$out"
+	fi
+done
+printf '%-55s %12d executions, %d s each\n' "${#targets[@]} targets" "$sum" "$each"
+exit $failed
