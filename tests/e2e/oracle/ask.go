@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func (o *Oracle) ask(way Way, batch []pending) []Verdict {
 	case Socket:
 		o.askSocket(ctx, batch)
 	case Command, Alone:
-		o.askCommand(ctx, way, batch)
+		way = o.askCommand(ctx, way, batch)
 	}
 	if o.ctx.Err() != nil { // the oracle ends: what came back is of no worth
 		return make([]Verdict, len(batch))
@@ -92,28 +93,45 @@ func fail(batch []pending, err error) {
 	}
 }
 
-// askCommand runs `who -o json` once.
-func (o *Oracle) askCommand(ctx context.Context, way Way, batch []pending) {
+// byItself is what the command line notes where no agent runs.
+const byItself = "no agent at "
+
+// errByItself means that the command line answered without an agent, and was not
+// told of the test's engines.
+var errByItself = errors.New("there was no agent, and the command line knows nothing of the engines")
+
+// askCommand runs `who -o json` once. It gives the way that was gone: without an
+// agent the command line answers by itself.
+func (o *Oracle) askCommand(ctx context.Context, way Way, batch []pending) Way {
 	argv := slices.Concat(o.opts.Command, []string{"--socket", o.opts.Socket, "who", "-o", "json"})
 	if way == Alone {
-		argv = slices.Concat(o.opts.Command, o.opts.Alone, []string{"who", "--no-agent", "-o", "json"})
+		argv = append(argv, "--no-agent")
 	}
 	for _, b := range batch {
 		argv = append(argv, commandWord(b.q.Query))
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), o.opts.Env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run() // its exit code tells of unknown ones too
 	lines := slices.Collect(strings.Lines(stdout.String()))
 	if len(lines) != len(batch) {
 		fail(batch, fmt.Errorf("%d lines for %d questions: %w: %s", len(lines), len(batch), cmp.Or(err, errNoExit), strings.TrimSpace(stderr.String())))
-		return
+		return way
+	}
+	if strings.Contains(stderr.String(), byItself) {
+		way = Alone
+		if len(o.opts.Env) == 0 {
+			fail(batch, errByItself)
+			return way
+		}
 	}
 	for i := range batch {
 		batch[i].raw = lines[i]
 		batch[i].result.Answer, batch[i].result.Err = decodeAnswer(lines[i], commandWord(batch[i].q.Query))
 	}
+	return way
 }
 
 var errNoExit = errors.New("exit status 0")

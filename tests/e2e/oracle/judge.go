@@ -55,7 +55,7 @@ func (o *Oracle) failure(q Question, err error) (Verdict, string) {
 	case errors.Is(err, workload.ErrNotFound):
 		return Gone, ""
 	}
-	o.tally.failed(fmt.Errorf("%s by %s: %w", q.Way, q.By, err))
+	o.tally.failed(q, err)
 	return Failed, ""
 }
 

@@ -44,9 +44,10 @@ type Options struct {
 	Command []string
 	// CommandEvery is how often the command line is asked. Default one second.
 	CommandEvery time.Duration
-	// Alone asks the command line without an agent too: Command with these
-	// arguments in place of the socket's.
-	Alone []string
+	// Env are variables for the command line, "PIDIGREE_OCI_ROOTS=...": where the
+	// test's engines are. With them the command line is asked without an agent,
+	// too (Alone), and is held to what it says by itself while none runs.
+	Env []string
 	// Rate bounds the sweeps, in lookups a second and way. Default 300, which
 	// leaves the machine to the test; negative is without bound.
 	Rate int
@@ -56,6 +57,10 @@ type Options struct {
 
 // Work is the program's path in a container.
 const Work = report.Dir + "/" + report.WorkFile
+
+// maxAsking bounds the first rounds that ask over the socket at the same time:
+// thousands of questions at once would measure how long they wait for each other.
+const maxAsking = 16
 
 // Oracle is one running oracle.
 type Oracle struct {
@@ -71,6 +76,7 @@ type Oracle struct {
 	begun   time.Time
 
 	tally tally
+	slots chan struct{} // one for each process in its first round that is being asked about over the socket
 
 	mu      sync.Mutex // guards all below
 	parties []*Party
@@ -93,7 +99,7 @@ func Start(tb testing.TB, opts Options) *Oracle {
 	}
 	o := &Oracle{
 		Dir: dir, tb: tb, opts: opts, begun: time.Now(),
-		byNonce: map[[report.NonceSize]byte]*Party{}, live: map[*process]struct{}{}, met: map[uint64]*Party{},
+		slots: make(chan struct{}, maxAsking), byNonce: map[[report.NonceSize]byte]*Party{}, live: map[*process]struct{}{}, met: map[uint64]*Party{},
 	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	if err := o.listen(); err != nil {

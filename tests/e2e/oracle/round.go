@@ -69,23 +69,25 @@ func (o *Oracle) ways() (ws []Way) {
 // firstRound asks about a process that has just reported, until it is known or
 // has had its time.
 func (o *Oracle) firstRound(p *process) {
-	known := false
-	var last Verdict
+	known, last := o.askOnce(p)
+	if ways := o.ways(); !known && len(ways) > 0 && last != Failed {
+		o.untilKnown(p, ways[0])
+	}
+}
+
+// askOnce asks in every way, and reports whether an answer was right. The
+// library comes first and waits for nobody.
+func (o *Oracle) askOnce(p *process) (known bool, last Verdict) {
 	for _, way := range o.ways() {
-		bys := []By{ByPID, ByInode}
 		if way == Socket {
-			bys = append(bys, ByPidfd)
-		}
-		if p.stays {
-			bys = append(bys, ByThread, ByTicks)
-		}
-		var batch []pending
-		for _, by := range bys {
-			if b, ok := p.question(by); ok {
-				batch = append(batch, b)
+			select {
+			case o.slots <- struct{}{}:
+			case <-o.ctx.Done():
+				return known, Failed
 			}
+			defer func() { <-o.slots }()
 		}
-		for _, v := range o.ask(way, batch) {
+		for _, v := range o.ask(way, p.firstQuestions(way)) {
 			last = v
 			if v == Right && !known {
 				known = true
@@ -93,9 +95,23 @@ func (o *Oracle) firstRound(p *process) {
 			}
 		}
 	}
-	if ways := o.ways(); !known && len(ways) > 0 && last != Failed {
-		o.untilKnown(p, ways[0])
+	return known, last
+}
+
+func (p *process) firstQuestions(way Way) (batch []pending) {
+	bys := []By{ByPID, ByInode}
+	if way == Socket {
+		bys = append(bys, ByPidfd)
 	}
+	if p.stays {
+		bys = append(bys, ByThread, ByTicks)
+	}
+	for _, by := range bys {
+		if b, ok := p.question(by); ok {
+			batch = append(batch, b)
+		}
+	}
+	return batch
 }
 
 // untilKnown asks by PID with growing pauses.

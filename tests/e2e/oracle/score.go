@@ -132,8 +132,10 @@ type Score struct {
 	Never uint64
 	// Strays counts connections that brought no report that could be used.
 	Strays uint64
-	// LastFailure says why the last question was not answered.
-	LastFailure string
+	// Failures say for each way why the last question was not answered; LastStray
+	// why the last connection brought no report.
+	Failures  [ways]string
+	LastStray string
 }
 
 // Sum adds the cells that are chosen; nil chooses all.
@@ -190,8 +192,10 @@ func (s Score) String() string {
 	if len(s.Known) > 0 {
 		fmt.Fprintf(&b, "time to known of %d processes: p50 %s, p99 %s, max %s\n", len(s.Known), round(s.Percentile(0.5)), round(s.Percentile(0.99)), round(s.Percentile(1)))
 	}
-	if s.LastFailure != "" {
-		fmt.Fprintf(&b, "last failure: %s\n", s.LastFailure)
+	for way, why := range s.Failures {
+		if why != "" {
+			fmt.Fprintf(&b, "last failure, %s: %s\n", Way(way), why)
+		}
 	}
 	fmt.Fprintf(&b, "%-24s %10s", "", "lookups")
 	for _, v := range verdictNames {
@@ -236,13 +240,14 @@ func (s Score) rows(b *strings.Builder, prefix string, key func(Cell) string) {
 type tally struct {
 	processes, reused, never atomic.Uint64
 
-	mu      sync.Mutex // guards all below
-	cells   map[Cell]Counts
-	known   []time.Duration
-	strays  uint64
-	failure string
-	wrongs  int
-	doubts  []string
+	mu       sync.Mutex // guards all below
+	cells    map[Cell]Counts
+	known    []time.Duration
+	strays   uint64
+	stranger string // why the last stray was one
+	failures [ways]string
+	wrongs   int
+	doubts   []string
 }
 
 func (t *tally) add(c Cell, v Verdict) {
@@ -266,13 +271,13 @@ func (t *tally) stray(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.strays++
-	t.failure = "a report: " + err.Error()
+	t.stranger = err.Error()
 }
 
-func (t *tally) failed(err error) {
+func (t *tally) failed(q Question, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.failure = err.Error()
+	t.failures[q.Way] = "by " + q.By.String() + ": " + err.Error()
 }
 
 // Score is what has been counted up to now.
@@ -287,6 +292,6 @@ func (o *Oracle) Score() Score {
 	}
 	s.Known = slices.Clone(t.known)
 	slices.Sort(s.Known)
-	s.Strays, s.LastFailure = t.strays, t.failure
+	s.Strays, s.LastStray, s.Failures = t.strays, t.stranger, t.failures
 	return s
 }

@@ -27,8 +27,8 @@ func (o *Oracle) sweep() {
 	if len(o.opts.Command) > 0 && o.opts.Socket != "" {
 		o.running.Go(func() { o.sweepCommand(Command, o.opts.CommandEvery) })
 	}
-	if len(o.opts.Command) > 0 && o.opts.Alone != nil {
-		o.running.Go(func() { o.sweepCommand(Alone, 5*o.opts.CommandEvery) })
+	if len(o.opts.Command) > 0 && len(o.opts.Env) > 0 {
+		o.running.Go(func() { o.sweepCommand(Alone, 2*o.opts.CommandEvery) })
 	}
 }
 
