@@ -3,8 +3,9 @@
 package wire
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -25,16 +26,13 @@ func DecodeResults(queries []workload.Query, msg *Bytes) ([]workload.Result, err
 type decoder struct {
 	queries    []workload.Query
 	results    []workload.Result // as many as there were so far
-	raw        []result          // of this part, as are the next two
-	answers    []answer
-	indexes    []uint32 // of containers: chains have one or two
 	containers []*workload.Container
 	processes  []*workload.Process
-	shares     []share // of this part's processes
 	sets       []*cgroupSet
 	pods       []*workload.Pod
 	tasks      []*workload.Task
 	services   []*workload.Service
+	chain      []uint32 // of the answer at hand
 
 	msg    string // the part
 	copied string // what was copied of it
@@ -50,31 +48,57 @@ func newDecoder(queries []workload.Query) *decoder {
 }
 
 // part reads the next part of a reply. The bytes may be used again afterwards
-// where there is more than one question.
+// where there is more than one question. It goes through the part three times,
+// so that whatever refers to something finds it: entities, the processes, which
+// refer to those, and the results, which refer to both.
 func (d *decoder) part(s string) error {
-	d.msg, d.copied, d.from = s, "", 0
-	d.raw, d.shares = d.raw[:0], d.shares[:0]
-	first, known := len(d.results), len(d.processes)
-	for in := (scanner{rest: s}); in.rest != ""; {
+	d.msg = s
+	var processes, results string // from the first one of each
+	err := d.each(s, func(in *scanner, at string) error {
+		switch in.num {
+		case fieldProcesses:
+			processes = cmp.Or(processes, at)
+		case fieldResults:
+			results = cmp.Or(results, at)
+		default:
+			return d.entity(*in)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.each(processes, func(in *scanner, _ string) error {
+		if in.num != fieldProcesses {
+			return nil
+		}
+		return d.process(in)
+	}); err != nil {
+		return err
+	}
+	return d.each(results, func(in *scanner, _ string) error {
+		if in.num != fieldResults {
+			return nil
+		}
+		return d.result(in)
+	})
+}
+
+// each calls f for each message of the part from a field on, with that field
+// and what follows.
+func (d *decoder) each(s string, f func(in *scanner, at string) error) error {
+	d.copied, d.from = "", 0
+	in := scanner{rest: s}
+	for in.rest != "" {
+		at := in.rest
 		if err := in.next(); err != nil {
 			return err
 		}
 		if in.typ != typeBytes {
 			continue
 		}
-		if err := d.field(in); err != nil {
+		if err := f(&in, at); err != nil {
 			return err
-		}
-	}
-	for i := range d.shares {
-		if err := d.joinProcess(d.processes[known+i], &d.shares[i]); err != nil {
-			return fmt.Errorf("process %d: %w", known+i, err)
-		}
-	}
-	for i := range d.raw {
-		d.results[first+i].Query = d.queries[first+i]
-		if err := d.join(&d.results[first+i], &d.raw[i]); err != nil {
-			return fmt.Errorf("result %d: %w", first+i, err)
 		}
 	}
 	return nil
@@ -88,14 +112,10 @@ func (d *decoder) end() ([]workload.Result, error) {
 	return d.results, nil
 }
 
-func (d *decoder) field(in scanner) error {
+func (d *decoder) entity(in scanner) error {
 	switch in.num {
-	case fieldResults:
-		return d.result(in)
 	case fieldContainers:
 		return add(d, &d.containers, containerMessage, in)
-	case fieldProcesses:
-		return d.process(in)
 	case fieldPods:
 		return add(d, &d.pods, podMessage, in)
 	case fieldTasks:
@@ -108,50 +128,93 @@ func (d *decoder) field(in scanner) error {
 	return nil
 }
 
-// result reads an answer to the place where it will be.
-func (d *decoder) result(in scanner) error {
-	at, i := len(d.results), len(d.raw)
-	if at >= len(d.queries) {
+// result reads a result to the place where it will be.
+func (d *decoder) result(in *scanner) error {
+	i := len(d.results)
+	if i >= len(d.queries) {
 		return fmt.Errorf("%w: more results than questions", ErrMalformed)
 	}
-	if i == len(d.answers) {
-		d.grow(min(in.alike(), len(d.queries)-at))
+	d.results, d.chain = d.results[:i+1], d.chain[:0]
+	r := &d.results[i]
+	r.Query = d.queries[i]
+	var said *remoteError
+	answered := false
+	for f := (scanner{rest: in.bytes}); f.rest != ""; {
+		if err := f.next(); err != nil {
+			return err
+		}
+		var err error
+		switch f.kind() {
+		case 1<<3 | typeBytes:
+			answered = true
+			err = d.answer(&r.Answer, f.bytes)
+		case 2<<3 | typeBytes:
+			r.Explanation = append(room(r.Explanation, f), workload.Hop{})
+			err = hopMessage.parse(&r.Explanation[len(r.Explanation)-1], d.clone(f.bytes))
+		case 3<<3 | typeBytes:
+			err = parseInto(&said, errorMessage, d.clone(f.bytes))
+		}
+		if err != nil {
+			return fmt.Errorf("result %d: %w", i, err)
+		}
 	}
-	d.results = d.results[:at+1]
-	d.answers[i] = answer{Answer: &d.results[at].Answer, containers: d.indexes[2*i : 2*i : 2*i+2]}
-	d.raw = append(d.raw, result{answer: &d.answers[i]})
-	if err := resultMessage.parse(&d.raw[i], in.bytes); err != nil {
-		return err
+	switch {
+	case said != nil:
+		r.Answer, r.Err = workload.Answer{}, said
+		if err := checkQuery(&r.Query); err != nil {
+			r.Err = err
+		}
+		return nil
+	case !answered:
+		return fmt.Errorf("%w: result %d has neither an answer nor an error", ErrMalformed, i)
 	}
-	if d.raw[i].err == nil && !strings.HasPrefix(in.bytes, answerTag) && !hasAnswer(in.bytes) {
-		return fmt.Errorf("%w: result %d has neither an answer nor an error", ErrMalformed, at)
+	return pickAll(&r.Answer.Containers, d.containers, d.chain)
+}
+
+// answer reads an answer and puts its entities into it, but for the containers.
+func (d *decoder) answer(a *workload.Answer, s string) error {
+	for in := (scanner{rest: s}); in.rest != ""; {
+		if err := in.next(); err != nil {
+			return err
+		}
+		var err error
+		switch in.kind() {
+		case 1<<3 | typeVarint:
+			a.Status = wordOf(statuses, in.n)
+		case 2<<3 | typeVarint:
+			a.Confidence = wordOf(confidences, in.n)
+		case 3<<3 | typeVarint:
+			a.Exited = in.n != 0
+		case 4<<3 | typeVarint:
+			err = pick(&a.Process, d.processes, &in)
+		case 5<<3 | typeVarint:
+			a.Thread = workload.PID(in.n)
+		case 6<<3 | typeVarint, 6<<3 | typeBytes:
+			err = packed(in, func(n uint64) { d.chain = append(d.chain, uint32(min(n, math.MaxUint32))) })
+		case 7<<3 | typeVarint:
+			err = pick(&a.Pod, d.pods, &in)
+		case 8<<3 | typeVarint:
+			err = pick(&a.Task, d.tasks, &in)
+		case 9<<3 | typeVarint:
+			err = pick(&a.Service, d.services, &in)
+		case 10<<3 | typeBytes:
+			a.Reason = d.clone(in.bytes)
+			err = checkText(in)
+		case 11<<3 | typeVarint:
+			a.AsOf = workload.KTime(in.n)
+		case 12<<3 | typeVarint:
+			a.Revision = workload.Revision(in.n)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// grow makes room for n more results of this part. What was read so far points
-// to where it is, which stays.
-func (d *decoder) grow(n int) {
-	d.answers = append(d.answers, make([]answer, n)...)
-	d.indexes = append(d.indexes, make([]uint32, 2*n)...)
-}
-
-// answerTag begins nearly every result.
-const answerTag = "\x0a"
-
-// hasAnswer looks for the answer where it is not the first field.
-func hasAnswer(s string) bool {
-	for in := (scanner{rest: s}); in.rest != "" && in.next() == nil; {
-		if in.num == 1 && in.typ == typeBytes {
-			return true
-		}
-	}
-	return false
-}
-
 // piece is how much of a reply is copied at a time, and so what may be kept
 // by keeping one entity, where it is not longer itself.
-const piece = 2 << 10
+const piece = 4 << 10
 
 // own gives the current field of the part its own bytes, so that who keeps an
 // entity does not keep the whole reply. Neighbours share a piece.
@@ -172,18 +235,6 @@ func (d *decoder) clone(s string) string {
 		return s
 	}
 	return strings.Clone(s)
-}
-
-// ownTexts does the same for what a result itself says, which is rarely anything.
-func (d *decoder) ownTexts(to *workload.Result, r *result) {
-	to.Answer.Reason = d.clone(to.Answer.Reason)
-	if r.err != nil {
-		r.err.message = d.clone(r.err.message)
-	}
-	for i := range r.explanation {
-		h := &r.explanation[i]
-		h.What, h.Detail, h.Source = d.clone(h.What), d.clone(h.Detail), d.clone(h.Source)
-	}
 }
 
 func add[T any](d *decoder, list *[]*T, m *message[T], in scanner) error {
@@ -226,69 +277,37 @@ func (d *decoder) settled(p *workload.Process) {
 	}
 }
 
-func (d *decoder) process(in scanner) error {
+// process reads a process and puts into it what it has in common with others.
+func (d *decoder) process(in *scanner) error {
 	p := d.newProcess()
-	d.processes = append(room(d.processes, in), p)
-	d.shares = append(room(d.shares, in), share{})
-	to := &d.shares[len(d.shares)-1]
-	for in := (scanner{rest: d.own(in)}); in.rest != ""; {
-		if err := in.next(); err != nil {
+	d.processes = append(room(d.processes, *in), p)
+	var home *workload.Container
+	var set *cgroupSet
+	for f := (scanner{rest: d.own(*in)}); f.rest != ""; {
+		if err := f.next(); err != nil {
 			return err
 		}
 		var err error
-		switch in.num {
-		case 10, 18, 19:
-			err = shareMessage.take(to, in)
+		switch f.kind() {
+		case fieldContainerIndex<<3 | typeVarint:
+			err = pick(&home, d.containers, &f)
+		case fieldCgroupsIndex<<3 | typeVarint:
+			err = pick(&set, d.sets, &f)
 		default:
-			err = processMessage.take(p, in)
+			err = takeProcess(p, &f)
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("process %d: %w", len(d.processes)-1, err)
 		}
 	}
-	d.settled(p)
-	return nil
-}
-
-// joinProcess puts what processes have in common into one.
-func (d *decoder) joinProcess(p *workload.Process, s *share) error {
-	var c *workload.Container
-	var set *cgroupSet
-	if err := pick(&c, d.containers, s.container); err != nil {
-		return err
-	}
-	if err := pick(&set, d.sets, s.cgroups); err != nil {
-		return err
-	}
-	p.Container = s.foreign
-	if c != nil {
-		p.Container = c.ID
+	if home != nil {
+		p.Container = home.ID
 	}
 	if set != nil {
 		p.Cgroups = set.cgroups
 	}
+	d.settled(p)
 	return nil
-}
-
-// join puts the entities into an answer.
-func (d *decoder) join(to *workload.Result, r *result) error {
-	d.ownTexts(to, r)
-	to.Explanation = r.explanation
-	if r.err != nil {
-		to.Answer, to.Err = workload.Answer{}, r.err
-		if err := checkQuery(&to.Query); err != nil {
-			to.Err = err
-		}
-		return nil
-	}
-	a := r.answer
-	return errors.Join(
-		pickAll(&to.Answer.Containers, d.containers, a.containers),
-		pick(&to.Answer.Process, d.processes, a.process),
-		pick(&to.Answer.Pod, d.pods, a.pod),
-		pick(&to.Answer.Task, d.tasks, a.task),
-		pick(&to.Answer.Service, d.services, a.service),
-	)
 }
 
 // pickAll shares the list where it can: a chain of one always is a part of it.
@@ -314,13 +333,11 @@ func pickAll[T any](to *[]*T, list []*T, at []uint32) error {
 	return nil
 }
 
-func pick[T any](to **T, list []*T, r reference) error {
-	if r == 0 {
-		return nil
+// pick gives what an index refers to.
+func pick[T any](to **T, list []*T, in *scanner) error {
+	if in.n >= uint64(len(list)) {
+		return fmt.Errorf("%w: index %d of %d", ErrMalformed, in.n, len(list))
 	}
-	if uint64(r) > uint64(len(list)) {
-		return fmt.Errorf("%w: index %d of %d", ErrMalformed, r-1, len(list))
-	}
-	*to = list[r-1]
+	*to = list[in.n]
 	return nil
 }

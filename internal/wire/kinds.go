@@ -62,27 +62,12 @@ func present[T any](num uint64, at func(*T) *bool) field[T] {
 	}}
 }
 
-// reference is an `optional uint32` that counts from 0 on the wire; in Go it
-// counts from 1, and 0 is none.
+// reference is an `optional uint32` that counts from 0 on the wire; in the
+// encoder it counts from 1, and 0 is none.
 type reference uint32
 
-func optional[T any](num uint64, at func(*T) *reference) field[T] {
-	return field[T]{num, func(b []byte, v *T) []byte {
-		r := *at(v)
-		if r == 0 {
-			return b
-		}
-		return appendUvarint(tag(b, num, typeVarint), uint64(r-1))
-	}, func(v *T, in scanner) error {
-		if in.typ != typeVarint {
-			return nil
-		}
-		if in.n >= math.MaxUint32 {
-			return fmt.Errorf("%w: index %d", ErrMalformed, in.n)
-		}
-		*at(v) = reference(in.n + 1)
-		return nil
-	}}
+func appendReference(b []byte, num uint64, r reference) []byte {
+	return appendUvarint(tag(b, num, typeVarint), uint64(r-1))
 }
 
 func text[T any, S ~string](num uint64, at func(*T) *S) field[T] {

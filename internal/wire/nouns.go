@@ -8,19 +8,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// The tables of api/pidigree/v1/entities.proto.
-
-var keyMessage = table(
-	number(1, func(k *workload.ProcessKey) *workload.PID { return &k.PID }),
-	number(2, func(k *workload.ProcessKey) *uint64 { return &k.Inode }),
-	number(3, func(k *workload.ProcessKey) *uint64 { return &k.Start }),
-	boolean(4, func(k *workload.ProcessKey) *bool { return &k.Ticks }),
-)
-
-var cgroupMessage = table(
-	number(1, func(c *workload.CgroupID) *uint32 { return &c.Hierarchy }),
-	number(2, func(c *workload.CgroupID) *uint64 { return &c.ID }),
-)
+// The tables of api/pidigree/v1/entities.proto, but for what process.go has.
 
 var cgroupPathMessage = table(
 	value(1, cgroupMessage, func(c *workload.CgroupPath) *workload.CgroupID { return &c.CgroupID }),
@@ -143,34 +131,9 @@ var containerMessage = table(
 	texts(29, func(c *workload.Container) *[]string { return &c.Truncated }),
 )
 
-var pidNamespaceMessage = table(
-	number(1, func(n *workload.PIDNamespace) *uint32 { return &n.Inum }),
-	number(2, func(n *workload.PIDNamespace) *workload.PID { return &n.PID }),
-)
-
 var serviceMessage = table(
 	text(1, func(s *workload.Service) *string { return &s.Unit }),
 	text(2, func(s *workload.Service) *string { return &s.Slice }),
-)
-
-var processMessage = table(
-	value(1, keyMessage, func(p *workload.Process) *workload.ProcessKey { return &p.Key }),
-	number(2, func(p *workload.Process) *workload.PID { return &p.Parent }),
-	text(3, func(p *workload.Process) *string { return &p.Comm }),
-	text(4, func(p *workload.Process) *string { return &p.Exe }),
-	list(5, cgroupMessage, func(p *workload.Process) *[]workload.CgroupID { return &p.Cgroups }),
-	list(6, pidNamespaceMessage, func(p *workload.Process) *[]workload.PIDNamespace { return &p.PIDNamespaces }),
-	number(7, func(p *workload.Process) *uint32 { return &p.MountNS }),
-	enum(8, statuses, func(p *workload.Process) *workload.Status { return &p.Status }),
-	enum(9, confidences, func(p *workload.Process) *workload.Confidence { return &p.Confidence }),
-	value(10, containerIDMessage, func(p *workload.Process) *workload.ContainerID { return &p.Container }),
-	enum(11, entries, func(p *workload.Process) *workload.Entry { return &p.Entry }),
-	boolean(12, func(p *workload.Process) *bool { return &p.ForeignNamespaces }),
-	text(13, func(p *workload.Process) *string { return &p.Reason }),
-	pointer(14, serviceMessage, func(p *workload.Process) **workload.Service { return &p.Service }),
-	number(15, func(p *workload.Process) *workload.KTime { return &p.Started }),
-	number(16, func(p *workload.Process) *workload.KTime { return &p.Exec }),
-	pointer(17, exitMessage, func(p *workload.Process) **workload.Exit { return &p.Exit }),
 )
 
 var podMessage = table(

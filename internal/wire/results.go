@@ -10,57 +10,6 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// answer is an Answer with references in the place of its entities.
-type answer struct {
-	*workload.Answer
-	containers                  []uint32
-	process, pod, task, service reference
-}
-
-var answerMessage = table(
-	enum(1, statuses, func(a *answer) *workload.Status { return &a.Status }),
-	enum(2, confidences, func(a *answer) *workload.Confidence { return &a.Confidence }),
-	boolean(3, func(a *answer) *bool { return &a.Exited }),
-	optional(4, func(a *answer) *reference { return &a.process }),
-	number(5, func(a *answer) *workload.PID { return &a.Thread }),
-	indexes(6, func(a *answer) *[]uint32 { return &a.containers }),
-	optional(7, func(a *answer) *reference { return &a.pod }),
-	optional(8, func(a *answer) *reference { return &a.task }),
-	optional(9, func(a *answer) *reference { return &a.service }),
-	text(10, func(a *answer) *string { return &a.Reason }),
-	number(11, func(a *answer) *workload.KTime { return &a.AsOf }),
-	number(12, func(a *answer) *workload.Revision { return &a.Revision }),
-)
-
-// result is a Result in the same form; the Query stays with who asked.
-type result struct {
-	answer      *answer
-	explanation []workload.Hop
-	err         *remoteError
-}
-
-var resultMessage = table(
-	pointer(1, answerMessage, func(r *result) **answer { return &r.answer }),
-	list(2, hopMessage, func(r *result) *[]workload.Hop { return &r.explanation }),
-	pointer(3, errorMessage, func(r *result) **remoteError { return &r.err }),
-)
-
-// share is what a Process of a reply has in common with others, by reference.
-type share struct {
-	foreign            workload.ContainerID // where the reply does not hold the container
-	container, cgroups reference
-}
-
-// A Process of a reply is written as the two parts of it, one after the other.
-var (
-	ownMessage   = processMessage.without(5, 10)
-	shareMessage = table(
-		value(10, containerIDMessage, func(s *share) *workload.ContainerID { return &s.foreign }),
-		optional(18, func(s *share) *reference { return &s.container }),
-		optional(19, func(s *share) *reference { return &s.cgroups }),
-	)
-)
-
 // cgroupSet is a CgroupSet.
 type cgroupSet struct{ cgroups []workload.CgroupID }
 
@@ -96,14 +45,14 @@ func EncodeResults(results []workload.Result) *Bytes {
 // that were not in it before.
 func (e *encoder) append(b []byte, results []workload.Result) []byte {
 	for i := range results {
-		b = resultMessage.nested(b, fieldResults, e.result(&results[i]))
+		b = e.result(b, &results[i])
 	}
 	b = appendAll(b, fieldContainers, containerMessage, e.containers.next())
 	from := e.processes.sent
 	for i, p := range e.processes.next() {
 		var start int
 		b, start = open(b, fieldProcesses)
-		b = closed(shareMessage.append(ownMessage.append(b, p), e.share(from+i, p)), start)
+		b = closed(e.share(appendOwn(b, p), from+i, p), start)
 	}
 	b = appendAll(b, fieldPods, podMessage, e.pods.next())
 	b = appendAll(b, fieldTasks, taskMessage, e.tasks.next())
@@ -133,64 +82,99 @@ type encoder struct {
 	sets       []cgroupSet
 	setsSent   int
 	setOf      []reference // the set seen last with a container, by its reference
-
-	// One of each is enough: one is written before the next one comes.
-	r result
-	a answer
-	s share
+	chain      []uint32    // of the answer at hand
 }
 
-// result gives a Result in the form of the wire, until the next call.
-func (e *encoder) result(r *workload.Result) *result {
-	e.r = result{explanation: r.Explanation}
-	if r.Err != nil {
-		e.r.err = &remoteError{int32(Code(r.Err)), Message(r.Err)}
-		return &e.r
+// result writes a Result; the Query stays with who asked.
+func (e *encoder) result(b []byte, r *workload.Result) []byte {
+	b, start := open(b, fieldResults)
+	if r.Err == nil {
+		var from int
+		b, from = open(b, 1)
+		b = closed(e.answer(b, &r.Answer), from)
 	}
-	a := &r.Answer
-	e.a = answer{Answer: a, containers: e.a.containers[:0]}
-	e.r.answer = &e.a
-	var home reference
+	for i := range r.Explanation {
+		b = hopMessage.nested(b, 2, &r.Explanation[i])
+	}
+	if r.Err != nil {
+		b = errorMessage.nested(b, 3, &remoteError{int32(Code(r.Err)), Message(r.Err)})
+	}
+	return closed(b, start)
+}
+
+// answer writes an Answer with references in the place of its entities.
+func (e *encoder) answer(b []byte, a *workload.Answer) []byte {
+	home := e.chainOf(a)
+	b = appendWord(b, 1, statuses, a.Status)
+	b = appendWord(b, 2, confidences, a.Confidence)
+	b = appendTrue(b, 3, a.Exited)
+	if a.Process != nil {
+		at := e.processes.of(a.Process, e.total)
+		if int(at) > len(e.homes) {
+			e.homes = append(e.homes, home)
+		}
+		b = appendReference(b, 4, at)
+	}
+	b = appendNumber(b, 5, uint64(a.Thread))
+	if len(e.chain) > 0 {
+		var start int
+		b, start = open(b, 6)
+		for _, n := range e.chain {
+			b = appendUvarint(b, uint64(n))
+		}
+		b = closed(b, start)
+	}
+	if a.Pod != nil {
+		b = appendReference(b, 7, e.pods.of(a.Pod, a.Pod.PodRef))
+	}
+	if a.Task != nil {
+		b = appendReference(b, 8, e.tasks.of(a.Task, *a.Task))
+	}
+	if a.Service != nil {
+		b = appendReference(b, 9, e.services.of(a.Service, *a.Service))
+	}
+	b = appendString(b, 10, a.Reason)
+	b = appendNumber(b, 11, uint64(a.AsOf))
+	return appendNumber(b, 12, uint64(a.Revision))
+}
+
+// chainOf numbers the containers of an answer and gives the innermost.
+func (e *encoder) chainOf(a *workload.Answer) (home reference) {
+	e.chain = e.chain[:0]
 	for _, c := range a.Containers {
 		if c != nil {
 			home = e.containers.of(c, c.ID)
-			e.a.containers = append(e.a.containers, uint32(home-1))
+			e.chain = append(e.chain, uint32(home-1))
 		}
 	}
-	if a.Process != nil {
-		e.a.process = e.processes.of(a.Process, e.total)
-		if int(e.a.process) > len(e.homes) {
-			e.homes = append(e.homes, home)
-		}
-	}
-	if a.Pod != nil {
-		e.a.pod = e.pods.of(a.Pod, a.Pod.PodRef)
-	}
-	if a.Task != nil {
-		e.a.task = e.tasks.of(a.Task, *a.Task)
-	}
-	if a.Service != nil {
-		e.a.service = e.services.of(a.Service, *a.Service)
-	}
-	return &e.r
+	return home
 }
 
-// share gives what process i has in common with others, until the next call. It
-// is called when all containers so far are known.
-func (e *encoder) share(i int, p *workload.Process) *share {
+// share writes what process i has in common with others, by reference. All
+// containers so far are known then.
+func (e *encoder) share(b []byte, i int, p *workload.Process) []byte {
 	at := e.homes[i]
 	if at == 0 || e.containers.list[at-1].ID != p.Container {
 		at = e.containers.find(p.Container)
 	}
-	e.s = share{container: at}
 	if at == 0 {
-		e.s.foreign = p.Container
+		if p.Container != (workload.ContainerID{}) {
+			b = containerIDMessage.nested(b, 10, &p.Container) // the reply does not hold it
+		}
+	} else {
+		b = appendReference(b, fieldContainerIndex, at)
 	}
 	if len(p.Cgroups) > 0 {
-		e.s.cgroups = e.set(at, p.Cgroups)
+		b = appendReference(b, fieldCgroupsIndex, e.set(at, p.Cgroups))
 	}
-	return &e.s
+	return b
 }
+
+// The fields of a Process in a reply that have no place in a workload.Process.
+const (
+	fieldContainerIndex = 18
+	fieldCgroupsIndex   = 19
+)
 
 // set finds the cgroups where the last process of the same container had the
 // same: nearly always.

@@ -30,8 +30,24 @@ type scanner struct {
 	typ   uint8
 }
 
-// next reads the next field; there is one as long as rest is not empty.
+// next reads the next field; there is one as long as rest is not empty. Nearly
+// all have a number below 16 and a value or a length below 128.
 func (in *scanner) next() error {
+	if s := in.rest; len(s) > 1 && s[0] >= 1<<3 && s[0] < 0x80 && s[1] < 0x80 {
+		in.num, in.typ = uint64(s[0]>>3), s[0]&7
+		switch n := int(s[1]); {
+		case in.typ == typeVarint:
+			in.n, in.rest = uint64(n), s[2:]
+			return nil
+		case in.typ == typeBytes && n <= len(s)-2:
+			in.bytes, in.rest = s[2:2+n], s[2+n:]
+			return nil
+		}
+	}
+	return in.any()
+}
+
+func (in *scanner) any() error {
 	tag, rest, ok := uvarint(in.rest)
 	if !ok || tag>>3 == 0 {
 		return fmt.Errorf("%w: no field where one should be", ErrMalformed)
@@ -54,6 +70,9 @@ func (in *scanner) next() error {
 	}
 	return nil
 }
+
+// kind is the field's tag: its number and its type in one.
+func (in *scanner) kind() uint64 { return in.num<<3 | uint64(in.typ) }
 
 // alike counts this field and those of the same number and type that follow at
 // once, so that a list is allocated in one piece.
