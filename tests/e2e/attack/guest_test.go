@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attack
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/tests/e2e/harness"
+)
+
+// guestTimeout bounds one round of the suite inside the guest.
+const guestTimeout = 5 * time.Minute
+
+// The same attacks on what most hosts are today: systemd as PID 1, cgroup v2
+// alone, Docker with the systemd driver. All of it runs inside the guest, the
+// engines, the agent, the oracle and this test: in a PID namespace of its own.
+func TestAttacksUnderSystemdAndPureV2(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		t.Skip("systemd is PID 1 here already: TestAttacks is this test")
+	}
+	g := harness.StartGuest(t)
+	bin := g.Share + "/bin"
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := goBuild(t.Context(), "test", "-c", "-vet=off", "-o", bin+"/attack.test", "."); err != nil {
+		t.Fatal(err)
+	}
+	docker, err := exec.LookPath("docker") // the guest has the engine alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{programs.Pidigree, programs.Asker, programs.Work, programs.Servant, villain, docker} {
+		if err := copyFile(from, filepath.Join(bin, filepath.Base(from))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(*rounds)*guestTimeout)
+	defer cancel()
+	inside := "/share/bin"
+	out, err := g.Run(ctx, "systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=attacks", "--property=Delegate=yes",
+		"--property=WorkingDirectory="+inside, "--setenv="+programsEnv+"="+inside, "--setenv=HOME=/root", "--setenv=PATH="+inside+":/usr/sbin:/usr/bin:/sbin:/bin",
+		inside+"/attack.test", "-test.v", "-test.run=^TestAttacks$", "-test.timeout="+(time.Duration(*rounds)*guestTimeout).String(), "-attack.rounds="+strconv.Itoa(*rounds))
+	t.Logf("inside the guest:\n%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out, "--- PASS: TestAttacks ") {
+		t.Error("the attacks did not run")
+	}
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return err
+	}
+	return out.Close()
+}
