@@ -145,6 +145,10 @@ func about(l *workload.Container, id workload.ContainerID) bool {
 
 func (m *machine) answered(c *container, i int, l *workload.Container) {
 	a := &c.asks[i]
+	if !a.answered && !m.cfg.sources[i].files {
+		// Where nothing of it ever runs, the kernel will not tell of its end.
+		m.at(m.now+goneCheck, func() { m.checkGone(c, nil) })
+	}
 	a.answered, a.silent, a.tries = true, false, 0
 	switch {
 	case a.stage == askFirst && !m.cfg.sources[i].files:

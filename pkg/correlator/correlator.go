@@ -86,7 +86,9 @@ type Correlator struct {
 	m  *machine
 	ev kernel.Event
 	// listed are the sources whose first list has ended.
-	listed   map[string]bool
+	listed map[string]bool
+	// secondAt is when each source was last asked for a second list.
+	secondAt map[string]workload.KTime
 	snapped  workload.KTime
 	isReady  bool
 	lagNanos int64
@@ -112,7 +114,7 @@ func New(o Options) (*Correlator, error) {
 	}
 	c := &Correlator{
 		opts: o, index: map[string]int{}, ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		calls: make(chan struct{}, maxCalls), listed: map[string]bool{},
+		calls: make(chan struct{}, maxCalls), listed: map[string]bool{}, secondAt: map[string]workload.KTime{},
 	}
 	var err error
 	c.sup, err = collectors.NewSupervisor(collectors.SupervisorOptions{
@@ -407,8 +409,28 @@ func (c *Correlator) onListed(source string, l collectors.Listing) {
 	c.feed(evListEnd{source: c.index[source], complete: l.Complete, began: began})
 	c.mu.Lock()
 	c.listed[source] = true
+	again := now() > c.secondAt[source]+secondPause && c.ctx.Load() != nil
+	if again {
+		c.secondAt[source] = now()
+		c.work.Go(func() { c.listAgain(source) })
+	}
 	c.mu.Unlock()
 	c.checkReady()
+}
+
+// A source's list and its events begin side by side, and what is removed between
+// them is in the list and in no event. A second list, goneCheck later, has it
+// right; secondPause is so long that it has no second list of its own.
+const secondPause = 5 * goneCheck
+
+func (c *Correlator) listAgain(source string) {
+	t := time.NewTimer(time.Duration(goneCheck))
+	defer t.Stop()
+	select {
+	case <-(*c.ctx.Load()).Done(): // Run's, which the supervisor ends before
+	case <-t.C:
+		c.sup.Relist(source)
+	}
 }
 
 // readyTick is how often readiness is looked at; readyPatience is how long a

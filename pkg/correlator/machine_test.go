@@ -515,6 +515,30 @@ func TestTheKernelsStatusEndsTheRun(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+// What never runs ends without a word of the kernel's, and its engine's word may
+// be lost: the engine is asked once more.
+func TestAContainerThatNeverRanIsAskedAboutAgain(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/default")
+	r.mkdir(4, 3, "/default/web")
+	made := &workload.Container{ID: workload.ContainerID{Runtime: "containerd", Namespace: "default", ID: "web"}, Name: "web"}
+	r.answer(r.take(reqLookup, containerd), made, nil)
+	c := r.m.find(made.ID)
+	if c == nil {
+		t.Fatal("it is not known")
+	}
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 4}}})
+	r.after(1900)
+	if n := r.asked(reqLookup, containerd); n != 0 || c.goneAt != 0 {
+		t.Fatalf("asked %d times so far, gone at %d", n, c.goneAt)
+	}
+	r.after(200)
+	r.answer(r.take(reqLookup, containerd), nil, collectors.ErrNotFound)
+	if c.goneAt == 0 {
+		t.Error("its engine says that it is not there, and it is kept")
+	}
+}
+
 func TestAStateThatIsReadAfterTheInitHasDiedStillNamesIt(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(3, 2, "/docker/"+idA)

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -94,7 +96,9 @@ func (f *forwarder) pumpUp(down grpc.ServerStream, up grpc.ClientStream) {
 }
 
 func (f *forwarder) pumpDown(method string, up grpc.ClientStream, down grpc.ServerStream) error {
-	events := strings.HasSuffix(method, "/Subscribe") || strings.HasSuffix(method, "/GetContainerEvents")
+	if strings.HasSuffix(method, "/Subscribe") || strings.HasSuffix(method, "/GetContainerEvents") {
+		return f.pumpEvents(up, down)
+	}
 	for {
 		var m frame
 		if err := up.RecvMsg(&m); errors.Is(err, io.EOF) {
@@ -102,11 +106,62 @@ func (f *forwarder) pumpDown(method string, up grpc.ClientStream, down grpc.Serv
 		} else if err != nil {
 			return err
 		}
-		if events && f.p.dropping() {
-			continue
-		}
 		if err := down.SendMsg(&m); err != nil {
 			return err
+		}
+	}
+}
+
+// together is how close to each other events come that EventsReversed reverses.
+const together = 200 * time.Millisecond
+
+// pumpEvents passes events on as the proxy is told to.
+func (f *forwarder) pumpEvents(up grpc.ClientStream, down grpc.ServerStream) error {
+	events, ended := make(chan frame), make(chan error, 1)
+	go func() { // ends with the call
+		for {
+			var m frame
+			if err := up.RecvMsg(&m); err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case events <- m:
+			case <-up.Context().Done():
+			}
+		}
+	}()
+	var held []frame
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	for {
+		var send []frame
+		select {
+		case err := <-ended:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		case <-due.C:
+			slices.Reverse(held)
+			send, held = held, nil
+		case m := <-events:
+			switch f.p.eventFault() {
+			case EventsDropped:
+			case EventsTwice:
+				send = []frame{m, m}
+			case EventsReversed:
+				if held = append(held, m); len(held) == 1 {
+					due.Reset(together)
+				}
+			default:
+				send, held = append(held, m), nil
+			}
+		}
+		for i := range send {
+			if err := down.SendMsg(&send[i]); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +31,7 @@ type Proxy struct {
 	mu       sync.Mutex // guards all below
 	delay    time.Duration
 	resumed  chan struct{} // nil: not hung; else closed by Resume
-	drop     bool
+	events   EventFault
 	calls    map[string]int
 	called   chan struct{} // closed with the next call, and made anew
 	asked    []string      // the requests, cut
@@ -38,6 +39,17 @@ type Proxy struct {
 	conns    map[net.Conn]struct{}
 	done     sync.WaitGroup
 }
+
+// EventFault is what a Proxy does to the event streams.
+type EventFault uint8
+
+// The faults of event streams.
+const (
+	EventsWhole    EventFault = iota
+	EventsDropped             // none comes
+	EventsTwice               // each comes twice
+	EventsReversed            // what comes together comes the last first
+)
 
 // NewDockerProxy stands in front of a Docker socket, or of any other engine
 // that speaks HTTP on one and has a path that ends in /events.
@@ -48,10 +60,11 @@ func NewDockerProxy(tb testing.TB, upstream string) *Proxy {
 		return new(net.Dialer).DialContext(ctx, "unix", upstream)
 	}}
 	reverse := &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		Rewrite:        func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
+		Transport:      transport,
+		FlushInterval:  -1,
+		ModifyResponse: p.mangle,
+		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	srv := &http.Server{Handler: p.httpHandler(reverse)}
 	p.serve = srv.Serve
@@ -148,9 +161,19 @@ func (p *Proxy) Delay(d time.Duration) {
 
 // DropEvents makes the event streams say nothing; all else works.
 func (p *Proxy) DropEvents(drop bool) {
+	if drop {
+		p.Events(EventsDropped)
+	} else {
+		p.Events(EventsWhole)
+	}
+}
+
+// Events gives the event streams a fault; all else works. Over HTTP, EventsTwice
+// and EventsReversed are for replies that end, which those with "until" do.
+func (p *Proxy) Events(f EventFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.drop = drop
+	p.events = f
 }
 
 // Calls counts the calls since the last ResetCalls: "GET /containers/{id}/json"
@@ -230,7 +253,7 @@ func (p *Proxy) arrive(ctx context.Context, call string) (drop bool) {
 	p.calls[call]++
 	close(p.called)
 	p.called = make(chan struct{})
-	delay, drop := p.delay, p.drop
+	delay, drop := p.delay, p.events == EventsDropped
 	p.mu.Unlock()
 	if delay > 0 {
 		t := time.NewTimer(delay)
@@ -243,10 +266,40 @@ func (p *Proxy) arrive(ctx context.Context, call string) (drop bool) {
 	return drop
 }
 
-func (p *Proxy) dropping() bool {
+func (p *Proxy) eventFault() EventFault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.drop
+	return p.events
+}
+
+// maxEventBody bounds a reply of events that is mangled.
+const maxEventBody = 64 << 20
+
+// mangle doubles or reverses the lines of a reply of events.
+func (p *Proxy) mangle(r *http.Response) error {
+	fault := p.eventFault()
+	if fault != EventsTwice && fault != EventsReversed || !strings.HasSuffix(r.Request.URL.Path, "/events") || !r.Request.URL.Query().Has("until") {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxEventBody))
+	if err != nil {
+		return err
+	}
+	_ = r.Body.Close()
+	var lines []string
+	for line := range strings.Lines(string(body)) {
+		lines = append(lines, line)
+		if fault == EventsTwice {
+			lines = append(lines, line)
+		}
+	}
+	if fault == EventsReversed {
+		slices.Reverse(lines)
+	}
+	r.Body = io.NopCloser(strings.NewReader(strings.Join(lines, "")))
+	r.ContentLength = -1
+	r.Header.Del("Content-Length")
+	return nil
 }
 
 var (
