@@ -57,10 +57,12 @@ type cgset struct {
 	// located: the sources were asked whose cgroups these are, and how often.
 	located  int
 	owner    *container // what a source said about these cgroups; not a registration
-	silent   bool       // a source could not say, this time
-	hushed   int        // how often in a row, for the pause: 16 ms to 8 s
+	ownerAt  workload.KTime
+	silent   bool // a source could not say, this time
+	hushed   int  // how often in a row, for the pause: 16 ms to 8 s
 	soon     bool
 	locating int
+	deep     bool // nested deeper than the sources are asked
 }
 
 // verdict is what a set of cgroups says by itself.

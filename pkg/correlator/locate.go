@@ -48,6 +48,39 @@ func (m *machine) locate(p *proc) {
 		s.locating++
 		m.request(request{kind: reqLocate, source: i, evidence: ev, set: s})
 	}
+	m.locateAbove(p, ev)
+}
+
+// maxAbove bounds how far up the files of the runtimes are asked.
+const maxAbove = 16
+
+// locateAbove asks those who read files about the cgroups above as well: a
+// source knows a container's own cgroup, and whoever is in it may have made more
+// below. Where there are more than anybody needs, nobody can deny all of them.
+func (m *machine) locateAbove(p *proc, ev workload.Evidence) {
+	s := p.set
+	above := slices.Clone(s.cgroups)
+	for range maxAbove {
+		ev.Claims, ev.Cgroups = nil, nil
+		for i, g := range above {
+			if g != nil {
+				above[i] = g.parent
+			}
+			if g = above[i]; g != nil && g.named && !g.root {
+				ev.Cgroups = append(ev.Cgroups, workload.CgroupPath{CgroupID: g.id, Path: g.path})
+			}
+		}
+		if len(ev.Cgroups) == 0 {
+			return
+		}
+		for i := range m.cfg.sources {
+			if m.cfg.sources[i].files {
+				s.locating++
+				m.request(request{kind: reqLocate, source: i, evidence: ev, set: s})
+			}
+		}
+	}
+	s.deep = true
 }
 
 // evidence is what is known of a process for a source to tell whose it is.
@@ -86,8 +119,9 @@ func (m *machine) located(e evAnswer) {
 		}
 		m.alias(c, e.located)
 		c.wanted = m.now + wantedFor
-		s.owner = c
+		s.owner, s.ownerAt = c, m.now
 		m.askAll(c)
+		m.askLife(c, e.req.source)
 		return
 	}
 	if s.locating > 0 {
@@ -106,6 +140,24 @@ func (m *machine) located(e evAnswer) {
 	}
 	pause := 4 * workload.KTime(time.Millisecond) << (2 * s.located)
 	m.at(m.now+pause, func() { m.locateSet(s) })
+}
+
+// askLife asks a source again about a container that it has found to be there,
+// where all that is known of it is an earlier life: the start of this one was missed.
+func (m *machine) askLife(c *container, i int) {
+	a := &c.asks[i]
+	if a.stage < askIdle || a.busy || c.registered() && c.run.exit == nil {
+		return
+	}
+	a.stage, a.tries = askSecond, 0
+	m.send(c, i)
+}
+
+// askOwner has the sources asked anew whose the set is: who they named has gone
+// since, and somebody came later.
+func (m *machine) askOwner(s *cgset) {
+	s.owner, s.located = nil, 0
+	m.locateSoon(s)
 }
 
 // denied reports whether a source has said that something is not its own.

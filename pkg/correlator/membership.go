@@ -146,7 +146,7 @@ func (m *machine) judge(p *proc, v *verdict) {
 // claim, only when it is the only one and every source has said that it does
 // not know that id: whoever borrows a name that a source knows gets nothing.
 func (m *machine) judgeClaim(p *proc, v *verdict) {
-	c := v.candidate
+	c, before := v.candidate, p.status
 	p.status = workload.StatusUnknown
 	switch {
 	case m.borrowed(p) != nil:
@@ -159,6 +159,8 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", which no source has registered yet"
 	case c.registered() || len(c.layers) > 0:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", whose own cgroup is another one or not registered"
+	case p.exit != nil && before != workload.StatusContainer:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", and it ended before anybody could deny it"
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
 		c.claimedOnly = true
@@ -206,8 +208,15 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own, and it ended before anybody said whose"
 		return
 	}
-	if o := p.set.owner; o != nil && (o.goneAt == 0 || p.started < o.goneAt) && m.looksContained(p) {
+	if s := p.set; s.owner != nil && m.looksContained(p) && s.owner.goneAt > s.ownerAt && p.started >= s.owner.goneAt {
+		m.askOwner(s)
+	}
+	if o := p.set.owner; o != nil && m.looksContained(p) {
 		p.status, p.reason = workload.StatusUnknown, "a source says that it belongs to "+o.label()+", whose cgroup is not registered yet"
+		return
+	}
+	if p.set.deep && m.looksContained(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and too many cgroups for the sources to be asked about each"
 		return
 	}
 	if m.looksContained(p) && (p.set.located < maxLocate || p.set.locating > 0) {

@@ -177,8 +177,10 @@ func (m *machine) exec(e *kernel.Event) {
 	if p == nil || m.bugs.has(bugExecForgotten) {
 		return
 	}
-	p.execAt = e.Time
-	p.kp.Comm = e.Process.Comm
+	if e.Time >= p.execAt { // else it is late, or there twice
+		p.execAt = e.Time
+		p.kp.Comm = e.Process.Comm
+	}
 	m.refresh(p, e)
 	m.dirtyProc(p)
 	m.userExec(p)

@@ -118,6 +118,9 @@ func (w *sim) mustKnow(p *simProc) bool {
 	if c.contested || !c.state {
 		return false
 	}
+	if p.entered && workload.KTime(p.key.Start) < w.booted { // its parent had not been read when it was made
+		return false
+	}
 	return !w.missed || !p.entered && !w.reuse
 }
 

@@ -29,6 +29,7 @@ var (
 	simFor     = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
 	simSteps   = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 20, each 16th seed 150")
 	simContest = flag.Bool("sim.contest", false, "let two runtimes put containers into one cgroup")
+	simKeep    = flag.Bool("sim.keep", false, "go on after a failure, and print each")
 	simTrace   = flag.Bool("sim.trace", false, "print every input of the machine")
 )
 
@@ -58,6 +59,7 @@ type sim struct {
 	life    int // crashes of the agent so far
 	// snapped is when the snapshot under way is through.
 	snapped workload.KTime
+	booted  workload.KTime // when the first snapshot of this agent was through
 	tick    workload.KTime
 
 	faults  simFaults
@@ -164,6 +166,7 @@ func simulateMany(t *testing.T) simTotal {
 	var total simTotal
 	var stop atomic.Bool
 	var wg sync.WaitGroup
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // worlds are small and short-lived
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for !stop.Load() {
@@ -174,7 +177,10 @@ func simulateMany(t *testing.T) simTotal {
 				w, err := simulate(simOptions{seed: seed, steps: *simSteps})
 				mu.Lock()
 				total.add(w, err)
-				stop.Store(total.failure != nil)
+				if err != nil && *simKeep {
+					t.Log(err)
+				}
+				stop.Store(total.failure != nil && !*simKeep)
 				mu.Unlock()
 			}
 		})
@@ -292,7 +298,7 @@ func (w *sim) boot() {
 	w.m.bugs = w.bugs
 	w.st = store.New(store.Options{})
 	w.life++
-	w.snapped = 0
+	w.snapped, w.booted = 0, 0
 	clear(w.pending)
 	w.lastAt = [2]workload.KTime{}
 	w.snapshot()
@@ -628,6 +634,9 @@ func (w *sim) readPart(ps []*simProc, parts int) {
 	}
 	end := w.now + 2*simMS
 	w.snapped = end + 1
+	if w.booted == 0 {
+		w.booted = end
+	}
 	w.push(end, evEvent{kernel.Event{Type: kernel.SnapshotEnd, Time: end}})
 }
 

@@ -95,7 +95,7 @@ func (w *truth) pass() workload.KTime { w.now += 1000; return w.now }
 // newProc makes a process with a PID that may have been used before.
 func (w *truth) newProc(parent *simProc, of *simContainer, cg map[uint32]uint64, ns []workload.PIDNamespace, mnt uint32) *simProc {
 	pid := workload.PID(2 + w.rng.IntN(60))
-	for w.alive(pid) != nil || w.initOfThisTick(pid) {
+	for w.alive(pid) != nil || w.usedThisTick(pid) {
 		pid++
 	}
 	p := &simProc{key: workload.ProcessKey{PID: pid, Start: uint64(w.pass())}, parent: parent, truth: of, cgroups: maps.Clone(cg), mntns: mnt, pidns: slices.Clone(ns)}
@@ -108,15 +108,11 @@ func (w *truth) newProc(parent *simProc, of *simContainer, cg map[uint32]uint64,
 	return p
 }
 
-// initOfThisTick: the runtime's state names its init by PID and tick alone, so
-// whoever has that PID within the tick cannot be told from it.
-func (w *truth) initOfThisTick(pid workload.PID) bool {
+// usedThisTick: the kernel gives PIDs in a cycle, and needs far longer than a
+// tick to come round. /proc and the runtimes tell one from the next by the tick.
+func (w *truth) usedThisTick(pid workload.PID) bool {
 	ps := w.byPID[pid]
-	if len(ps) == 0 {
-		return false
-	}
-	p := ps[len(ps)-1]
-	return p.truth != nil && p.truth.init == p && p.key.Start/workload.TickNS == uint64(w.now+1000)/workload.TickNS
+	return len(ps) > 0 && ps[len(ps)-1].key.Start/workload.TickNS == uint64(w.now+1000)/workload.TickNS
 }
 
 // alive gives the living process with a PID.
