@@ -29,8 +29,9 @@ type pending struct {
 	raw    string // what the command line printed
 }
 
-// askTimeout bounds one call of the socket's or the command line's.
-const askTimeout = 15 * time.Second
+// askTimeout bounds one call. The client gives up far earlier; a command line
+// alone looks at the whole host first, on a machine that others load.
+const askTimeout = time.Minute
 
 // ask asks in one way, as far as possible in one call, and scores. It gives the
 // verdicts in order.
@@ -105,7 +106,7 @@ var errByItself = errors.New("there was no agent, and the command line knows not
 func (o *Oracle) askCommand(ctx context.Context, way Way, batch []pending) Way {
 	argv := slices.Concat(o.opts.Command, []string{"--socket", o.opts.Socket, "who", "-o", "json"})
 	if way == Alone {
-		argv = append(argv, "--no-agent")
+		argv = append(argv, "--no-agent", "--timeout", askTimeout.String())
 	}
 	for _, b := range batch {
 		argv = append(argv, commandWord(b.q.Query))

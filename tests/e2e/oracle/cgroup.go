@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -51,10 +52,13 @@ func cgroupQuestions(text string) (qs []cgroupQuestion) {
 	return qs
 }
 
+// mounts is read once: the hierarchies stay where they are.
+var mounts = sync.OnceValues(func() ([]byte, error) { return os.ReadFile("/proc/self/mountinfo") })
+
 // mountOf gives the mount point of a hierarchy by its controllers, none for
 // cgroup v2; "/nowhere" if there is none.
 func mountOf(controllers string) string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := mounts()
 	if err != nil {
 		return "/nowhere"
 	}

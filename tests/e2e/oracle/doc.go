@@ -47,10 +47,18 @@
 // is wrong about it: an answer that names an instance that the oracle has met is
 // held to that one's truth.
 //
+// "Ended" is what the kernel says: the pidfd, or the flag that every thread of a
+// process carries from its last instruction on. pidigree reports the end at that
+// moment, up to some 100 ms before the pidfd does on a busy machine.
+//
 // A wrong answer fails the test at once, with all evidence. Everything else is
 // counted, by way, question, age and party, for the test to judge: Party.Group
 // keeps attackers and bystanders apart, Party.Expect replaces the judgement of a
 // party's processes.
+//
+// For as many lookups as one likes:
+//
+//	go test ./tests/e2e -run TestTheOracle -oracle.lookups=10000000 -oracle.processes=200000 -oracle.duration=2h -timeout=3h
 //
 // All methods may be called concurrently. What Start starts has ended when the
 // test has; containers are whoever started them's to remove.

@@ -109,9 +109,10 @@ func (o *Oracle) explain(pid workload.PID) string {
 		}
 		r = rs[0]
 	}
-	text := fmt.Sprintf("status %s, reason %q, error %v\n", r.Answer.Status, r.Answer.Reason, r.Err)
+	var text strings.Builder
+	fmt.Fprintf(&text, "status %s, reason %q, error %v\n", r.Answer.Status, r.Answer.Reason, r.Err)
 	for _, h := range r.Explanation {
-		text += fmt.Sprintf("%s: %s (%s, %d)\n", h.What, h.Detail, h.Source, h.At)
+		fmt.Fprintf(&text, "%s: %s (%s, %d)\n", h.What, h.Detail, h.Source, h.At)
 	}
-	return text
+	return text.String()
 }

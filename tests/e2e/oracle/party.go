@@ -79,8 +79,8 @@ func (p *Party) Group(name string) *Party {
 	return p
 }
 
-// NoCgroups: the cgroups of the party's processes are not asked about, for they
-// are not, or not surely, the party's own.
+// NoCgroups keeps the cgroups of the party's processes from being asked about,
+// for they are not, or not surely, the party's own.
 func (p *Party) NoCgroups() *Party {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -287,9 +288,7 @@ func (o *Oracle) Score() Score {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.Cells = make(map[Cell]Counts, len(t.cells))
-	for c, n := range t.cells {
-		s.Cells[c] = n
-	}
+	maps.Copy(s.Cells, t.cells)
 	s.Known = slices.Clone(t.known)
 	slices.Sort(s.Known)
 	s.Strays, s.LastStray, s.Failures = t.strays, t.stranger, t.failures

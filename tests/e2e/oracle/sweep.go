@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// sweepBatch is how many questions of a sweep go out in one call at most.
-const sweepBatch = 500
+// sweepBatch is how many processes a sweep asks about in one call at most.
+const sweepBatch = 200
 
 // cycle is what a sweep asks a process with, in turn. A bare PID is the harder
 // question and comes most often; what costs the oracle more than the answer
@@ -46,9 +46,13 @@ func (o *Oracle) sweepEver(way Way) {
 		ps := o.snapshot(nil)
 		for len(ps) > 0 && o.ctx.Err() == nil {
 			n := min(size, len(ps))
-			o.ask(way, o.questions(way, ps[:n], turn))
+			batch := o.questions(way, ps[:n], turn)
+			if o.opts.Rate < 0 {
+				batch = append(batch, mass(ps[:n])...)
+			}
+			o.ask(way, batch)
 			releaseAll(ps[:n])
-			ps, asked = ps[n:], n
+			ps, asked = ps[n:], len(batch)
 			if !o.pace(pause, asked, begin) {
 				break
 			}
@@ -109,6 +113,20 @@ func (o *Oracle) questions(way Way, ps []*process, turn int) []pending {
 			b, _ = p.question(ByPID)
 		}
 		batch = append(batch, b)
+	}
+	return batch
+}
+
+// mass asks what costs the oracle next to nothing, several times.
+func mass(ps []*process) (batch []pending) {
+	for range 4 {
+		for _, p := range ps {
+			for _, by := range []By{ByPID, ByInode, ByStart} {
+				if b, ok := p.question(by); ok {
+					batch = append(batch, b)
+				}
+			}
+		}
 	}
 	return batch
 }
