@@ -13,6 +13,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/pidigree/pidigree/internal/beat"
 	"github.com/pidigree/pidigree/internal/wire"
 )
 
@@ -26,6 +27,8 @@ const (
 	DegradedHeader = "pidigree-degraded"
 	// healthPause bounds how often Options.Degraded is asked, whoever asks us.
 	healthPause = 500 * time.Millisecond
+	// watchPause is between two looks for a watcher.
+	watchPause = time.Second
 	// maxHeader bounds DegradedHeader's value in bytes.
 	maxHeader = 1024
 )
@@ -58,20 +61,22 @@ func (h *healthService) Check(ctx context.Context, req *healthpb.HealthCheckRequ
 	return h.Server.Check(ctx, req)
 }
 
-// Watch implements healthpb.HealthServer: it looks each second for a watcher.
+// Watch implements healthpb.HealthServer: it looks each second for a watcher,
+// when the agent is awake anyway.
 func (h *healthService) Watch(req *healthpb.HealthCheckRequest, stream healthpb.Health_WatchServer) error {
 	h.look()
 	var wg sync.WaitGroup
 	done := make(chan struct{})
 	wg.Go(func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
+		due := time.NewTimer(beat.Until(watchPause))
+		defer due.Stop()
 		for {
 			select {
 			case <-done:
 				return
-			case <-tick.C:
+			case <-due.C:
 				h.look()
+				due.Reset(beat.Until(watchPause))
 			}
 		}
 	})

@@ -16,8 +16,13 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -44,6 +49,8 @@ func child(ask string) error {
 	}
 	defer c.Close()
 	switch ask {
+	case "health":
+		return askHealth(ctx)
 	case "self":
 		return askSelf(ctx, c)
 	case "everything":
@@ -55,6 +62,22 @@ func child(ask string) error {
 		return nil
 	}
 	return errors.New("unknown question")
+}
+
+// askHealth prints the status of FullService, and what its header says.
+func askHealth(ctx context.Context) error {
+	cc, err := grpc.NewClient("unix://"+os.Getenv(client.SocketEnv), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer cc.Close()
+	var header metadata.MD
+	resp, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{Service: server.FullService}, grpc.Header(&header))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s %q\n", resp.GetStatus(), header.Get(server.DegradedHeader))
+	return nil
 }
 
 func askSelf(ctx context.Context, c *client.Client) error {
