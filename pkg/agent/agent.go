@@ -313,6 +313,9 @@ func (a *Agent) close() {
 				a.log.Warn("kernel source not closed", "err", err)
 			}
 		}
+		if a.resolver != nil {
+			a.resolver.Close()
+		}
 		if a.cgroups != nil {
 			_ = a.cgroups.Close()
 		}

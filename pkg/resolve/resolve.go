@@ -6,8 +6,9 @@
 // It owns the rule that a bare PID is never answered from memory alone: it
 // opens a pidfd (before 6.9, or for another /proc, the /proc/PID directory),
 // makes the key of the process that this holds, looks that up, and so speaks of
-// one process instance only. A hit costs three system calls and no lock. A miss
-// asks the correlator to observe the process, once. Runtimes are never waited
+// one process instance only. A hit costs three system calls and waits for no
+// lock, or one for hundreds of PIDs that are asked about again and again: their
+// pidfds are held. A miss asks the correlator to observe the process, once. Runtimes are never waited
 // for, unless the question says how long.
 //
 // All methods may be called concurrently.
@@ -50,6 +51,7 @@ type Resolver struct {
 	procfs   string
 	// pidfs: a pidfd's inode is the process's own (6.9 and later).
 	pidfs bool
+	held  *held // used where there is pidfs
 }
 
 // New makes a resolver.
@@ -62,9 +64,17 @@ func New(o Options) (*Resolver, error) {
 	}
 	return &Resolver{
 		store: o.Store, cgroups: o.Cgroups, observer: o.Observer, procfs: o.Procfs,
-		pidfs: o.Procfs == "/proc" && hasPidfs(),
+		pidfs: o.Procfs == "/proc" && hasPidfs(), held: newHeld(mayHold()),
 	}, nil
 }
+
+// Close closes the descriptors of processes. The resolver answers as before,
+// without holding any.
+func (r *Resolver) Close() { r.held.close() }
+
+// Held is how many processes are held by a descriptor, because they are asked
+// about again and again.
+func (r *Resolver) Held() int { return int(r.held.count.Load()) }
 
 // Resolve answers one question. The error says what is wrong with the question
 // (workload.ErrInvalid, ErrNotFound, ErrAmbiguous); unknown and conflict are answers.
@@ -180,21 +190,28 @@ func invalidPID(pid workload.PID) error {
 }
 
 func (r *Resolver) byPidfd(ctx context.Context, pid workload.PID) (workload.Answer, error) {
+	if k, ok := r.held.key(pid); ok {
+		return r.Key(ctx, k)
+	}
 	fd, err := unix.PidfdOpen(int(pid), 0)
 	switch {
 	case errors.Is(err, unix.ESRCH):
+		r.held.drop(pid)
 		return r.gone(ctx, pid)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 		return r.thread(ctx, pid)
 	case err != nil:
 		return r.byProc(ctx, pid)
 	}
-	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return workload.Answer{}, fmt.Errorf("stat pidfd of %d: %w", pid, err)
+		return workload.Answer{}, errors.Join(fmt.Errorf("stat pidfd of %d: %w", pid, err), unix.Close(fd))
 	}
-	return r.Key(ctx, workload.ProcessKey{PID: pid, Inode: st.Ino})
+	k := workload.ProcessKey{PID: pid, Inode: st.Ino}
+	if !r.held.take(k, fd) {
+		_ = unix.Close(fd) // nothing was written to it
+	}
+	return r.Key(ctx, k) // which is of that process alone, whoever has the PID by now
 }
 
 // byProc holds the process by its /proc directory: reads beneath it fail with

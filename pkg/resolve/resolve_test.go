@@ -55,6 +55,7 @@ func newResolver(t testing.TB, procfs string) (*Resolver, *store.Store, *observe
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.Close)
 	return r, s, o
 }
 
