@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -71,8 +72,13 @@ func StartDockerd(tb testing.TB, opts EngineOptions) *Dockerd {
 	e.d = &daemon{name: "dockerd", log: dir + "/dockerd.log", argv: append([]string{
 		bin, "--config-file", dir + "/daemon.json", "--host", e.Host, "--data-root", e.Root, "--exec-root", e.ExecRoot,
 		"--pidfile", dir + "/d.pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false",
-		"--shutdown-timeout=3", "--oom-score-adjust=0",
+		"--shutdown-timeout=3",
 	}, opts.Args...)}
+	// Until Docker 25 the daemon lowers its own score unless it is told not to,
+	// which takes CAP_SYS_RESOURCE; later ones do not know the flag.
+	if help, _ := exec.CommandContext(tb.Context(), bin, "--help").Output(); strings.Contains(string(help), "--oom-score-adjust") {
+		e.d.argv = append(e.d.argv, "--oom-score-adjust=0")
+	}
 	tb.Cleanup(e.cleanup)
 	if err := os.WriteFile(dir+"/daemon.json", []byte("{}\n"), 0o600); err != nil {
 		tb.Fatal(err)
