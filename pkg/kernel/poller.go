@@ -56,6 +56,11 @@ type Poller struct {
 	scans     atomic.Uint64
 	scanNanos atomic.Int64
 
+	toldMu sync.Mutex // guards told
+	// told are the processes that were given out but by a scan, since the last
+	// one: it alone can say that one of them has ended.
+	told map[workload.PID]Process
+
 	// All below belong to Run.
 	processes map[workload.PID]*polled
 	cgroups   map[workload.CgroupID]Cgroup
@@ -114,7 +119,13 @@ func (p *Poller) Run(ctx context.Context, fn func(Event)) error {
 
 // Snapshot is as Tracer.Snapshot, always from /proc.
 func (p *Poller) Snapshot(ctx context.Context, fn func(Event)) error {
-	if err := snapshotProc(ctx, p.proc, fn); err != nil {
+	err := snapshotProc(ctx, p.proc, func(e Event) {
+		if e.Type == Task {
+			p.tell(e.Process)
+		}
+		fn(e)
+	})
+	if err != nil {
 		return err
 	}
 	p.counts.snapshots.Add(1)
@@ -124,6 +135,33 @@ func (p *Poller) Snapshot(ctx context.Context, fn func(Event)) error {
 // Flush makes Run scan now, and returns when what that found was delivered.
 func (p *Poller) Flush(ctx context.Context) error {
 	return p.flushes.wait(ctx, p.scanNow, p.closed)
+}
+
+// maxTold is how many processes may be given out before a scan is due.
+const maxTold = 4096
+
+// tell has the next scan look whether this process has ended: one that began and
+// ended between two scans would seem to live for ever.
+func (p *Poller) tell(is ...Process) {
+	p.toldMu.Lock()
+	defer p.toldMu.Unlock()
+	if p.told == nil {
+		p.told = map[workload.PID]Process{}
+	}
+	for _, proc := range is {
+		p.told[proc.Key.PID] = proc
+	}
+	if len(p.told) >= maxTold {
+		p.scanNow()
+	}
+}
+
+func (p *Poller) takeTold() map[workload.PID]Process {
+	p.toldMu.Lock()
+	defer p.toldMu.Unlock()
+	told := p.told
+	p.told = nil
+	return told
 }
 
 func (p *Poller) scanNow() {

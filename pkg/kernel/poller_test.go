@@ -112,6 +112,47 @@ func TestPollerSeesExecCgroupsAndMoves(t *testing.T) {
 	}
 }
 
+// What the poller told of a process otherwise than by a scan, a scan ends: also
+// where the process began and ended between two scans.
+func TestPollerTellsTheEndOfWhatNoScanFound(t *testing.T) {
+	for name, tell := range map[string]func(*testing.T, *Poller, workload.PID){
+		"a process that was read": func(t *testing.T, p *Poller, pid workload.PID) {
+			if _, err := p.Process(pid); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a process of a snapshot": func(t *testing.T, p *Poller, _ workload.PID) {
+			if err := p.Snapshot(t.Context(), func(Event) {}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, found := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, found by a scan %t", name, found), func(t *testing.T) {
+				p := newPoller(t, PollerOptions{})
+				c := startChild(t, nil, "", "/bin/cat")
+				want := []Type{Exit}
+				var r *recorder
+				if found {
+					want = []Type{Fork, Exec, Exit}
+					r = record(t, p)
+					r.flushed(of(c.Process.Pid))
+				}
+				tell(t, p, workload.PID(c.Process.Pid))
+				c.end()
+				if !found {
+					r = record(t, p) // only now: its first scan would find the process
+				}
+				for range 2 { // once, whatever follows
+					if d := cmp.Diff(want, types(r.flushed(of(c.Process.Pid)))); d != "" {
+						t.Error(d)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestPollerSnapshotHasEveryProcess(t *testing.T) {
 	p := newPoller(t, PollerOptions{})
 	checkSnapshot(t, p)

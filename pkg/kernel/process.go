@@ -12,8 +12,15 @@ var ErrGone = errGone
 // has Ticks set. Safe for concurrent use.
 func (t *Tracer) Process(pid workload.PID) (Process, error) { return readProcess(t.proc, pid) }
 
-// Process reads one process from /proc, like Tracer.Process.
-func (p *Poller) Process(pid workload.PID) (Process, error) { return readProcess(p.proc, pid) }
+// Process reads one process from /proc, like Tracer.Process. That it has ended
+// is an event also where no scan has ever found it.
+func (p *Poller) Process(pid workload.PID) (Process, error) {
+	is, err := readProcess(p.proc, pid)
+	if err == nil {
+		p.tell(is)
+	}
+	return is, err
+}
 
 func readProcess(r *procReader, pid workload.PID) (Process, error) {
 	p, _, err := r.process(pid)

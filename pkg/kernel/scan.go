@@ -5,6 +5,7 @@ package kernel
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -70,8 +71,10 @@ func (p *Poller) scanCgroups(ch *changes) {
 }
 
 func (p *Poller) scanProcesses(ch *changes) error {
+	told := p.takeTold() // before the processes are listed: else one would be missed that came meanwhile
 	pids, err := p.proc.pids()
 	if err != nil {
+		p.tell(slices.Collect(maps.Values(told))...)
 		return err
 	}
 	now := make(map[workload.PID]*polled, len(pids))
@@ -86,6 +89,10 @@ func (p *Poller) scanProcesses(ch *changes) error {
 			if was != nil {
 				now[pid] = was
 			}
+			if t, ok := told[pid]; ok {
+				delete(told, pid)
+				p.tell(t)
+			}
 		default:
 			now[pid] = is
 		}
@@ -93,6 +100,11 @@ func (p *Poller) scanProcesses(ch *changes) error {
 	for pid, was := range p.processes {
 		if is, ok := now[pid]; !ok || !is.Key.Same(was.Key) {
 			ch.exits = append(ch.exits, Event{Type: Exit, Process: was.Process})
+		}
+	}
+	for pid, t := range told {
+		if !p.processes[pid].same(t.Key) && !now[pid].same(t.Key) {
+			ch.exits = append(ch.exits, Event{Type: Exit, Process: t})
 		}
 	}
 	for pid, is := range now {
@@ -109,6 +121,9 @@ func (p *Poller) scanProcesses(ch *changes) error {
 	slices.SortFunc(ch.execs, byStart)
 	return errs
 }
+
+// same reports whether a process was found and is the one with this key.
+func (p *polled) same(key workload.ProcessKey) bool { return p != nil && p.Key.Same(key) }
 
 // look reads a process: only its stat where that says that nothing changed, and
 // its cgroups where they are due. The start time tells a reused PID apart,

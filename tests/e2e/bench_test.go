@@ -65,7 +65,7 @@ func measureSelf(b *testing.B, docker *collectortest.Dockerd, containerd *collec
 		least := starts
 		var all []report
 		for range rounds {
-			reports, errs := ask(b, fl, filepath.Dir(agent.Socket))
+			reports, errs := ask(b, fl, filepath.Dir(agent.Socket), starts)
 			right := 0
 			for i, err := range errs {
 				if err == nil {

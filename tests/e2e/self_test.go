@@ -133,7 +133,7 @@ func containerdFleet(e *collectortest.Containerd) fleet {
 // askAll starts the fleet, twelve at a time, and holds every answer to account.
 func askAll(t *testing.T, fl fleet, socketDir string) {
 	t.Helper()
-	reports, errs := ask(t, fl, socketDir)
+	reports, errs := ask(t, fl, socketDir, starts)
 	good := 0
 	for i, err := range errs {
 		if err == nil {
@@ -145,15 +145,16 @@ func askAll(t *testing.T, fl fleet, socketDir string) {
 	t.Logf("%s: %d of %d were told their own name, image and labels; %s", fl.name, good, starts, leads(reports))
 }
 
-// ask gives what each container of the fleet was told, and what was wrong with it.
-func ask(tb testing.TB, fl fleet, socketDir string) ([]report, []error) {
+// ask starts n containers of the fleet and gives what each was told, and what was
+// wrong with it.
+func ask(tb testing.TB, fl fleet, socketDir string, n int) ([]report, []error) {
 	tb.Helper()
 	var group errgroup.Group
 	group.SetLimit(parallel)
-	reports := make([]report, starts)
-	errs := make([]error, starts)
+	reports := make([]report, n)
+	errs := make([]error, n)
 	unique := strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
-	for i := range starts {
+	for i := range n {
 		group.Go(func() error {
 			want := identity{name: fmt.Sprintf("asker-%s-%02d", unique, i), image: askerImage, label: strconv.Itoa(i)}
 			reports[i], errs[i] = askOne(tb.Context(), fl, socketDir, want)
