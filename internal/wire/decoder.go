@@ -88,9 +88,9 @@ func (d *decoder) part(s string) error {
 // and what follows.
 func (d *decoder) each(s string, f func(in *scanner, at string) error) error {
 	d.copied, d.from = "", 0
-	in := scanner{rest: s}
-	for in.rest != "" {
-		at := in.rest
+	in := scanner{s: s}
+	for in.more() {
+		at := in.s[in.at:]
 		if err := in.next(); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (d *decoder) result(in *scanner) error {
 	r.Query = d.queries[i]
 	var said *remoteError
 	answered := false
-	for f := (scanner{rest: in.bytes}); f.rest != ""; {
+	for f := (scanner{s: in.bytes()}); f.more(); {
 		if err := f.next(); err != nil {
 			return err
 		}
@@ -147,12 +147,12 @@ func (d *decoder) result(in *scanner) error {
 		switch f.kind() {
 		case 1<<3 | typeBytes:
 			answered = true
-			err = d.answer(&r.Answer, f.bytes)
+			err = d.answer(&r.Answer, f.bytes())
 		case 2<<3 | typeBytes:
 			r.Explanation = append(room(r.Explanation, f), workload.Hop{})
-			err = hopMessage.parse(&r.Explanation[len(r.Explanation)-1], d.clone(f.bytes))
+			err = hopMessage.parse(&r.Explanation[len(r.Explanation)-1], d.clone(f.bytes()))
 		case 3<<3 | typeBytes:
-			err = parseInto(&said, errorMessage, d.clone(f.bytes))
+			err = parseInto(&said, errorMessage, d.clone(f.bytes()))
 		}
 		if err != nil {
 			return fmt.Errorf("result %d: %w", i, err)
@@ -173,7 +173,7 @@ func (d *decoder) result(in *scanner) error {
 
 // answer reads an answer and puts its entities into it, but for the containers.
 func (d *decoder) answer(a *workload.Answer, s string) error {
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		if err := in.next(); err != nil {
 			return err
 		}
@@ -198,7 +198,7 @@ func (d *decoder) answer(a *workload.Answer, s string) error {
 		case 9<<3 | typeVarint:
 			err = pick(&a.Service, d.services, &in)
 		case 10<<3 | typeBytes:
-			a.Reason = d.clone(in.bytes)
+			a.Reason = d.clone(in.bytes())
 			err = checkText(in)
 		case 11<<3 | typeVarint:
 			a.AsOf = workload.KTime(in.n)
@@ -220,10 +220,10 @@ const piece = 4 << 10
 // entity does not keep the whole reply. Neighbours share a piece.
 func (d *decoder) own(in scanner) string {
 	if len(d.queries) == 1 {
-		return in.bytes
+		return in.bytes()
 	}
-	end := len(d.msg) - len(in.rest)
-	begin := end - len(in.bytes)
+	end := len(d.msg) - len(in.s) + in.at
+	begin := end - (in.at - in.from)
 	if end > d.from+len(d.copied) {
 		d.from, d.copied = begin, strings.Clone(d.msg[begin:min(len(d.msg), max(end, begin+piece))])
 	}
@@ -283,7 +283,7 @@ func (d *decoder) process(in *scanner) error {
 	d.processes = append(room(d.processes, *in), p)
 	var home *workload.Container
 	var set *cgroupSet
-	for f := (scanner{rest: d.own(*in)}); f.rest != ""; {
+	for f := (scanner{s: d.own(*in)}); f.more(); {
 		if err := f.next(); err != nil {
 			return err
 		}

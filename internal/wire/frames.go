@@ -5,7 +5,9 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
+	"unsafe"
 
 	"google.golang.org/grpc/codes"
 
@@ -49,9 +51,10 @@ func AppendStreamRequest(b []byte, r StreamRequest) []byte {
 }
 
 // DecodeStreamRequest is the way back; see DecodeQuestions. The request has its
-// id also where there is an error.
-func DecodeStreamRequest(msg *Bytes, most int) (r StreamRequest, err error) {
-	r.Queries, r.Bad, err = decodeQuestions(msg.string(), most, func(in scanner) error { return requestRest.take(&r, in) })
+// id also where there is an error. Its questions are put into room, as far as
+// there is any.
+func DecodeStreamRequest(msg *Bytes, most int, room []workload.Query) (r StreamRequest, err error) {
+	r.Queries, r.Bad, err = decodeQuestions(msg.string(), most, room, func(in scanner) error { return requestRest.take(&r, in) })
 	switch {
 	case err != nil:
 		r.ID = requestID(msg.string())
@@ -64,7 +67,7 @@ func DecodeStreamRequest(msg *Bytes, most int) (r StreamRequest, err error) {
 // requestID reads no more than the id, which stands behind the questions, as
 // far as there is one.
 func requestID(s string) (id uint64) {
-	for in := (scanner{rest: s}); in.rest != "" && in.next() == nil; {
+	for in := (scanner{s: s}); in.more() && in.next() == nil; {
 		if in.num == 2 && in.typ == typeVarint {
 			id = in.n
 		}
@@ -133,12 +136,12 @@ func (r *StreamResults) Add(b []byte) (last bool, err error) {
 	}
 	var h replyHead
 	var part string
-	for in := (scanner{rest: string(b)}); in.rest != ""; {
+	for in := (scanner{s: r.text(b)}); in.more(); {
 		if err := in.next(); err != nil {
 			return false, err
 		}
 		if in.num == fieldPart && in.typ == typeBytes {
-			part = in.bytes
+			part = in.bytes()
 		} else if err := replyHeadMessage.take(&h, in); err != nil {
 			return false, err
 		}
@@ -148,10 +151,18 @@ func (r *StreamResults) Add(b []byte) (last bool, err error) {
 		return false, fmt.Errorf("%w: a reply to request %d instead of %d", ErrMalformed, h.id, r.id)
 	case h.err != nil:
 		r.last = true
-		return true, NewError(codes.Code(uint32(h.err.code)), h.err.message)
+		return true, NewError(codes.Code(uint32(h.err.code)), strings.Clone(h.err.message))
 	}
 	r.last = h.last
 	return h.last, r.dec.part(part)
+}
+
+// text copies the bytes only where the decoder does not copy what it keeps.
+func (r *StreamResults) text(b []byte) string {
+	if len(r.dec.queries) == 1 {
+		return string(b)
+	}
+	return unsafe.String(unsafe.SliceData(b), len(b)) // of no use to anybody when Add has returned
 }
 
 // Results gives the results after the last response. Its error wraps ErrMalformed.

@@ -97,11 +97,11 @@ func TestAnEntityThatChangedAfterItWasSentIsThereInBothForms(t *testing.T) {
 func TestAStreamRequestSurvives(t *testing.T) {
 	in := StreamRequest{ID: 1 << 40, Timeout: time.Second + 1, Queries: []workload.Query{{PID: 1}, {Container: "web"}}}
 	msg := through(t, AppendStreamRequest(nil, in), &pb.ResolveStreamRequest{})
-	out, err := DecodeStreamRequest(ReceivedBytes(msg), 2)
+	out, err := DecodeStreamRequest(ReceivedBytes(msg), 2, nil)
 	if diff := cmp.Diff(in, out); err != nil || diff != "" {
 		t.Errorf("%v (-sent +got):\n%s", err, diff)
 	}
-	if out, err := DecodeStreamRequest(ReceivedBytes(msg), 1); !errors.Is(err, workload.ErrInvalid) || out.ID != in.ID {
+	if out, err := DecodeStreamRequest(ReceivedBytes(msg), 1, nil); !errors.Is(err, workload.ErrInvalid) || out.ID != in.ID {
 		t.Errorf("%v, %v", out, err)
 	}
 }

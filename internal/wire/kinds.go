@@ -78,7 +78,7 @@ func text[T any, S ~string](num uint64, at func(*T) *S) field[T] {
 		return b
 	}, func(v *T, in scanner) error {
 		if in.typ == typeBytes {
-			*at(v) = S(in.bytes)
+			*at(v) = S(in.bytes())
 		}
 		return checkText(in)
 	}}
@@ -93,7 +93,7 @@ func texts[T any](num uint64, at func(*T) *[]string) field[T] {
 	}, func(v *T, in scanner) error {
 		if in.typ == typeBytes {
 			p := at(v)
-			*p = append(room(*p, in), in.bytes)
+			*p = append(room(*p, in), in.bytes())
 		}
 		return checkText(in)
 	}}
@@ -112,7 +112,7 @@ func appendText(b []byte, num uint64, s string) []byte {
 func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func checkText(in scanner) error {
-	if in.typ == typeBytes && !utf8.ValidString(in.bytes) {
+	if in.typ == typeBytes && !utf8.ValidString(in.bytes()) {
 		return fmt.Errorf("%w: field %d is not valid UTF-8", ErrMalformed, in.num)
 	}
 	return nil
@@ -182,7 +182,7 @@ func packed(in scanner, f func(uint64)) error {
 		f(in.n)
 		return nil
 	}
-	for s := in.bytes; s != ""; {
+	for s := in.bytes(); s != ""; {
 		n, rest, ok := uvarint(s)
 		if !ok {
 			return fmt.Errorf("%w: field %d is cut off", ErrMalformed, in.num)
@@ -208,7 +208,7 @@ func pointer[T, M any](num uint64, m *message[M], at func(*T) **M) field[T] {
 		if *p == nil {
 			*p = new(M)
 		}
-		return m.parse(*p, in.bytes)
+		return m.parse(*p, in.bytes())
 	}}
 }
 
@@ -224,7 +224,7 @@ func value[T any, M comparable](num uint64, m *message[M], at func(*T) *M) field
 		if in.typ != typeBytes {
 			return nil
 		}
-		return m.parse(at(v), in.bytes)
+		return m.parse(at(v), in.bytes())
 	}}
 }
 
@@ -236,7 +236,7 @@ func always[T, M any](num uint64, m *message[M], at func(*T) *M) field[T] {
 		if in.typ != typeBytes {
 			return nil
 		}
-		return m.parse(at(v), in.bytes)
+		return m.parse(at(v), in.bytes())
 	}}
 }
 
@@ -254,7 +254,7 @@ func list[T, M any](num uint64, m *message[M], at func(*T) *[]M) field[T] {
 		}
 		p := at(v)
 		*p = append(room(*p, in), *new(M))
-		return m.parse(&(*p)[len(*p)-1], in.bytes)
+		return m.parse(&(*p)[len(*p)-1], in.bytes())
 	}}
 }
 
@@ -262,7 +262,7 @@ func list[T, M any](num uint64, m *message[M], at func(*T) *[]M) field[T] {
 // element, with the key as field 1 and the value as field 2.
 func textMap[T any](num uint64, at func(*T) *map[string]string) field[T] {
 	return dict(num, at, func(b []byte, s string) []byte { return appendText(b, 2, s) },
-		func(in scanner) string { return in.bytes })
+		func(in scanner) string { return in.bytes() })
 }
 
 func countMap[T any](num uint64, at func(*T) *map[string]uint64) field[T] {
@@ -288,7 +288,7 @@ func dict[T, V any](num uint64, at func(*T) *map[string]V, put func([]byte, V) [
 		}
 		var key string
 		var val V
-		for e := (scanner{rest: in.bytes}); e.rest != ""; {
+		for e := (scanner{s: in.bytes()}); e.more(); {
 			if err := e.next(); err != nil {
 				return err
 			}
@@ -297,7 +297,7 @@ func dict[T, V any](num uint64, at func(*T) *map[string]V, put func([]byte, V) [
 			}
 			switch e.num {
 			case 1:
-				key = e.bytes
+				key = e.bytes()
 			case 2:
 				val = get(e)
 			}
@@ -321,7 +321,7 @@ func instant[T any](num uint64, at func(*T) *time.Time) field[T] {
 			return nil
 		}
 		var s seconds
-		if err := secondsMessage.parse(&s, in.bytes); err != nil {
+		if err := secondsMessage.parse(&s, in.bytes()); err != nil {
 			return err
 		}
 		if s.sec < minTime || s.sec > maxTime || s.nano < 0 || s.nano >= 1e9 {
@@ -355,7 +355,7 @@ func span[T any](num uint64, at func(*T) *time.Duration) field[T] {
 			return nil
 		}
 		var s seconds
-		if err := secondsMessage.parse(&s, in.bytes); err != nil {
+		if err := secondsMessage.parse(&s, in.bytes()); err != nil {
 			return err
 		}
 		d := time.Duration(s.sec)*time.Second + time.Duration(s.nano)

@@ -62,8 +62,8 @@ func (m *message[T]) parse(v *T, s string) error {
 	if m.byHand != nil {
 		return m.byHand.parse(v, s)
 	}
-	in := scanner{rest: s}
-	for in.rest != "" {
+	in := scanner{s: s}
+	for in.more() {
 		if err := in.next(); err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func appendKey(b []byte, k *workload.ProcessKey) []byte {
 }
 
 func parseKey(k *workload.ProcessKey, s string) error {
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		if err := in.next(); err != nil {
 			return err
 		}
@@ -93,7 +93,7 @@ func appendOwn(b []byte, p *workload.Process) []byte {
 }
 
 func parseProcess(p *workload.Process, s string) error {
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		if err := in.next(); err != nil {
 			return err
 		}
@@ -108,21 +108,21 @@ func parseProcess(p *workload.Process, s string) error {
 func takeProcess(p *workload.Process, in *scanner) error {
 	switch in.kind() {
 	case 1<<3 | typeBytes:
-		return parseKey(&p.Key, in.bytes)
+		return parseKey(&p.Key, in.bytes())
 	case 2<<3 | typeVarint:
 		p.Parent = workload.PID(in.n)
 	case 3<<3 | typeBytes:
-		p.Comm = in.bytes
+		p.Comm = in.bytes()
 		return checkText(*in)
 	case 4<<3 | typeBytes:
-		p.Exe = in.bytes
+		p.Exe = in.bytes()
 		return checkText(*in)
 	case 5<<3 | typeBytes:
 		p.Cgroups = append(room(p.Cgroups, *in), workload.CgroupID{})
-		return parseCgroup(&p.Cgroups[len(p.Cgroups)-1], in.bytes)
+		return parseCgroup(&p.Cgroups[len(p.Cgroups)-1], in.bytes())
 	case 6<<3 | typeBytes:
 		p.PIDNamespaces = append(room(p.PIDNamespaces, *in), workload.PIDNamespace{})
-		return parsePIDNamespace(&p.PIDNamespaces[len(p.PIDNamespaces)-1], in.bytes)
+		return parsePIDNamespace(&p.PIDNamespaces[len(p.PIDNamespaces)-1], in.bytes())
 	case 7<<3 | typeVarint:
 		p.MountNS = uint32(in.n)
 	case 8<<3 | typeVarint:
@@ -143,18 +143,18 @@ func takeProcess(p *workload.Process, in *scanner) error {
 func takeRest(p *workload.Process, in *scanner) error {
 	switch in.kind() {
 	case 10<<3 | typeBytes:
-		return containerIDMessage.parse(&p.Container, in.bytes)
+		return containerIDMessage.parse(&p.Container, in.bytes())
 	case 11<<3 | typeVarint:
 		p.Entry = wordOf(entries, in.n)
 	case 12<<3 | typeVarint:
 		p.ForeignNamespaces = in.n != 0
 	case 13<<3 | typeBytes:
-		p.Reason = in.bytes
+		p.Reason = in.bytes()
 		return checkText(*in)
 	case 14<<3 | typeBytes:
-		return parseInto(&p.Service, serviceMessage, in.bytes)
+		return parseInto(&p.Service, serviceMessage, in.bytes())
 	case 17<<3 | typeBytes:
-		return parseInto(&p.Exit, exitMessage, in.bytes)
+		return parseInto(&p.Exit, exitMessage, in.bytes())
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func appendCgroup(b []byte, c *workload.CgroupID) []byte {
 }
 
 func parseCgroup(c *workload.CgroupID, s string) error {
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		if err := in.next(); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func appendPIDNamespace(b []byte, n *workload.PIDNamespace) []byte {
 }
 
 func parsePIDNamespace(n *workload.PIDNamespace, s string) error {
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		if err := in.next(); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -44,14 +45,14 @@ func appendQuestions(b []byte, queries []workload.Query) []byte {
 // has an error that wraps workload.ErrInvalid, at its index; so does the error about the
 // whole, which has more than max questions or is malformed.
 func DecodeQuestions(msg *Bytes, most int) ([]workload.Query, map[int]error, error) {
-	return decodeQuestions(msg.string(), most, func(scanner) error { return nil })
+	return decodeQuestions(msg.string(), most, nil, func(scanner) error { return nil })
 }
 
 // decodeQuestions gives the fields that are not questions to other.
-func decodeQuestions(s string, most int, other func(scanner) error) ([]workload.Query, map[int]error, error) {
-	var queries []workload.Query
+func decodeQuestions(s string, most int, room []workload.Query, other func(scanner) error) ([]workload.Query, map[int]error, error) {
+	queries := room[:0]
 	var bad map[int]error
-	for in := (scanner{rest: s}); in.rest != ""; {
+	for in := (scanner{s: s}); in.more(); {
 		err := in.next()
 		if err == nil && in.num != 1 {
 			err = other(in)
@@ -62,15 +63,15 @@ func decodeQuestions(s string, most int, other func(scanner) error) ([]workload.
 		if in.num != 1 || in.typ != typeBytes {
 			continue
 		}
-		if queries == nil {
-			queries = make([]workload.Query, 0, min(in.alike(), most))
+		if len(queries) == 0 {
+			queries = slices.Grow(queries, min(in.alike(), most))
 		}
 		if len(queries) == most {
 			return nil, nil, fmt.Errorf("%w: too many questions in one call: ask %d at most", workload.ErrInvalid, most)
 		}
 		queries = append(queries, workload.Query{})
 		q := &queries[len(queries)-1]
-		if err := decodeQuery(q, in.bytes); err != nil {
+		if err := decodeQuery(q, in.bytes()); err != nil {
 			if bad == nil {
 				bad = make(map[int]error)
 			}

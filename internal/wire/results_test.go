@@ -282,7 +282,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		fuzzReply(b)
-		_, _ = DecodeStreamRequest(msg, 100)
+		_, _ = DecodeStreamRequest(msg, 100, nil)
 		_, _ = DecodeEntities(msg)
 		_, _ = DecodeStatus(msg)
 		_, _ = DecodeSelector(msg)

@@ -20,54 +20,69 @@ const (
 )
 
 // scanner goes through the fields of one message. It works on a string, so that
-// the strings of the message are parts of it. It is passed by value: a pointer
-// given to a table's function would be an allocation for each message.
+// the strings of the message are parts of it, and remembers places: to store a
+// part of a string takes long while garbage is collected. It is passed by value:
+// a pointer given to a table's function would be an allocation for each message.
 type scanner struct {
-	rest  string // after the field
-	bytes string // the field's value, if its type is typeBytes
-	n     uint64 // else
-	num   uint64
-	typ   uint8
+	s    string
+	at   int    // after the field
+	from int    // where the value of a field of typeBytes begins; it ends at at
+	n    uint64 // else the value
+	num  uint64
+	typ  uint8
 }
 
-// next reads the next field; there is one as long as rest is not empty. Nearly
+// more reports whether there is a field to read.
+func (in *scanner) more() bool { return in.at < len(in.s) }
+
+// bytes is the value of a field of typeBytes.
+func (in *scanner) bytes() string { return in.s[in.from:in.at] }
+
+// next reads the next field; there is one as long as more says so. Nearly
 // all have a number below 16 and a value or a length below 128.
 func (in *scanner) next() error {
-	if s := in.rest; len(s) > 1 && s[0] >= 1<<3 && s[0] < 0x80 && s[1] < 0x80 {
-		in.num, in.typ = uint64(s[0]>>3), s[0]&7
-		switch n := int(s[1]); {
+	s, at := in.s, in.at
+	if at+1 < len(s) && s[at] >= 1<<3 && s[at] < 0x80 && s[at+1] < 0x80 {
+		in.num, in.typ = uint64(s[at]>>3), s[at]&7
+		switch n := int(s[at+1]); {
 		case in.typ == typeVarint:
-			in.n, in.rest = uint64(n), s[2:]
+			in.n, in.from, in.at = uint64(n), at+2, at+2
 			return nil
-		case in.typ == typeBytes && n <= len(s)-2:
-			in.bytes, in.rest = s[2:2+n], s[2+n:]
+		case in.typ == typeBytes && n <= len(s)-at-2:
+			in.from, in.at = at+2, at+2+n
 			return nil
 		}
 	}
 	return in.any()
 }
 
+// any reads a field of any form.
 func (in *scanner) any() error {
-	tag, rest, ok := uvarint(in.rest)
+	tag, rest, ok := uvarint(in.s[in.at:])
 	if !ok || tag>>3 == 0 {
 		return fmt.Errorf("%w: no field where one should be", ErrMalformed)
 	}
 	in.num, in.typ = tag>>3, uint8(tag&7)
+	length := 0
 	switch in.typ {
 	case typeVarint:
-		in.n, in.rest, ok = uvarint(rest)
+		in.n, rest, ok = uvarint(rest)
 	case typeBytes:
-		in.bytes, in.rest, ok = prefixed(rest)
+		var value string
+		value, rest, ok = prefixed(rest)
+		length = len(value)
 	case typeFixed8:
-		in.rest, ok = skip(rest, 8)
+		rest, ok = skip(rest, 8)
 	case typeFixed4:
-		in.rest, ok = skip(rest, 4)
+		rest, ok = skip(rest, 4)
 	default:
 		ok = false
 	}
 	if !ok {
 		return fmt.Errorf("%w: field %d is cut off", ErrMalformed, in.num)
 	}
+	in.at = len(in.s) - len(rest)
+	in.from = in.at - length
 	return nil
 }
 
@@ -78,7 +93,7 @@ func (in *scanner) kind() uint64 { return in.num<<3 | uint64(in.typ) }
 // once, so that a list is allocated in one piece.
 func (in *scanner) alike() int {
 	n := 1
-	for rest := in.rest; rest != ""; n++ {
+	for rest := in.s[in.at:]; rest != ""; n++ {
 		tag, after, ok := uvarint(rest)
 		if !ok || tag != in.num<<3|typeBytes {
 			break

@@ -39,7 +39,7 @@ func DecodeChanges(msg *Bytes) ([]workload.Change, error) {
 
 // decodeList reads field 1 of a message that has no other.
 func decodeList[T any](msg *Bytes, m *message[T]) (list []T, err error) {
-	for in := (scanner{rest: msg.string()}); in.rest != ""; {
+	for in := (scanner{s: msg.string()}); in.more(); {
 		if err := in.next(); err != nil {
 			return nil, err
 		}
@@ -47,7 +47,7 @@ func decodeList[T any](msg *Bytes, m *message[T]) (list []T, err error) {
 			continue
 		}
 		list = append(room(list, in), *new(T))
-		if err := m.parse(&list[len(list)-1], strings.Clone(in.bytes)); err != nil {
+		if err := m.parse(&list[len(list)-1], strings.Clone(in.bytes())); err != nil {
 			return nil, err
 		}
 	}

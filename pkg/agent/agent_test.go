@@ -235,7 +235,9 @@ func TestManyQuestionsAreAnsweredInTheirOrder(t *testing.T) {
 	for i := range qs {
 		qs[i].PID = pids[i%len(pids)]
 	}
-	for i, r := range (backend{a}).Resolve(t.Context(), server.Peer{}, qs) {
+	results := make([]workload.Result, len(qs))
+	backend{a}.Resolve(t.Context(), server.Peer{}, qs, results)
+	for i, r := range results {
 		if want := pids[i%len(pids)]; r.Query.PID != want || (r.Err != nil) != (want == workload.MaxPID) || r.Err == nil && r.Answer.Process.Key.PID != want {
 			t.Fatalf("answer %d is about %d: %v, want %d", i, r.Query.PID, r.Err, want)
 		}

@@ -24,11 +24,10 @@ const waiters = 64
 
 // Resolve answers in order. Questions that may wait do so side by side: a
 // deadline is each question's own.
-func (b backend) Resolve(ctx context.Context, peer server.Peer, qs []workload.Query) []workload.Result {
-	out := make([]workload.Result, len(qs))
+func (b backend) Resolve(ctx context.Context, peer server.Peer, qs []workload.Query, out []workload.Result) {
 	if !slices.ContainsFunc(qs, func(q workload.Query) bool { return q.Wait > 0 }) {
 		b.now(ctx, peer, qs, out)
-		return out
+		return
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, waiters)
@@ -40,7 +39,6 @@ func (b backend) Resolve(ctx context.Context, peer server.Peer, qs []workload.Qu
 		})
 	}
 	wg.Wait()
-	return out
 }
 
 // batch is from how many questions another CPU is worth its wake-up. What a

@@ -29,8 +29,7 @@ var web = &workload.Container{
 	Image: workload.ImageRef{Name: "nginx:1.27"}, State: workload.StateRunning,
 }
 
-func (a agent) Resolve(ctx context.Context, p server.Peer, qs []workload.Query) []workload.Result {
-	out := make([]workload.Result, len(qs))
+func (a agent) Resolve(ctx context.Context, p server.Peer, qs []workload.Query, out []workload.Result) {
 	for i, q := range qs {
 		if a.resolve != nil {
 			out[i] = a.resolve(ctx, p, q)
@@ -43,12 +42,11 @@ func (a agent) Resolve(ctx context.Context, p server.Peer, qs []workload.Query) 
 		case q.PID != 0:
 			key.PID = q.PID
 		}
-		out[i].Answer = workload.Answer{
+		out[i] = workload.Result{Answer: workload.Answer{
 			Status: workload.StatusContainer, Confidence: workload.Confirmed,
 			Process: &workload.Process{Key: key, Comm: "nginx"}, Containers: []*workload.Container{web},
-		}
+		}}
 	}
-	return out
 }
 
 func (agent) List(_ context.Context, sel workload.Selector) iter.Seq[workload.Entity] {

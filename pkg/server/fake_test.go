@@ -25,13 +25,11 @@ type backend struct {
 	status  workload.AgentStatus
 }
 
-func (b *backend) Resolve(ctx context.Context, p server.Peer, qs []workload.Query) []workload.Result {
-	out := make([]workload.Result, len(qs))
+func (b *backend) Resolve(ctx context.Context, p server.Peer, qs []workload.Query, out []workload.Result) {
 	for i, q := range qs {
 		out[i] = b.resolve(ctx, p, q)
 		out[i].Query = q
 	}
-	return out
 }
 
 func (b *backend) List(ctx context.Context, sel workload.Selector) iter.Seq[workload.Entity] {

@@ -27,9 +27,10 @@ import (
 // Backend gives the answers. Its methods are called concurrently and return
 // when ctx ends.
 type Backend interface {
-	// Resolve answers each question, in order; peer is who asks, for Self. The
-	// server has checked that each question is about one thing.
-	Resolve(ctx context.Context, peer Peer, qs []workload.Query) []workload.Result
+	// Resolve answers each question, in order, into results, which is as long and
+	// not to be touched afterwards; peer is who asks, for Self. The server has
+	// checked that each question is about one thing.
+	Resolve(ctx context.Context, peer Peer, qs []workload.Query, results []workload.Result)
 	// List gives the entities as of one instant.
 	List(ctx context.Context, sel workload.Selector) iter.Seq[workload.Entity]
 	// Watch gives a snapshot and then the changes; a slow reader delays only itself.

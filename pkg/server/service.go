@@ -119,46 +119,42 @@ func (s *Server) resolve(ctx context.Context, req *wire.Bytes) (*wire.Bytes, err
 	for i := range queries {
 		queries[i].Wait = min(queries[i].Wait, s.opt.MaxWait)
 	}
-	results := s.ask(ctx, p, queries, bad)
+	results := make([]workload.Result, len(queries))
+	s.ask(ctx, p, queries, bad, results)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return wire.EncodeResults(results), nil
 }
 
-// ask asks the backend those questions that make sense, and holds it to its
-// contract: a result for each.
-func (s *Server) ask(ctx context.Context, p Peer, queries []workload.Query, bad map[int]error) []workload.Result {
-	good := queries
-	if len(bad) > 0 {
-		good = make([]workload.Query, 0, len(queries))
-		for i, q := range queries {
-			if bad[i] == nil {
-				good = append(good, q)
-			}
-		}
-	}
-	var results []workload.Result
-	if len(good) > 0 {
-		results = s.opt.Backend.Resolve(ctx, p, good)
-	}
-	if len(results) != len(good) {
-		s.opt.Logger.Error("backend gave a wrong number of results", "questions", len(good), "results", len(results))
-		results = make([]workload.Result, len(good))
-		for i := range results {
-			results[i].Err = status.Error(codes.Internal, "the agent lost this question")
-		}
+// errLost is in the place of a result that the backend did not give.
+var errLost = status.Error(codes.Internal, "the agent lost this question")
+
+// ask asks the backend those questions that make sense; the others are answered
+// with what is wrong with them.
+func (s *Server) ask(ctx context.Context, p Peer, queries []workload.Query, bad map[int]error, results []workload.Result) {
+	for i := range results {
+		results[i].Err = errLost
 	}
 	if len(bad) == 0 {
-		return results
+		s.opt.Backend.Resolve(ctx, p, queries, results)
+		return
 	}
-	all := make([]workload.Result, len(queries))
-	for i := range all {
-		if all[i].Err = bad[i]; all[i].Err == nil {
-			all[i], results = results[0], results[1:]
+	good := make([]workload.Query, 0, len(queries))
+	for i, q := range queries {
+		if bad[i] == nil {
+			good = append(good, q)
 		}
 	}
-	return all
+	s.opt.Backend.Resolve(ctx, p, good, results[:len(good)])
+	for i, left := len(queries)-1, len(good); i >= 0; i-- { // from the end, as each moves up
+		if err := bad[i]; err != nil {
+			results[i] = workload.Result{Err: err}
+			continue
+		}
+		left--
+		results[i] = results[left]
+	}
 }
 
 func (s *Server) status(ctx context.Context, _ *wire.Bytes) (*wire.Bytes, error) {

@@ -187,15 +187,41 @@ func (s *Server) converse(ss *session) error {
 
 // reply answers one request. Its error is about the link.
 func (s *Server) reply(ss *session, msg *wire.Bytes) error {
-	req, err := wire.DecodeStreamRequest(msg, s.opt.MaxQueries)
+	in := rooms.Get().(*room)
+	req, err := wire.DecodeStreamRequest(msg, s.opt.MaxQueries, in.queries)
 	r := reply{session: ss, max: s.opt.MaxReply, out: wire.NewStreamReply(req.ID, len(req.Queries))}
 	if err == nil {
-		err = s.answer(&r, &req)
+		err = s.answer(&r, &req, in.results[:])
+	}
+	if err == nil { // a backend that panicked may have left somebody at work in it
+		in.back(req.Queries)
 	}
 	if err != nil && !r.ended {
 		return ss.link.send(func(b []byte) []byte { return r.out.AppendError(b, err) })
 	}
 	return r.broken
+}
+
+// room is what a request needs while it is answered; an idle session has none.
+type room struct {
+	queries []workload.Query
+	results [partSize]workload.Result
+}
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
+
+// keptQueries is for how many questions room is kept.
+const keptQueries = 4096
+
+// back gives the room to whoever is next, with nothing in it that would be kept.
+func (r *room) back(queries []workload.Query) {
+	r.queries = nil
+	if cap(queries) <= keptQueries {
+		clear(queries)
+		r.queries = queries[:0]
+	}
+	clear(r.results[:])
+	rooms.Put(r)
 }
 
 // reply is what is sent for one request.
@@ -225,7 +251,7 @@ func (r *reply) send(results []workload.Result, last bool) {
 
 // answer answers what may be asked, part by part. Its error is for the peer,
 // unless the reply has ended already.
-func (s *Server) answer(r *reply, req *wire.StreamRequest) (err error) {
+func (s *Server) answer(r *reply, req *wire.StreamRequest, room []workload.Result) (err error) {
 	defer guard{log: s.opt.Logger}.recovered(wire.MethodResolveStream, &err)
 	if err := s.auth.checkQueries(r.peer, req.Queries); err != nil {
 		return err
@@ -239,7 +265,8 @@ func (s *Server) answer(r *reply, req *wire.StreamRequest) (err error) {
 	}
 	for from := 0; !r.ended; from += partSize {
 		to := min(from+partSize, len(req.Queries))
-		results := s.ask(ctx, r.peer, req.Queries[from:to], between(req.Bad, from, to))
+		results := room[:to-from]
+		s.ask(ctx, r.peer, req.Queries[from:to], between(req.Bad, from, to), results)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
