@@ -56,7 +56,8 @@ type cgset struct {
 	v       verdict
 	// located: the sources were asked whose cgroups these are, and how often.
 	located  int
-	owner    *container // what a source said about these cgroups; not a registration
+	askedAt  workload.KTime // the last time
+	owner    *container     // what a source said about these cgroups; not a registration
 	ownerAt  workload.KTime
 	silent   bool // a source could not say, this time
 	hushed   int  // how often in a row, for the pause: 16 ms to 8 s
@@ -91,7 +92,7 @@ func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
 // is asked at once, because the init will not run for some milliseconds yet.
 func (m *machine) mkdir(e *kernel.Event) {
 	if old := m.cgroups[e.Cgroup.ID]; old != nil && old.another(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
-		m.retire(old)
+		defer m.replace(old)()
 	}
 	g := m.cgroupOf(e.Cgroup.ID)
 	g.knownAt = max(g.knownAt, e.Time)
@@ -131,6 +132,27 @@ func (m *machine) retire(g *cgroup) {
 		}
 	}
 	m.gen++
+}
+
+// replace retires a cgroup whose id has turned out to be another one's. The
+// function that it gives, to be called once the other is known, takes those over
+// who were seen in it since the old one was: it cannot have gone from under them.
+func (m *machine) replace(g *cgroup) func() {
+	g.goneAt = max(g.goneAt, g.knownAt)
+	var later []*proc
+	for _, p := range g.members(nil) {
+		if p.exit == nil && p.setAt > g.goneAt {
+			later = append(later, p)
+		}
+	}
+	m.retire(g)
+	return func() {
+		for _, p := range later {
+			if p.exit == nil && p.set != nil {
+				m.place(p, p.set.key, p.setAt)
+			}
+		}
+	}
 }
 
 // learn sets a cgroup's place in its hierarchy.
@@ -279,6 +301,9 @@ func (m *machine) lineage(e evLineage) {
 		}
 	}
 	for i, l := range e.lineage {
+		if old := m.cgroups[l.CgroupID]; old != nil && old.named && old.path != l.Path && old.path != "" && e.at > old.knownAt && !m.bugs.has(bugCgroupReuseUnnoticed) {
+			defer m.replace(old)()
+		}
 		g := m.cgroupOf(l.CgroupID)
 		var parent uint64
 		if i+1 < len(e.lineage) {

@@ -335,7 +335,7 @@ func (c *Correlator) do(ctx context.Context, r request) {
 		l, err := c.opts.Cgroups.Lineage(r.cgroup)
 		c.feed(evLineage{id: r.cgroup, lineage: l, err: err, at: at})
 	case reqProcess:
-		c.readProcess(r.pid)
+		c.readProcess(ctx, r.pid)
 	case reqSnapshot:
 		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
 			c.opts.Logger.Warn("repair failed", "err", err)
@@ -361,17 +361,34 @@ func (c *Correlator) ask(ctx context.Context, r request) {
 	}
 }
 
-func (c *Correlator) readProcess(pid workload.PID) {
-	at := now()
-	p, err := c.opts.Source.Process(pid)
-	switch {
-	case err == nil:
-		c.feed(evProcess{pid: pid, proc: p, at: at})
-	case errors.Is(err, kernel.ErrGone):
-		c.feed(evProcess{pid: pid, gone: true, at: at})
-	default:
-		c.opts.Logger.Debug("process unreadable", "pid", pid, "err", err)
-		c.feed(evProcess{pid: pid, gone: true, at: at})
+// unreadTries are how often a process is read that cannot be, for want of a file
+// descriptor say, unreadPause apart. It has not ended for that.
+const (
+	unreadTries = 8
+	unreadPause = 250 * time.Millisecond
+)
+
+func (c *Correlator) readProcess(ctx context.Context, pid workload.PID) {
+	for try := 1; ; try++ {
+		at := now()
+		p, err := c.opts.Source.Process(pid)
+		switch {
+		case err == nil:
+			c.feed(evProcess{pid: pid, proc: p, at: at})
+			return
+		case errors.Is(err, kernel.ErrGone):
+			c.feed(evProcess{pid: pid, gone: true, at: at})
+			return
+		case try == unreadTries:
+			c.opts.Logger.Debug("process unreadable", "pid", pid, "err", err)
+			c.feed(evProcess{pid: pid, unread: true, at: at})
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(unreadPause):
+		}
 	}
 }
 

@@ -65,7 +65,9 @@ func (m *machine) lookup(pid workload.PID) *proc {
 	return m.ghosts.byPID[pid]
 }
 
+// isGhost reports whether a process has ended: it is the last dead one with its
+// PID, or that one came after it.
 func (m *machine) isGhost(k workload.ProcessKey) bool {
 	p := m.ghosts.byPID[k.PID]
-	return p != nil && p.kp.Key.Same(k) && !m.bugs.has(bugDeadRevived)
+	return p != nil && (p.kp.Key.Same(k) || startedBefore(k, p.kp.Key)) && !m.bugs.has(bugDeadRevived)
 }

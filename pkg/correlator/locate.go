@@ -35,6 +35,7 @@ func (m *machine) locate(p *proc) {
 		return
 	}
 	ev := m.evidence(p)
+	s.askedAt = m.now
 	if len(ev.Cgroups) == 0 { // the roots are nobody's
 		s.located = maxLocate
 		m.resettleSet(s)

@@ -71,6 +71,8 @@ type (
 		pid  workload.PID
 		proc kernel.Process
 		gone bool
+		// unread: it could not be read, which says nothing about it.
+		unread bool
 		// at is an instant before the reading: what is stamped later is newer.
 		at workload.KTime
 	}
@@ -210,6 +212,10 @@ func (m *machine) handle(in any) {
 	case evListEnd:
 		m.listEnd(e)
 	case evProcess:
+		if e.unread {
+			m.registerWaiting(e.pid, m.procs[e.pid])
+			return
+		}
 		m.processRead(e)
 	case evTick:
 	}

@@ -515,6 +515,15 @@ func TestTheKernelsStatusEndsTheRun(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+func TestAProcessThatCannotBeReadHasNotEnded(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(evProcess{pid: 100, unread: true, at: r.now + 500})
+	if p := r.want(100, workload.StatusContainer, idA); p.Exit != nil {
+		t.Errorf("it is said to have ended: %+v", p.Exit)
+	}
+}
+
 // What never runs ends without a word of the kernel's, and its engine's word may
 // be lost: the engine is asked once more.
 func TestAContainerThatNeverRanIsAskedAboutAgain(t *testing.T) {

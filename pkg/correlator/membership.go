@@ -161,6 +161,11 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", whose own cgroup is another one or not registered"
 	case p.exit != nil && before != workload.StatusContainer:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", and it ended before anybody could deny it"
+	case m.looksContained(p) && p.set.owner != nil:
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", a source says that it belongs to " + p.set.owner.label()
+	case m.looksContained(p) && before != workload.StatusContainer && (p.set.located < maxLocate || p.set.locating > 0):
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; the sources are being asked whose it is"
+		m.locateSoon(p.set)
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
 		c.claimedOnly = true
@@ -242,6 +247,10 @@ func (m *machine) judgeHost(p *proc) {
 	}
 	if m.unread(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
+		return
+	}
+	if m.deniedBefore(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked again"
 		return
 	}
 	for _, ns := range p.kp.PIDNS {
@@ -328,6 +337,28 @@ func (m *machine) unread(p *proc) bool {
 	if !p.read {
 		p.read = true
 		m.request(request{kind: reqProcess, pid: p.kp.Key.PID})
+	}
+	return true
+}
+
+// deniedBefore reports whether what the sources denied may have been another
+// cgroup than the one that this process is in: its id may have come again unheard.
+// The names are read and the sources asked once more, since it was made.
+func (m *machine) deniedBefore(p *proc) bool {
+	s := p.set
+	if p.exit != nil || !m.looksContained(p) || s.askedAt >= p.started {
+		return false
+	}
+	read := true
+	for _, g := range s.cgroups {
+		if !g.root && g.knownAt < p.started {
+			m.askLineage(g)
+			read = false
+		}
+	}
+	if read {
+		s.located = min(s.located, maxLocate-1)
+		m.locateSoon(s)
 	}
 	return true
 }

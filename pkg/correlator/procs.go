@@ -115,7 +115,8 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	if m.bugs.has(bugConflictNotInherited) {
 		p.taint = ""
 	}
-	p.left = parent.left
+	// Born elsewhere than its parent is known to be: its parent has moved, or it was made so.
+	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && parent.set.key != e.Process.Cgroups
 	p.joined = parent.joined
 	if in := innermost(p); in.Inum != innermost(parent).Inum {
 		p.joined = in.PID != 1

@@ -161,7 +161,7 @@ func (w *sim) start(id string, shared *simContainer) {
 
 // startIn is a second runtime that puts a container into the cgroups of another's.
 func (w *sim) startIn(c *simContainer) {
-	entered := slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered && p.truth == c })
+	entered := slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c })
 	if w.contest && !w.faults.liar && !entered && w.life == 1 { // whose an entrant would be, nobody can say; what a liar says of one of them is as good as what the other says
 		w.start("", c)
 	}
@@ -371,7 +371,7 @@ func (w *sim) hostEnters(c *simContainer) {
 		return
 	}
 	p := w.fork(w.shell)
-	p.truth, p.entered = c, true
+	p.truth, p.entered = c, p.key.Start
 	for _, h := range w.hierarchies {
 		w.move(p, h, c.cgroups[h])
 	}

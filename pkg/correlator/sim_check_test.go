@@ -59,6 +59,7 @@ func (w *sim) meant(k workload.ProcessKey) *simProc {
 // checkAll asks the store about everybody. At the end, with everything heard or
 // repaired, it must say what is.
 func (w *sim) checkAll(end bool) {
+	w.publish()
 	for _, p := range w.procs {
 		a := w.st.Resolve(p.key)
 		w.checked++
@@ -118,10 +119,16 @@ func (w *sim) mustKnow(p *simProc) bool {
 	if c.contested || !c.state {
 		return false
 	}
-	if p.entered && workload.KTime(p.key.Start) < w.booted { // its parent had not been read when it was made
+	if w.unseen(p) {
 		return false
 	}
-	return !w.missed || !p.entered && !w.reuse
+	return !w.missed || p.entered == 0 && !w.reuse
+}
+
+// unseen: it, or who made it, came from the host into a container while the first
+// snapshot was under way. Whether its own parent had been read yet is luck.
+func (w *sim) unseen(p *simProc) bool {
+	return p.entered > 0 && workload.KTime(p.entered) < w.booted
 }
 
 // checkContainers: who lives is there, running, and nobody else.
@@ -166,6 +173,11 @@ func (w *sim) checkBounds(end bool) {
 	case !end:
 		return
 	case len(m.procs) != len(w.procs):
+		for pid, p := range m.procs {
+			if w.alive(pid) == nil {
+				w.fail("the machine has %d processes, the world %d: %v is not there", len(m.procs), len(w.procs), p.kp.Key)
+			}
+		}
 		w.fail("the machine has %d processes, the world %d", len(m.procs), len(w.procs))
 	case len(m.waiting) > 0 || m.snapshot.active:
 		w.fail("%d processes are waited for, snapshot %v", len(m.waiting), m.snapshot.active)
@@ -187,7 +199,7 @@ func (w *sim) digest() string {
 	var b strings.Builder
 	for _, p := range slices.Concat(w.procs, w.gone) {
 		a := w.st.Resolve(p.key)
-		if p.attacker || p.truth != nil && p.truth.contested { // how far it got depends on when it was noticed
+		if p.attacker || w.unseen(p) || p.truth != nil && p.truth.contested { // how far it got depends on when it was noticed
 			continue
 		}
 		var c string
@@ -234,7 +246,7 @@ func describe(x any) string {
 	case evProcess:
 		return fmt.Sprintf("process %d gone %v %v in %v", x.pid, x.gone, x.proc.Key, x.proc.Cgroups.Slice())
 	case request:
-		return fmt.Sprintf("kind %d source %d id %v cgroup %v pid %d", x.kind, x.source, x.id, x.cgroup, x.pid)
+		return fmt.Sprintf("kind %d source %d id %v cgroup %v pid %d %v", x.kind, x.source, x.id, x.cgroup, x.pid, x.evidence.Cgroups)
 	}
 	return fmt.Sprintf("%T %+v", x, x)
 }

@@ -27,7 +27,7 @@ var (
 	simFrom    = flag.Uint64("sim.from", 1, "the first seed")
 	simRuns    = flag.Int("sim.runs", 800, "how many schedules the simulator runs")
 	simFor     = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
-	simSteps   = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 20, each 16th seed 150")
+	simSteps   = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
 	simContest = flag.Bool("sim.contest", false, "let two runtimes put containers into one cgroup")
 	simKeep    = flag.Bool("sim.keep", false, "go on after a failure, and print each")
 	simTrace   = flag.Bool("sim.trace", false, "print every input of the machine")
@@ -66,7 +66,7 @@ type sim struct {
 	lastAt  [2]workload.KTime // of each ring: in order within it
 	missed  bool              // something was lost, skipped or crashed: history is not known
 	pending map[simAsk]int
-	states  map[workload.ContainerID]store.ContainerChange
+	unsaid  []store.Change // not in the store yet
 
 	right, unknown, conflict, checked, inputs int
 }
@@ -234,7 +234,7 @@ func simulate(o simOptions) (*sim, error) {
 		return w, err
 	}
 	other, err := runSchedule(o, 2)
-	if err == nil && w.digest() != other.digest() {
+	if err == nil && !other.missed && w.digest() != other.digest() {
 		err = fmt.Errorf("seed %d: the end depends on the order of the inputs:\n%s\nor\n%s", o.seed, w.digest(), other.digest())
 	}
 	return w, err
@@ -261,13 +261,19 @@ func runSchedule(o simOptions, air uint64) (w *sim, err error) {
 	w.boot()
 	steps := o.steps
 	if steps == 0 {
-		steps = 20
-		if o.seed%16 == 0 {
-			steps = 150
-		}
+		steps = simLength(o.seed)
 	}
 	w.run(steps)
 	return w, nil
+}
+
+// simLength: most worlds are small, so that there are many, and some long, for
+// ids that come again and faults that meet.
+func simLength(seed uint64) int {
+	if seed%16 == 0 {
+		return 50 + int(seed/16%5)*25
+	}
+	return 6 + int(seed%4)*4
 }
 
 func (w *sim) fail(format string, args ...any) {
@@ -296,7 +302,7 @@ func (w *sim) boot() {
 		hostMountNS: 1,
 	})
 	w.m.bugs = w.bugs
-	w.st = store.New(store.Options{})
+	w.st, w.unsaid = store.New(store.Options{}), nil
 	w.life++
 	w.snapped, w.booted = 0, 0
 	clear(w.pending)
@@ -421,8 +427,10 @@ func (w *sim) feed(in any) {
 		w.pending[simAsk{a.req.source, a.req.key}]--
 	}
 	out := w.m.step(w.now, in)
-	w.st.Apply(out.changes...)
-	w.st.SetAsOf(w.now)
+	w.unsaid = append(w.unsaid, out.changes...)
+	if w.seed%8 == 0 { // as the shell does; else when somebody asks
+		w.publish()
+	}
 	for _, c := range out.changes {
 		if c.Process != nil {
 			if w.trace != nil {
@@ -440,6 +448,40 @@ func (w *sim) feed(in any) {
 		}
 		w.carryOut(r)
 	}
+}
+
+// publish puts what the machine has said into the store. Of what it said of one
+// container by one source in between, nobody has read anything but the last.
+func (w *sim) publish() {
+	last := map[simLayer]int{}
+	for i, c := range w.unsaid {
+		if c.Container != nil {
+			last[simLayer{c.Container.ID, c.Container.Source}] = i
+		}
+	}
+	first := map[simLayer]bool{}
+	kept := w.unsaid[:0]
+	for i, c := range w.unsaid {
+		if c.Container != nil && !c.Container.Forget {
+			k := simLayer{c.Container.ID, c.Container.Source}
+			if first[k] && last[k] != i {
+				continue
+			}
+			first[k] = true
+		}
+		if c.Container != nil && c.Container.Forget { // what comes after begins anew
+			clear(first)
+		}
+		kept = append(kept, c)
+	}
+	w.st.Apply(kept...)
+	w.st.SetAsOf(w.now)
+	w.unsaid = w.unsaid[:0]
+}
+
+type simLayer struct {
+	id     workload.ContainerID
+	source string
 }
 
 // carryOut answers a request from the world as it is now; the answer takes a while.

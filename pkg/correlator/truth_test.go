@@ -41,11 +41,11 @@ type simProc struct {
 	cgroups  map[uint32]uint64
 	pidns    []workload.PIDNamespace
 	mntns    uint32
-	user     bool // runs the user's code
-	settling bool // a runtime's, between fork and exec: the host is a fair answer too
-	entered  bool // came from the host: the host is a fair answer until all is heard
-	attacker bool // it or one above it attacked
-	nsenter  bool // a host process in a container's namespaces
+	user     bool   // runs the user's code
+	settling bool   // a runtime's, between fork and exec: the host is a fair answer too
+	entered  uint64 // came from the host then: the host is a fair answer until all is heard
+	attacker bool   // it or one above it attacked
+	nsenter  bool   // a host process in a container's namespaces
 	dead     bool
 	code     int32
 	execAt   workload.KTime
@@ -208,7 +208,7 @@ func (p *simProc) fair(status workload.Status, id string, end bool) bool {
 	case workload.StatusConflict:
 		return p.attacker || !end && p.truth != nil
 	case workload.StatusHost:
-		return p.truth == nil || p.settling || p.entered && !end
+		return p.truth == nil || p.settling || p.entered > 0 && !end
 	}
 	return p.truth != nil && p.truth.id == id
 }
