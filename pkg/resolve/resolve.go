@@ -219,21 +219,33 @@ func (r *Resolver) byPidfd(ctx context.Context, pid workload.PID) (workload.Answ
 func (r *Resolver) byProc(ctx context.Context, pid workload.PID) (workload.Answer, error) {
 	dir, err := openProc(r.procfs, pid)
 	if err != nil {
-		return r.gone(ctx, pid)
+		return r.goneOr(ctx, pid, err)
 	}
 	defer unix.Close(dir)
 	st, err := readStat(dir)
 	switch {
 	case err != nil:
-		return r.gone(ctx, pid)
+		return r.goneOr(ctx, pid, err)
 	case st.thread(dir, pid):
 		return r.thread(ctx, pid)
 	}
 	a, err := r.Key(ctx, workload.ProcessKey{PID: pid, Start: st.start, Ticks: true})
-	if again, rerr := readStat(dir); rerr != nil || again.start != st.start {
+	switch again, rerr := readStat(dir); {
+	case rerr != nil:
+		return r.goneOr(ctx, pid, rerr)
+	case again.start != st.start:
 		return r.gone(ctx, pid)
 	}
 	return a, err
+}
+
+// goneOr takes only what the end of a process gives for its end. An agent that
+// has no file descriptor left, for one, cannot look, and has seen nothing.
+func (r *Resolver) goneOr(ctx context.Context, pid workload.PID, err error) (workload.Answer, error) {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		return r.gone(ctx, pid)
+	}
+	return workload.Answer{}, fmt.Errorf("look at process %d: %w: %w", pid, workload.ErrUnavailable, err)
 }
 
 // gone answers for a PID that no process has.
@@ -256,7 +268,10 @@ func (r *Resolver) gone(ctx context.Context, pid workload.PID) (workload.Answer,
 // thread answers for the process of a thread, saying so.
 func (r *Resolver) thread(ctx context.Context, tid workload.PID) (workload.Answer, error) {
 	pid, err := threadGroup(r.procfs, tid)
-	if err != nil || pid == tid {
+	switch {
+	case err != nil:
+		return r.goneOr(ctx, tid, err)
+	case pid == tid:
 		return r.gone(ctx, tid)
 	}
 	a, err := r.PID(ctx, pid)

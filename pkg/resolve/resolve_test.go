@@ -162,6 +162,33 @@ func TestAThreadIsAnsweredForItsProcess(t *testing.T) {
 	})
 }
 
+// What cannot be looked at has not ended: without a file descriptor left, a
+// process that lives was said to have exited.
+func TestWhatCannotBeLookedAtHasNotEnded(t *testing.T) {
+	both(t, func(t *testing.T, procfs string) {
+		r, s, _ := newResolver(t, procfs)
+		pid := workload.PID(os.Getppid())
+		s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, int(pid)), Status: workload.StatusHost}})
+		var had unix.Rlimit
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &had); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Max: had.Max}, nil); err != nil {
+			t.Fatal(err)
+		}
+		a, err := r.PID(t.Context(), pid)
+		if rerr := unix.Prlimit(0, unix.RLIMIT_NOFILE, &had, nil); rerr != nil {
+			t.Fatal(rerr)
+		}
+		if a.Exited || !errors.Is(err, workload.ErrUnavailable) {
+			t.Errorf("exited %t, %v", a.Exited, err)
+		}
+		if a, err := r.PID(t.Context(), pid); err != nil || a.Exited {
+			t.Errorf("afterwards: exited %t, %v", a.Exited, err)
+		}
+	})
+}
+
 func TestAProcessThatIsGoneIsAnsweredFromItsTombstone(t *testing.T) {
 	both(t, func(t *testing.T, procfs string) {
 		r, s, _ := newResolver(t, procfs)
