@@ -13,8 +13,8 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// connections counts who is connected, so that one process cannot keep the
-// others out.
+// connections counts who is connected, so that no process and no container can
+// keep the others out.
 type connections struct {
 	log     *slog.Logger
 	auth    authorizer
@@ -23,35 +23,46 @@ type connections struct {
 
 	mu      sync.Mutex // guards all below
 	total   int
-	limited int // of peers that may ask only about themselves
+	limited int // of peers that may ask only about themselves, or are in a container
 	byPID   map[workload.PID]int
-	full    bool // said so in the log
+	byNS    map[uint64]int // of other PID namespaces than ours
+	full    bool           // said so in the log
 }
 
 func newConnections(opt Options, auth authorizer) *connections {
 	return &connections{
 		log: opt.Logger, auth: auth, max: opt.MaxConnections, maxPeer: opt.MaxPeerConnections,
-		byPID: make(map[workload.PID]int),
+		byPID: make(map[workload.PID]int), byNS: make(map[uint64]int),
 	}
 }
 
-// enter counts a connection in, or says why it cannot come in. Peers that may
-// ask only about themselves can take half of the room: the other half is for
-// those who look after the host.
+// isLimited reports whether a peer shares half of the room with its like: those
+// that may ask only about themselves, and those in a container, root or not. The
+// other half is for those who look after the host.
+func (c *connections) isLimited(p Peer) bool { return !c.auth.mayAll(p) || p.namespace != 0 }
+
+// enter counts a connection in, or says why it cannot come in. A container may
+// have as many processes as it likes, so they are counted together, by their PID
+// namespace: it has a quarter of the room.
 func (c *connections) enter(p Peer) error {
-	limited := !c.auth.mayAll(p)
+	limited := c.isLimited(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.total >= c.max:
 		return fmt.Errorf("%d connections are open, which is the limit", c.total)
 	case limited && c.limited >= c.max/2:
-		return fmt.Errorf("%d connections of unprivileged peers are open, which is their limit", c.limited)
+		return fmt.Errorf("%d connections of unprivileged peers and of containers are open, which is their limit", c.limited)
+	case p.namespace != 0 && c.byNS[p.namespace] >= max(1, c.max/4):
+		return fmt.Errorf("the processes of its PID namespace have %d connections, which is their limit", c.max/4)
 	case c.byPID[p.PID] >= c.maxPeer:
 		return fmt.Errorf("the process has %d connections, which is the limit", c.maxPeer)
 	}
 	c.total++
 	c.byPID[p.PID]++
+	if p.namespace != 0 {
+		c.byNS[p.namespace]++
+	}
 	if limited {
 		c.limited++
 	}
@@ -66,7 +77,12 @@ func (c *connections) leave(p Peer) {
 	if c.byPID[p.PID]--; c.byPID[p.PID] == 0 {
 		delete(c.byPID, p.PID)
 	}
-	if !c.auth.mayAll(p) {
+	if p.namespace != 0 {
+		if c.byNS[p.namespace]--; c.byNS[p.namespace] == 0 {
+			delete(c.byNS, p.namespace)
+		}
+	}
+	if c.isLimited(p) {
 		c.limited--
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -36,6 +37,10 @@ type Peer struct {
 	// Key names the process by its pidfs inode (6.9 and later). It has only the
 	// PID on older kernels, and is zero where PID is.
 	Key workload.ProcessKey
+	// namespace is the peer's PID namespace, 0 where that is the agent's own. It
+	// bounds connections and decides nothing else: whose PID it was is not checked
+	// again.
+	namespace uint64
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -84,6 +89,7 @@ func identifyFD(fd int) (Peer, error) {
 	if p.Groups, err = peerGroups(fd); err != nil {
 		return Peer{}, fmt.Errorf("SO_PEERGROUPS: %w", err)
 	}
+	p.namespace = pidNamespace(p.PID)
 	if p.PID == 0 {
 		return p, nil
 	}
@@ -96,6 +102,32 @@ func identifyFD(fd int) (Peer, error) {
 		return Peer{}, errors.Join(err, p.PIDFD.Close())
 	}
 	return p, nil
+}
+
+// nobodysNamespace stands for those that cannot be told: no namespace has it.
+const nobodysNamespace = ^uint64(0)
+
+// ownNamespace is the agent's.
+var ownNamespace = sync.OnceValue(func() uint64 { return namespaceAt("/proc/self/ns/pid") })
+
+// pidNamespace gives a process's PID namespace, 0 where it is the agent's.
+func pidNamespace(pid workload.PID) uint64 {
+	if pid == 0 {
+		return nobodysNamespace // it is not below ours
+	}
+	ns := namespaceAt(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if ns == ownNamespace() {
+		return 0
+	}
+	return ns
+}
+
+func namespaceAt(path string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nobodysNamespace // it is gone, or hidden from us
+	}
+	return st.Ino
 }
 
 // peerPIDFD gives nil before Linux 6.5. A peer that was reaped already is an

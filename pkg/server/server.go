@@ -59,7 +59,8 @@ type Options struct {
 	MaxWait time.Duration
 	// MaxStreams bounds the concurrent calls of one connection. Default 128.
 	MaxStreams uint32
-	// MaxConnections bounds the connections. Default 4,096.
+	// MaxConnections bounds the connections. Those that may ask only about themselves and those in containers
+	// (PID namespaces other than the agent's) share a half of them, one such namespace a quarter. Default 4,096.
 	MaxConnections int
 	// MaxPeerConnections bounds those of one process. Default 1,024.
 	MaxPeerConnections int

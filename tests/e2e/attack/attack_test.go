@@ -10,6 +10,11 @@ func TestAttacks(t *testing.T) {
 	s.part(t, "names of child cgroups", namesOfChildCgroups)
 	s.part(t, "split and whole moves", splitAndWholeMoves)
 	s.part(t, "entries and moves", entriesAndMoves)
+	s.part(t, "reused PIDs", reusedPIDs)
+	s.part(t, "honest look-alikes", honestLookAlikes)
 	s.part(t, "hostile names", hostileNames)
+	s.part(t, "lying runtimes", lyingRuntimes)
+	s.part(t, "peers", peers)
+	s.part(t, "floods", floods)
 	t.Logf("\n%s", s.o.Score())
 }

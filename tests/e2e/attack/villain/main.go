@@ -14,6 +14,8 @@
 //	halt                 end the dance; how many moves it made
 //	churn NS DIR         mkdir and rmdir below DIR for so long; how many of each
 //	flood NS             start programs for so long; how many
+//	connect SOCKET PREFACE PROCESSES N
+//	                     each of so many processes opens so many connections; they are held
 //	end PID              end a process that was started, and reap it
 //
 // PIDs are of its own namespace.
@@ -25,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,8 +41,11 @@ import (
 	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
 )
 
-// sitterRole makes the program a process that was ordered.
-const sitterRole = "sit"
+// The roles of processes that were ordered.
+const (
+	sitterRole  = "sit"
+	callersRole = "call"
+)
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == sitterRole {
@@ -48,6 +54,9 @@ func main() {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if len(os.Args) == 5 && os.Args[1] == callersRole {
+		call(os.Args[2], os.Args[3], os.Args[4])
 	}
 	serve()
 }
@@ -124,6 +133,8 @@ func (v *villain) obey(line string) (string, error) {
 		return churn(rest[0], rest[1])
 	case "flood":
 		return flood(rest[0])
+	case "connect":
+		return connect(rest[0], rest[1], rest[2], rest[3])
 	case "end":
 		return "ended", v.end(rest[0])
 	}
@@ -287,4 +298,58 @@ func flood(ns string) (string, error) {
 			}
 		}
 	})
+}
+
+// connect has processes call, and awaits that each has.
+func connect(socket, preface, processes, n string) (string, error) {
+	count, err := strconv.Atoi(processes)
+	if err != nil {
+		return "", err
+	}
+	made := 0
+	for range count {
+		cmd := exec.Command("/proc/self/exe", callersRole, socket, preface, n)
+		if _, err := cmd.StdinPipe(); err != nil { // it ends with us
+			return "", err
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return "", err
+		}
+		if err := cmd.Start(); err != nil {
+			return "", err
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			return "", err
+		}
+		got, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return "", fmt.Errorf("a caller said %q", line)
+		}
+		made += got
+	}
+	return fmt.Sprint("made ", made), nil
+}
+
+// call opens connections, says the preface on each, and holds them. It never returns.
+func call(socket, preface, n string) {
+	count, err := strconv.Atoi(n)
+	if err != nil {
+		fmt.Println(oneLine(err))
+		os.Exit(1)
+	}
+	var conns []net.Conn
+	for range count {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			fmt.Println(oneLine(err))
+			os.Exit(1)
+		}
+		_, _ = io.WriteString(conn, preface) // it may have been closed already
+		conns = append(conns, conn)
+	}
+	fmt.Println(len(conns))
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
 }
