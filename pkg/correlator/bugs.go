@@ -14,7 +14,6 @@ const (
 	bugParentWithoutStart
 	bugSwappedHierarchy
 	bugMembershipLostOnMove
-	bugConflictNotInherited
 	bugOlderMoveApplied
 	bugSnapshotOverridesEvents
 	bugSnapshotEndsTheNewborn

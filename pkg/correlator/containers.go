@@ -206,11 +206,11 @@ func (m *machine) containerGone(c *container) {
 
 // maybeDrop forgets a candidate that was only a name, with the last cgroup that bore it.
 func (m *machine) maybeDrop(c *container) {
-	if c.forgotten || !c.fromClaim || len(c.layers) > 0 || c.claimedBy > 0 || c.run != nil {
+	if c.forgotten || !c.fromClaim || len(c.layers) > 0 || len(c.waiting) > 0 || c.claimedBy > 0 || c.run != nil {
 		return
 	}
 	for i := range c.asks {
-		if c.asks[i].busy {
+		if c.asks[i].busy || c.asks[i].waits {
 			return
 		}
 	}

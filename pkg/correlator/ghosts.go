@@ -39,7 +39,7 @@ func (m *machine) end(p *proc, x workload.Exit, at workload.KTime) {
 	m.ghosts.queue = append(m.ghosts.queue, p)
 	m.ghosts.byPID[p.kp.Key.PID] = p
 	m.dirtyProc(p)
-	if c := p.member; c != nil && c.run != nil && c.run.init == p {
+	if c := m.runOf(p); c != nil {
 		m.runEnded(c, x, at)
 	}
 	m.trimGhosts()

@@ -92,6 +92,7 @@ func (m *machine) hint(e evHint) {
 	}
 	if c == nil {
 		c = m.newContainer(h.ID)
+		c.fromClaim = true // nobody has described it yet
 	}
 	m.alias(c, h.ID)
 	c.wanted = m.now + wantedFor

@@ -117,6 +117,7 @@ func (m *machine) located(e evAnswer) {
 		c := m.find(e.located)
 		if c == nil {
 			c = m.newContainer(e.located)
+			c.fromClaim = true // nobody has described it yet
 		}
 		m.alias(c, e.located)
 		c.wanted = m.now + wantedFor

@@ -133,7 +133,9 @@ func (m *machine) judge(p *proc, v *verdict) {
 	case v.reg != nil:
 		p.status = workload.StatusUnknown
 		p.reason = "in the cgroup of " + v.reg.label() + ", but how it came there was not seen"
-	case !v.known && !m.bugs.has(bugHostForUnknown):
+	case !v.known && m.bugs.has(bugHostForUnknown):
+		p.status = workload.StatusHost
+	case !v.known:
 		p.status, p.reason = workload.StatusUnknown, "its cgroup is not known yet"
 	case len(v.claims) > 0:
 		m.judgeClaim(p, v)
@@ -213,7 +215,7 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own, and it ended before anybody said whose"
 		return
 	}
-	if s := p.set; s.owner != nil && m.looksContained(p) && s.owner.goneAt > s.ownerAt && p.started >= s.owner.goneAt {
+	if s := p.set; s.owner != nil && m.looksContained(p) && (s.owner.forgotten || s.owner.goneAt > s.ownerAt && p.started >= s.owner.goneAt) {
 		m.askOwner(s)
 	}
 	if o := p.set.owner; o != nil && m.looksContained(p) {

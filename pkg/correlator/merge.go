@@ -33,6 +33,7 @@ func (m *machine) merge(a, b *container) *container {
 	}
 	if b.run != nil && a.run == nil {
 		a.run = b.run
+		a.run.init.runs = a
 	}
 	for _, g := range m.cgroups {
 		if g.reg == b {

@@ -48,7 +48,9 @@ type proc struct {
 	young   bool // a timer will judge it again
 	// initOf is the container that a source called it the init of, registered or not.
 	initOf *container
-	read   bool // it is being read from /proc
+	// runs is the container whose run it is or was the init of.
+	runs *container
+	read bool // it is being read from /proc
 }
 
 // move is an attach event of a process that is not known yet.
@@ -112,9 +114,6 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 		return
 	}
 	p.member, p.taint, p.user, p.entry = parent.member, parent.taint, parent.user, parent.entry
-	if m.bugs.has(bugConflictNotInherited) {
-		p.taint = ""
-	}
 	// Born elsewhere than its parent is known to be: its parent has moved, or it was made so.
 	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && parent.set.key != e.Process.Cgroups
 	p.joined = parent.joined

@@ -210,9 +210,9 @@ func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
 // maxRegisterTries spans about eight seconds of growing pauses.
 const maxRegisterTries = 17
 
-// runOf gives the container whose run has this init.
+// runOf gives the container whose run has this init, be it in conflict or not.
 func (m *machine) runOf(p *proc) *container {
-	if c := p.member; c != nil && c.run != nil && c.run.init == p {
+	if c := p.runs; c != nil && c.run != nil && c.run.init == p {
 		return c
 	}
 	return nil
@@ -300,6 +300,7 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 		m.endRun(c)
 	}
 	over := c.run
+	p.runs = c
 	c.run = &run{init: p, source: i, at: m.now, cgroups: gs}
 	if over != nil && m.bugs.has(bugRunStaysOver) {
 		c.run.exit = over.exit

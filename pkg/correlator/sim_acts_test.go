@@ -162,7 +162,7 @@ func (w *sim) start(id string, shared *simContainer) {
 // startIn is a second runtime that puts a container into the cgroups of another's.
 func (w *sim) startIn(c *simContainer) {
 	entered := slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c })
-	if w.contest && !w.faults.liar && !entered && w.life == 1 { // whose an entrant would be, nobody can say; what a liar says of one of them is as good as what the other says
+	if !w.faults.liar && !entered && w.life == 1 { // whose an entrant would be, nobody can say; what a liar says of one of them is as good as what the other says
 		w.start("", c)
 	}
 }
@@ -345,9 +345,13 @@ func (w *sim) attackEscape(c *simContainer) {
 // honestChild uses a cgroup below the container's own, as systemd in it does.
 func (w *sim) honestChild(c *simContainer) {
 	p := w.fork(w.anyOf(c))
+	back := w.rng.IntN(2) == 0
 	for _, h := range w.hierarchies {
 		if p.cgroups[h] == c.cgroups[h] {
 			w.move(p, h, w.mkdir(h, c.cgroups[h], c.paths[h]+"/init.scope"))
+			if back {
+				w.move(p, h, c.cgroups[h])
+			}
 		}
 	}
 	w.exec(p)

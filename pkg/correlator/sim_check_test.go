@@ -75,6 +75,8 @@ func (w *sim) checkAll(end bool) {
 			w.fail("%v of %v lives, and is dead in the end", p.key, p.truth.short())
 		case end && a.Status == workload.StatusUnknown && w.mustKnow(p):
 			w.fail("%v of %v is unknown in the end: %s", p.key, p.truth.short(), a.Reason)
+		case end && !w.missed && !w.inCgroups(p, a.Process.Cgroups):
+			w.fail("%v of %v is in %v, the store says %v", p.key, p.truth.short(), p.cgroups, a.Process.Cgroups)
 		case end && !w.missed && a.Process.Exec != p.execAt:
 			w.fail("%v of %v executed last at %d, the store says %d", p.key, p.truth.short(), p.execAt, a.Process.Exec)
 		}
@@ -93,6 +95,10 @@ func (w *sim) checkAll(end bool) {
 		}
 	}
 	w.checkContainers()
+}
+
+func (w *sim) inCgroups(p *simProc, said []workload.CgroupID) bool {
+	return len(said) == len(p.cgroups) && !slices.ContainsFunc(said, func(g workload.CgroupID) bool { return p.cgroups[g.Hierarchy] != g.ID })
 }
 
 func (w *sim) count(s workload.Status) {

@@ -23,14 +23,13 @@ import (
 )
 
 var (
-	simSeed    = flag.Uint64("sim.seed", 0, "replay this schedule of the simulator alone")
-	simFrom    = flag.Uint64("sim.from", 1, "the first seed")
-	simRuns    = flag.Int("sim.runs", 800, "how many schedules the simulator runs")
-	simFor     = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
-	simSteps   = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
-	simContest = flag.Bool("sim.contest", false, "let two runtimes put containers into one cgroup")
-	simKeep    = flag.Bool("sim.keep", false, "go on after a failure, and print each")
-	simTrace   = flag.Bool("sim.trace", false, "print every input of the machine")
+	simSeed  = flag.Uint64("sim.seed", 0, "replay this schedule of the simulator alone")
+	simFrom  = flag.Uint64("sim.from", 1, "the first seed")
+	simRuns  = flag.Int("sim.runs", 800, "how many schedules the simulator runs")
+	simFor   = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
+	simSteps = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
+	simKeep  = flag.Bool("sim.keep", false, "go on after a failure, and print each")
+	simTrace = flag.Bool("sim.trace", false, "print every input of the machine")
 )
 
 // The simulator. A schedule is one seed: a world (truth_test.go) in which
@@ -53,10 +52,7 @@ type sim struct {
 	st    *store.Store
 	queue simQueue
 	seq   uint64
-	// contest: two runtimes may share a cgroup. Off by default: the machine does
-	// not yet pass every such schedule.
-	contest bool
-	life    int // crashes of the agent so far
+	life  int // crashes of the agent so far
 	// snapped is when the snapshot under way is through.
 	snapped workload.KTime
 	booted  workload.KTime // when the first snapshot of this agent was through
@@ -219,11 +215,10 @@ func shortest(o simOptions) (steps int, err error) {
 }
 
 type simOptions struct {
-	seed    uint64
-	contest bool
-	steps   int
-	bugs    bugSet
-	trace   func(string, ...any)
+	seed  uint64
+	steps int
+	bugs  bugSet
+	trace func(string, ...any)
 }
 
 // simulate runs one schedule; each 8th is heard a second time by another
@@ -244,7 +239,7 @@ type simFailure struct{ error }
 
 func runSchedule(o simOptions, air uint64) (w *sim, err error) {
 	w = &sim{
-		seed: o.seed, bugs: o.bugs, contest: o.contest || *simContest, trace: o.trace, air: rand.New(rand.NewPCG(o.seed, air)),
+		seed: o.seed, bugs: o.bugs, trace: o.trace, air: rand.New(rand.NewPCG(o.seed, air)),
 		pending: map[simAsk]int{},
 	}
 	defer func() {
