@@ -220,7 +220,7 @@ func (r *room) back(queries []workload.Query) {
 		clear(queries)
 		r.queries = queries[:0]
 	}
-	clear(r.results[:])
+	clear(r.results[:min(len(queries), partSize)])
 	rooms.Put(r)
 }
 
