@@ -247,10 +247,13 @@ func (c *Collector) idOf(namespace, id string) workload.ContainerID {
 	return workload.ContainerID{Runtime: runtimeName, Instance: c.instance, Namespace: namespace, ID: id}
 }
 
+// maxID bounds an id of containerd's.
+const maxID = 76
+
 // validID is containerd's rule for ids and namespaces: up to 76 letters and
 // digits, with single dots, hyphens and underscores between them.
 func validID(s string) bool {
-	if len(s) == 0 || len(s) > 76 {
+	if len(s) == 0 || len(s) > maxID {
 		return false
 	}
 	between := true // a separator may not come first, nor after another

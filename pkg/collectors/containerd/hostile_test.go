@@ -139,6 +139,45 @@ func checkMonster(t *testing.T, e *collectortest.Containerd, how string, got *wo
 	}
 }
 
+// A container without a task has no processes, and may hide none that has.
+func TestAMonstrousRecordWithoutATaskHidesNoOther(t *testing.T) {
+	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
+	c := newCollector(t, Options{Address: e.Address})
+	const hex = "9f9f9f9f"
+	ids := []string{"0", hex, "A", "b", "m_x.y-2", "m_x.y-20", "m_xzy-2", "z", "zz"}
+	for _, id := range ids {
+		e.Ctr("containers", "create", collectortest.BusyboxImage, id)
+	}
+	monsters := map[string]bool{hex: true, "m_x.y-2": true, "zz": true}
+	for id := range monsters {
+		size := collectors.MaxRecord
+		if id == hex { // more than containerd sends
+			size = 12 << 20
+			update(t, c, id, "extensions", func(r *containersapi.Container) {
+				r.Extensions = map[string]*anypb.Any{"x": {TypeUrl: "x", Value: make([]byte, 7<<20)}}
+			})
+		}
+		update(t, c, id, "spec", func(r *containersapi.Container) { r.Spec = annotated(t, r.Spec, size) })
+	}
+	began := time.Now()
+	var got []string
+	for l, err := range c.List(t.Context()) {
+		if err != nil {
+			t.Errorf("list: %v", err)
+			continue
+		}
+		got = append(got, l.ID.ID)
+		if large := slices.Contains(l.Truncated, "spec"); large != monsters[l.ID.ID] || l.Run != nil {
+			t.Errorf("%s: truncated %q, run %+v", l.ID.ID, l.Truncated, l.Run)
+		}
+	}
+	t.Logf("listed in %v", time.Since(began))
+	slices.Sort(got)
+	if !slices.Equal(got, ids) {
+		t.Errorf("listed %q, want %q", got, ids)
+	}
+}
+
 func TestAListThatIsLeftAmongMonstersEnds(t *testing.T) {
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	c := newCollector(t, Options{Address: e.Address})

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
@@ -57,7 +58,7 @@ func (c *Collector) listNamespace(ctx context.Context, n *conn, ns string, yield
 		return false
 	}
 	l := listing{c: c, n: n, ns: ns, tasks: tasks, seen: map[string]bool{}, yield: yield}
-	err = l.stream(ctx, nil)
+	err = l.stream(ctx, "")
 	if errors.Is(err, errTooLarge) {
 		err = l.oneByOne(ctx)
 	}
@@ -73,20 +74,30 @@ type listing struct {
 	n     *conn
 	ns    string
 	tasks map[string]task
-	// seen are the containers that were handed out.
-	seen map[string]bool
+	// seen are the containers that were handed out, monsters those among them
+	// whose record is too large.
+	seen     map[string]bool
+	monsters []string
 	// left is set once the caller wants no more.
 	yield func(*workload.Container, error) bool
 	left  bool
 }
 
-// stream lists all containers but those that are left out.
-func (l *listing) stream(ctx context.Context, without []string) error {
+// stream lists all containers but the monsters, in the order of their ids; with
+// a pattern, those alone whose ids match.
+func (l *listing) stream(ctx context.Context, pattern string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream where the list is left early
+	var filter []string
+	if pattern != "" {
+		filter = append(filter, "id~="+strconv.Quote(pattern))
+	}
+	for _, id := range l.monsters[:min(len(l.monsters), maxMonsters)] {
+		filter = append(filter, "id!="+strconv.Quote(id))
+	}
 	req := &containersapi.ListContainersRequest{}
-	if len(without) > 0 {
-		req.Filters = []string{"id!=" + strings.Join(without, ",id!=")} // a comma is an and
+	if len(filter) > 0 {
+		req.Filters = []string{strings.Join(filter, ",")} // a comma is an and
 	}
 	stream, err := l.n.containers.ListStream(within(ctx, l.ns), req)
 	for err == nil {
@@ -114,34 +125,108 @@ func (l *listing) give(out *workload.Container) {
 	l.left = !l.yield(out, nil)
 }
 
-// maxMonsters bounds the containers that are left out of a second stream.
-const maxMonsters = 64
+const (
+	// maxMonsters bounds the containers that are left out of a stream.
+	maxMonsters = 256
+	// maxProbes bounds the streams of one list that look for them: to find one
+	// takes six for each character of its id, and each has containerd read all
+	// records, the large ones too (some 25 ms).
+	maxProbes = 2048
+)
 
 // oneByOne asks for the containers that have a task, which are those that can
 // have processes, each by itself, and lists the rest without those that are too
-// large. One that is too large and has no task ends that second list, too.
+// large. One that is too large and has no task ends that list, too: then it is
+// looked for, and the list goes on without it.
 func (l *listing) oneByOne(ctx context.Context) error {
-	var monsters []string
 	for _, id := range slices.Sorted(maps.Keys(l.tasks)) {
 		if l.seen[id] {
 			continue
 		}
-		r, err := l.c.getOrID(ctx, l.n, l.ns, id)
-		if errors.Is(err, collectors.ErrNotFound) {
-			continue // removed meanwhile
-		}
-		if err != nil {
+		if err := l.one(ctx, id); err != nil || l.left {
 			return err
 		}
-		if r.missing {
-			monsters = append(monsters, id)
-		}
-		if l.give(l.c.listed(ctx, l.n, r, l.tasks)); l.left {
-			return nil
-		}
 	}
-	l.c.log.Warn("records are too large, containers known by id and task alone", "namespace", l.ns, "count", len(monsters))
-	return l.stream(ctx, monsters[:min(len(monsters), maxMonsters)])
+	err := l.stream(ctx, "")
+	for probes := 0; errors.Is(err, errTooLarge); {
+		if len(l.monsters) >= maxMonsters || probes >= maxProbes {
+			return fmt.Errorf("%d records and more are too large, what sorts behind them is left out: %w", len(l.monsters), err)
+		}
+		var id string
+		if id, err = l.find(ctx, &probes); err == nil && id != "" {
+			err = l.one(ctx, id)
+		}
+		if err != nil || l.left {
+			return err
+		}
+		err = l.stream(ctx, "")
+	}
+	if err == nil && len(l.monsters) > 0 {
+		l.c.log.Warn("records are too large, containers known by id and task alone", "namespace", l.ns, "count", len(l.monsters))
+	}
+	return err
+}
+
+// one hands out one container, with or without its record.
+func (l *listing) one(ctx context.Context, id string) error {
+	r, err := l.c.getOrID(ctx, l.n, l.ns, id)
+	if errors.Is(err, collectors.ErrNotFound) {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if r.missing {
+		l.monsters = append(l.monsters, id)
+	}
+	l.give(l.c.listed(ctx, l.n, r, l.tasks))
+	return nil
+}
+
+// symbols are what an id goes on with, in the order of a list: first its end.
+const symbols = "\x00-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+
+// find gives the id of the first container that ends a stream, by halves: of
+// those ids that begin alike, is it among these? What is listed on the way is
+// handed out. It gives "" where there is none any more.
+func (l *listing) find(ctx context.Context, probes *int) (string, error) {
+	prefix := ""
+	for len(prefix) <= maxID {
+		among := symbols
+		for len(among) > 1 {
+			half := among[:len(among)/2]
+			*probes++
+			switch err := l.stream(ctx, startingWith(prefix, half)); {
+			case l.left:
+				return "", nil
+			case err == nil:
+				among = among[len(half):]
+			case errors.Is(err, errTooLarge):
+				among = half
+			default:
+				return "", err
+			}
+		}
+		if among[0] == 0 {
+			return prefix, nil
+		}
+		prefix += among
+	}
+	return "", nil // it went while it was looked for
+}
+
+// startingWith is a pattern for ids that go on after prefix with one of these
+// symbols. Nothing in an id means anything in it but a dot.
+func startingWith(prefix, symbols string) string {
+	pattern := "^" + strings.ReplaceAll(prefix, ".", "[.]")
+	rest, ends := strings.CutPrefix(symbols, "\x00")
+	switch {
+	case ends && rest == "":
+		return pattern + "$"
+	case ends:
+		return pattern + "($|[" + rest + "])"
+	}
+	return pattern + "[" + rest + "]"
 }
 
 // listed describes one container of a list. What the events know is newer than
