@@ -6,10 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +44,7 @@ func TestOnOneEngine(t *testing.T) {
 		"the files, the list and inspect agree":       testFilesListInspect,
 		"each change is one hint with the files' say": testHints,
 		"Watch keeps no stream open":                  testNoStream,
+		"Watch keeps one connection, calls keep none": testConnections,
 		"a list over the budget is read from files":   testListOverBudget,
 		"Probe learns the root":                       testRoot,
 	} {
@@ -321,6 +326,100 @@ func testNoStream(t *testing.T, e *collectortest.Dockerd) {
 		if call != "GET /events" && call != "HEAD /_ping" {
 			t.Errorf("Watch also called %s", call)
 		}
+	}
+}
+
+// testConnections: the windows of one Watch share a connection, which ends with
+// it; any other call has one of its own.
+func testConnections(t *testing.T, e *collectortest.Dockerd) {
+	l := listening{path: filepath.Join(t.TempDir(), "s")}
+	l.forward(t, e.Socket)
+	c := on(t, e, l.path)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const windows = 5
+	alive, ended := 0, make(chan error, 1)
+	go func() {
+		ended <- c.Watch(ctx, func(h collectors.Hint) {
+			if h.Kind == collectors.HintAlive {
+				if alive++; alive == windows {
+					cancel()
+				}
+			}
+		})
+	}()
+	if err := <-ended; !errors.Is(err, context.Canceled) || alive < windows {
+		t.Fatalf("Watch ended after %d windows: %v", alive, err)
+	}
+	if n := l.accepted.Load(); n != 1 {
+		t.Errorf("%d windows over %d connections", alive, n)
+	}
+	l.closed(t) // by us: the engine keeps what is idle
+	for range 3 {
+		if _, err := c.listOne(t.Context(), strings.Repeat("0", 64)); !errors.Is(err, collectors.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := l.accepted.Load() - 1; n != 4 {
+		t.Errorf("3 calls, and one for the version of the API, over %d connections", n)
+	}
+	l.closed(t)
+}
+
+// listening passes connections on to a socket, and counts them.
+type listening struct {
+	path     string
+	accepted atomic.Int64
+	open     sync.WaitGroup
+}
+
+func (l *listening) forward(t *testing.T, to string) {
+	t.Helper()
+	socket, err := net.Listen("unix", l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			down, err := socket.Accept()
+			if err != nil {
+				return // closed at the end of the test
+			}
+			l.accepted.Add(1)
+			l.open.Go(func() { pipe(down, to) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = socket.Close()
+		accepting.Wait()
+		l.open.Wait()
+	})
+}
+
+// pipe carries a connection to a socket until the one who made it ends it.
+func pipe(down net.Conn, to string) {
+	defer down.Close()
+	up, err := net.Dial("unix", to)
+	if err != nil {
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() { _, _ = io.Copy(down, up) })
+	_, _ = io.Copy(up, down)
+	_ = up.Close()
+	back.Wait()
+}
+
+// closed waits until every connection has ended.
+func (l *listening) closed(t *testing.T) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { l.open.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("a connection is still open")
 	}
 }
 
