@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION))
 
-.PHONY: help build run demo test test-vm sim fuzz lint generate bench clean
+.PHONY: help build run demo test test-vm sim fuzz lint generate bench clean torture
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ sim: ## simulate schedules of the correlator (SIM_TIME=60s, SIM_FROM=seed)
 
 fuzz: ## every fuzz target in turn (FUZZ_TIME=10m in all)
 	FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
+
+torture: ## the long forms of the oracle, attacks, faults, simulator and fuzzing; hours (PARTS="oracle sim" TORTURE_SCALE=10)
+	scripts/torture.sh $(PARTS)
 
 lint: ## formatting, linters, generated files, go.mod
 	scripts/packages.sh lint
