@@ -149,9 +149,12 @@ func TestAnAgentInACgroupNamespace(t *testing.T) {
 		mounts = append(mounts, h.Mount)
 	}
 	env := []string{"CG_BASE=" + base, "CG_MOUNTS=" + strings.Join(mounts, ","), "CG_PID=" + strconv.Itoa(int(c.pid)), "CG_TMP=" + t.TempDir()}
-	for _, next := range []string{"in a cgroup ns", "in a cgroup ns, only"} {
-		t.Run(next, func(t *testing.T) {
-			runRole(t, "enter a cgroup", unix.CLONE_NEWNS, append(env, "CG_NEXT="+next)...)
+	t.Run("in a cgroup ns", func(t *testing.T) {
+		runRole(t, "enter a cgroup", unix.CLONE_NEWNS, append(env, "CG_NEXT=in a cgroup ns")...)
+	})
+	for _, mount := range mounts {
+		t.Run("in a cgroup ns, only "+filepath.Base(mount), func(t *testing.T) {
+			runRole(t, "enter a cgroup", unix.CLONE_NEWNS, append(env, "CG_NEXT=in a cgroup ns, only", "CG_ONLY="+mount)...)
 		})
 	}
 	c.end()
@@ -221,8 +224,8 @@ func agentThatSeesOnlyItsNamespace() error {
 	tmp := os.Getenv("CG_TMP")
 	n, _ := strconv.Atoi(os.Getenv("CG_PID"))
 	var outside unix.Stat_t
-	hostMount := filepath.Join(strings.Split(os.Getenv("CG_MOUNTS"), ",")[0], os.Getenv("CG_BASE"), "other")
-	if err := errors.Join(unix.Mount("cgroup2", tmp, "cgroup2", 0, ""), unix.Stat(hostMount, &outside)); err != nil {
+	mount := os.Getenv("CG_ONLY")
+	if err := errors.Join(mountAgain(mount, tmp), unix.Stat(filepath.Join(mount, os.Getenv("CG_BASE"), "other"), &outside)); err != nil {
 		return err
 	}
 	f, err := New(Options{CgroupRoot: tmp})
@@ -230,20 +233,55 @@ func agentThatSeesOnlyItsNamespace() error {
 		return err
 	}
 	var o findings
-	own, err := f.OfPID(workload.PID(os.Getpid()))
-	o.check(err == nil && len(own) > 0 && own[0].Path == "/deep/own" && own[0].ID != 0, "own: %v, %v", own, err)
-	other, err := f.OfPID(workload.PID(n))
-	o.check(err == nil && len(other) > 0 && other[0].Path == "/../other" && other[0].ID == 0, "outside: %v, %v", other, err)
-	id := workload.CgroupID{ID: outside.Ino}
+	i := slices.IndexFunc(f.Hierarchies(), func(h Hierarchy) bool { return h.Mount == tmp })
+	if i < 0 {
+		return fmt.Errorf("%s is in none of %v", tmp, f.Hierarchies())
+	}
+	h := f.Hierarchies()[i].ID
+	find := func(pid int) (workload.CgroupPath, error) {
+		cgroups, err := f.OfPID(workload.PID(pid))
+		if i := slices.IndexFunc(cgroups, func(g workload.CgroupPath) bool { return g.Hierarchy == h }); i >= 0 {
+			return cgroups[i], err
+		}
+		return workload.CgroupPath{}, err
+	}
+	own, err := find(os.Getpid())
+	o.check(err == nil && own.Path == "/deep/own" && own.ID != 0, "own: %v, %v", own, err)
+	other, err := find(n)
+	o.check(err == nil && other.Path == "/../other" && other.ID == 0, "outside: %v, %v", other, err)
+	id := workload.CgroupID{Hierarchy: h, ID: outside.Ino}
 	p, err := f.Path(id)
 	want := ErrOutside
-	if !f.table.Load().mounts[0].handles {
+	if !f.table.Load().mounts[h].handles {
 		want = ErrGone // what cannot be opened by id is looked for inside
 	}
 	o.check(errors.Is(err, want), "path of what is outside: %q, %v", p, err)
 	l, err := f.Lineage(id)
 	o.check(errors.Is(err, want), "lineage of what is outside: %v, %v", l, err)
-	l, err = f.LineageOfPath(0, "/deep")
+	l, err = f.LineageOfPath(h, "/deep")
 	o.check(err == nil && len(l) == 2 && l[1].Path == "/", "lineage of what is inside: %v, %v", l, err)
 	return o.result()
+}
+
+// mountAgain mounts the hierarchy that is mounted at a place at another, too: as
+// it looks from this cgroup namespace.
+func mountAgain(point, at string) error {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines, err := parseMountinfo(file)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(lines, func(l mountLine) bool { return l.point == point })
+	switch {
+	case i < 0:
+		return fmt.Errorf("nothing is mounted at %s", point)
+	case lines[i].v2:
+		return unix.Mount("cgroup2", at, "cgroup2", 0, "")
+	}
+	options := slices.DeleteFunc(slices.Clone(lines[i].options), func(o string) bool { return o == "rw" || o == "ro" })
+	return unix.Mount("cgroup", at, "cgroup", 0, strings.Join(options, ","))
 }
