@@ -436,12 +436,15 @@ func (c *Correlator) onListed(source string, l collectors.Listing) {
 }
 
 // A source's list and its events begin side by side, and what is removed between
-// them is in the list and in no event. A second list, goneCheck later, has it
+// them is in the list and in no event. A second list, secondAfter later, has it
 // right; secondPause is so long that it has no second list of its own.
-const secondPause = 5 * goneCheck
+const (
+	secondAfter = time.Second
+	secondPause = 10 * workload.KTime(time.Second)
+)
 
 func (c *Correlator) listAgain(source string) {
-	t := time.NewTimer(time.Duration(goneCheck))
+	t := time.NewTimer(secondAfter)
 	defer t.Stop()
 	select {
 	case <-(*c.ctx.Load()).Done(): // Run's, which the supervisor ends before

@@ -227,7 +227,7 @@ func (s *restartStage) check(before map[int]harness.Answer) {
 	s.checkDead()
 }
 
-// checkList compares the running containers with those that the engines run.
+// checkList compares the containers, exited ones too, with those that the engines have.
 func (s *restartStage) checkList() {
 	s.t.Helper()
 	var want []string
@@ -258,8 +258,8 @@ func (s *restartStage) list() (names []string) {
 			s.t.Fatalf("list: %v: %q %s", err, line, out.Stderr)
 		}
 		// Those without a name are of other engines of this machine: names of
-		// cgroups. Those that have exited run nowhere, whoever still describes them.
-		if c.Name != "" && c.State != "exited" {
+		// cgroups.
+		if c.Name != "" {
 			names = append(names, c.Name)
 		}
 	}
