@@ -110,9 +110,6 @@ func (m *machine) answer(e evAnswer) {
 		return
 	}
 	c := m.conts[e.req.key]
-	if c == nil && e.container != nil && m.bugs.has(bugStaleAnswerApplied) {
-		c = m.newContainer(e.req.key)
-	}
 	if c == nil {
 		return
 	}

@@ -23,7 +23,6 @@ var bugNames = map[bug]string{
 	bugSwappedHierarchy:         "a move counts for the wrong hierarchy",
 	bugMembershipLostOnMove:     "a member that moves is one no more",
 	bugOlderMoveApplied:         "an older move replaces a newer fact",
-	bugSnapshotOverridesEvents:  "a snapshot replaces newer events",
 	bugSnapshotEndsTheNewborn:   "who is born during a snapshot is ended by it",
 	bugExecForgotten:            "exec is ignored",
 	bugExitForgotten:            "exit is ignored",
@@ -38,9 +37,10 @@ var bugNames = map[bug]string{
 	bugSecondClaimWins:          "the second of two claims wins",
 	bugForeignNamespacesIgnored: "whoever is in the cgroup is a member",
 	bugHostForUnknown:           "an unknown cgroup is the host's",
-	bugStaleAnswerApplied:       "an answer about a container that is gone is applied",
-	bugEarlierRunReplaces:       "a late answer brings an earlier run back",
 	bugRunStaysOver:             "a new run has the old one's end",
+	bugEscapeForgotten:          "who left its cgroup is judged as if it had not",
+	bugLateForkEndsNext:         "a late fork ends the next process with its PID",
+	bugMovesByPIDAlone:          "moves are kept by PID alone",
 	bugSilenceIsDenial:          "a source that cannot say has denied",
 }
 

@@ -57,6 +57,7 @@ type cgset struct {
 	// located: the sources were asked whose cgroups these are, and how often.
 	located  int
 	askedAt  workload.KTime // the last time
+	deniedAt workload.KTime // when the last of them had denied it
 	owner    *container     // what a source said about these cgroups; not a registration
 	ownerAt  workload.KTime
 	silent   bool // a source could not say, this time

@@ -137,6 +137,7 @@ func (m *machine) located(e evAnswer) {
 		return
 	}
 	if s.located >= maxLocate {
+		s.deniedAt = m.now
 		m.resettleSet(s)
 		return
 	}

@@ -739,3 +739,100 @@ func TestACgroupIDThatComesAgainIsAnotherCgroup(t *testing.T) {
 	r.want(150, workload.StatusHost, "")
 	r.want(100, workload.StatusContainer, idA)
 }
+
+// The same exec is heard twice, the second time after the next one.
+func TestAnOlderExecReplacesNoNewerOne(t *testing.T) {
+	r := newRig(t)
+	r.fork(160, 10, 1)
+	older := kernel.Event{Type: kernel.Exec, Time: r.now, Process: r.proc(160, 10, 1)}
+	r.exec(160, 10, 1)
+	at := r.now
+	r.feed(older)
+	if p := r.want(160, workload.StatusHost, ""); p.Exec != at {
+		t.Errorf("it executed at %d, want %d", p.Exec, at)
+	}
+}
+
+// Two with one PID are dead, and the exec of the first is heard once more.
+func TestTheDeadStayDeadWhenALaterOneHasDied(t *testing.T) {
+	r := newRig(t)
+	first, second := r.proc(170, 10, 1), r.proc(170, 10, 1)
+	second.Key.Start += 9 * workload.TickNS
+	for _, p := range []kernel.Process{first, second} {
+		r.feed(kernel.Event{Type: kernel.Fork, Process: p})
+		r.feed(kernel.Event{Type: kernel.Exit, Process: p, Exit: workload.Exit{Known: true}})
+	}
+	r.feed(kernel.Event{Type: kernel.Exec, Process: first})
+	if p := r.m.procs[170]; p != nil {
+		t.Errorf("%v lives again", p.kp.Key)
+	}
+}
+
+// The init was put into another container's cgroup: it is in conflict, and its
+// end is still the end of its container.
+func TestTheEndOfAnInitInConflictEndsItsRun(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.startB()
+	moved := r.proc(200, 10, 3, ns(600, 1))
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: moved, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.want(200, workload.StatusConflict, "")
+	c := r.m.conts[workload.ContainerID{Runtime: "runc", Namespace: "moby", ID: idB}]
+	r.m.procs[200].member = nil // as where the intruder was noticed before it was registered
+	r.feed(kernel.Event{Type: kernel.Exit, Process: moved, Exit: workload.Exit{Known: true}})
+	if c == nil || c.run.exit == nil {
+		t.Error("the container runs on without its init")
+	}
+}
+
+// A cgroup's id comes again, and neither its removal nor the new one is heard:
+// what the name said, and what the sources denied, was about the old one.
+func TestAReadNameThatDiffersIsThatOfAnotherCgroup(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.after(100)
+	r.task(180, 10, 3, []workload.PIDNamespace{ns(900, 1)})
+	r.want(180, workload.StatusUnknown, "")
+	again := []workload.CgroupPath{{CgroupID: workload.CgroupID{ID: 3}, Path: "/user.slice"}, {CgroupID: workload.CgroupID{ID: 1}, Path: "/"}}
+	r.feed(evLineage{id: workload.CgroupID{ID: 3}, lineage: again, at: r.now})
+	if g := r.m.procs[180].set.cgroups[0]; g.path != "/user.slice" || g.reg != nil {
+		t.Errorf("it is in %q, registered %v", g.path, g.reg != nil)
+	}
+	r.want(100, workload.StatusContainer, idA)
+}
+
+// A source knows a container's own cgroup; what is made below it is the container's.
+func TestTheFilesAreAskedAboutTheCgroupsAboveAsWell(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(20, 1, "/odd")
+	r.mkdir(21, 20, "/odd/below")
+	r.task(300, 10, 21, []workload.PIDNamespace{ns(700, 5)})
+	var asked []string
+	for _, q := range r.reqs {
+		if q.kind == reqLocate && q.source == oci {
+			asked = append(asked, q.evidence.Cgroups[0].Path)
+		}
+	}
+	if !slices.Equal(asked, []string{"/odd/below", "/odd"}) {
+		t.Errorf("asked about %q", asked)
+	}
+}
+
+// What a container's neighbours leave behind in its cgroup dies with it, and then
+// every source denies the name.
+func TestANameIsNotBelievedOfWhoEndedBeforeItWasDenied(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.task(100, 10, 3, []workload.PIDNamespace{ns(500, 7)})
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 7)), Exit: workload.Exit{Known: true}})
+	for range 20 {
+		for _, q := range slices.Clone(r.reqs) {
+			if q.kind == reqPrefill || q.kind == reqLookup || q.kind == reqLocate {
+				r.answer(q, nil, collectors.ErrNotFound)
+			}
+		}
+		r.reqs = nil
+		r.after(400)
+	}
+	r.want(100, workload.StatusUnknown, "")
+}

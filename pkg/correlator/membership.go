@@ -226,12 +226,12 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and too many cgroups for the sources to be asked about each"
 		return
 	}
-	if m.looksContained(p) && (p.set.located < maxLocate || p.set.locating > 0) {
+	if m.looksContained(p) && p.hostIn != p.set && (p.set.located < maxLocate || p.set.locating > 0) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked"
 		m.locateSoon(p.set)
 		return
 	}
-	if p.left && (p.kp.PIDNSLevel > 0 || m.looksContained(p) && m.verdict(p.set).service == nil) {
+	if p.left && !m.bugs.has(bugEscapeForgotten) && (p.kp.PIDNSLevel > 0 || m.looksContained(p) && m.verdict(p.set).service == nil) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and moved to a cgroup that no source knows"
 		return
 	}
@@ -247,12 +247,12 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and just made; it may be on its way into a container"
 		return
 	}
-	if m.unread(p) {
-		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
-		return
-	}
 	if m.deniedBefore(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked again"
+		return
+	}
+	if m.unread(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
 		return
 	}
 	for _, ns := range p.kp.PIDNS {
@@ -264,7 +264,7 @@ func (m *machine) judgeHost(p *proc) {
 			}
 		}
 	}
-	p.status = workload.StatusHost
+	p.status, p.hostIn = workload.StatusHost, p.set
 }
 
 // likeItsInit: a process that was born in a PID namespace, or of whose history
@@ -305,10 +305,7 @@ func (m *machine) resettleBelow(init *proc) {
 // tooYoung reports whether a process may still be a runtime's, on its way into a
 // container: made in new namespaces, with its move and exec under way to us.
 func (m *machine) tooYoung(p *proc) bool {
-	started := p.started
-	if started == 0 {
-		started = workload.KTime(p.kp.Key.Start)
-	}
+	started := p.since()
 	until := started + youngFor
 	if started == 0 || p.exit != nil || !m.looksContained(p) {
 		return false
@@ -330,10 +327,14 @@ func (m *machine) tooYoung(p *proc) bool {
 }
 
 // unread reports whether a process with namespaces of its own has not been seen
-// since it was young: an event that nobody misses may have moved it. It is read
-// from /proc then, once; only what was read is said.
+// since it was young, or since the last source denied it: an event that nobody
+// misses may have moved it, or it has ended, and with it what the sources knew. It
+// is read from /proc then; only what was read is said.
 func (m *machine) unread(p *proc) bool {
-	if p.exit != nil || !m.looksContained(p) || p.seenAt >= p.started+youngFor {
+	if p.status == workload.StatusHost && p.hostIn == p.set { // found before
+		return false
+	}
+	if p.exit != nil || !m.looksContained(p) || p.seenAt >= max(p.since()+youngFor, p.set.deniedAt) {
 		return false
 	}
 	if !p.read {
@@ -343,17 +344,29 @@ func (m *machine) unread(p *proc) bool {
 	return true
 }
 
+// since is an instant at which the process is known to have been there, soon
+// after its start.
+func (p *proc) since() workload.KTime {
+	switch {
+	case p.started != 0:
+		return p.started
+	case p.kp.Key.Ticks && p.kp.Key.Start != 0:
+		return workload.KTime(p.kp.Key.Start + workload.TickNS)
+	}
+	return workload.KTime(p.kp.Key.Start)
+}
+
 // deniedBefore reports whether what the sources denied may have been another
 // cgroup than the one that this process is in: its id may have come again unheard.
 // The names are read and the sources asked once more, since it was made.
 func (m *machine) deniedBefore(p *proc) bool {
 	s := p.set
-	if p.exit != nil || !m.looksContained(p) || s.askedAt >= p.started {
+	if p.exit != nil || !m.looksContained(p) || s.askedAt >= p.since() || p.hostIn == s {
 		return false
 	}
 	read := true
 	for _, g := range s.cgroups {
-		if !g.root && g.knownAt < p.started {
+		if !g.root && g.knownAt < p.since() {
 			m.askLineage(g)
 			read = false
 		}

@@ -48,6 +48,9 @@ type proc struct {
 	young   bool // a timer will judge it again
 	// initOf is the container that a source called it the init of, registered or not.
 	initOf *container
+	// hostIn is the set of cgroups in which it, or who forked it into the same
+	// namespaces, was found to be the host's.
+	hostIn *cgset
 	// runs is the container whose run it is or was the init of.
 	runs *container
 	read bool // it is being read from /proc
@@ -75,7 +78,7 @@ func (m *machine) fork(e *kernel.Event) {
 			m.adopt(old, e)
 			return
 		}
-		if startedBefore(e.Process.Key, old.kp.Key) {
+		if startedBefore(e.Process.Key, old.kp.Key) && !m.bugs.has(bugLateForkEndsNext) {
 			return // late: its PID is another's by now
 		}
 		m.end(old, workload.Exit{At: e.Time}, e.Time)
@@ -117,6 +120,9 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	// Born elsewhere than its parent is known to be: its parent has moved, or it was made so.
 	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && parent.set.key != e.Process.Cgroups
 	p.joined = parent.joined
+	if p.kp.MountNS == parent.kp.MountNS && innermost(p).Inum == innermost(parent).Inum {
+		p.hostIn = parent.hostIn
+	}
 	if in := innermost(p); in.Inum != innermost(parent).Inum {
 		p.joined = in.PID != 1
 	}
@@ -154,6 +160,8 @@ func (m *machine) adopt(p *proc, e *kernel.Event) {
 		return
 	}
 	m.inherit(p, e)
+	// It was made elsewhere than it was found.
+	p.left = p.left || p.member == nil && m.looksContained(p) && p.set != nil && p.set.key != e.Process.Cgroups
 	m.settle(p)
 }
 
@@ -249,7 +257,7 @@ func (m *machine) refresh(p *proc, e *kernel.Event) {
 		p.kp.Key = k
 		m.dirtyProc(p)
 	}
-	if e.Time < p.seenAt && !m.bugs.has(bugSnapshotOverridesEvents) {
+	if e.Time < p.seenAt {
 		return
 	}
 	p.seenAt = e.Time
@@ -295,6 +303,9 @@ func (m *machine) processRead(e evProcess) {
 		}
 		m.registerWaiting(e.pid, nil)
 		return
+	}
+	if p := m.procs[e.pid]; p != nil {
+		p.read = false
 	}
 	m.task(&kernel.Event{Type: kernel.Task, Time: e.at, Process: e.proc})
 	m.registerWaiting(e.pid, m.procs[e.pid])
@@ -343,7 +354,7 @@ func (m *machine) replayMoves(p *proc) {
 	delete(m.moves, p.kp.Key.PID)
 	for _, mv := range ms {
 		switch {
-		case mv.of.Start == 0 && mv.of.Inode == 0, mv.of.Same(p.kp.Key):
+		case mv.of.Start == 0 && mv.of.Inode == 0, mv.of.Same(p.kp.Key), m.bugs.has(bugMovesByPIDAlone):
 			m.moved(p, mv)
 		case startedBefore(p.kp.Key, mv.of): // of the next one with this PID
 			m.keepMove(mv)
@@ -368,7 +379,7 @@ func (m *machine) moved(p *proc, mv move) {
 
 // place puts a process into its cgroups as of an instant and judges it.
 func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
-	if at < p.setAt && !m.bugs.has(bugOlderMoveApplied) && !m.bugs.has(bugSnapshotOverridesEvents) {
+	if at < p.setAt && !m.bugs.has(bugOlderMoveApplied) {
 		return
 	}
 	p.setAt = at

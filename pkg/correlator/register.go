@@ -124,7 +124,7 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		m.merge(other, c)
 		return
 	}
-	if c.run != nil && c.run.init != p && !m.bugs.has(bugEarlierRunReplaces) {
+	if c.run != nil && c.run.init != p {
 		switch {
 		case startedBefore(startOf(p), startOf(c.run.init)):
 			return // an answer about an earlier run, late

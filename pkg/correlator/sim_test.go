@@ -25,7 +25,7 @@ import (
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "replay this schedule of the simulator alone")
 	simFrom  = flag.Uint64("sim.from", 1, "the first seed")
-	simRuns  = flag.Int("sim.runs", 800, "how many schedules the simulator runs")
+	simRuns  = flag.Int("sim.runs", 3000, "how many schedules the simulator runs")
 	simFor   = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
 	simSteps = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
 	simKeep  = flag.Bool("sim.keep", false, "go on after a failure, and print each")
