@@ -4,6 +4,7 @@ package fault
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -177,6 +178,9 @@ func list(ctx context.Context, c *client.Client) (map[string]fact, error) {
 			return nil, err
 		}
 		if id, f, ok := factOf(e.Container); ok {
+			if _, two := all[id]; two { // a container that is there twice is a difference
+				id = e.Container.ID.String()
+			}
 			all[id] = f
 		}
 	}
@@ -265,6 +269,21 @@ func (b *bed) equalSince(since time.Time) (time.Duration, string) {
 	}
 }
 
+// records gives all that the agent lists of the containers that a difference names.
+func (b *bed) records(diff string) string {
+	b.Helper()
+	var out strings.Builder
+	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
+	defer cancel()
+	for line := range strings.Lines(b.agent.Command(ctx, "list", "--all", "-o", "json").Stdout) {
+		var c harness.Container
+		if json.Unmarshal([]byte(line), &c) == nil && c.ID != "" && strings.Contains(diff, c.ID) {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
 // A trouble is one fault.
 type trouble struct {
 	name string
@@ -317,7 +336,7 @@ func (b *bed) endure(f trouble) {
 		during.Sum(nil).All(), during.Sum(nil)[oracle.Wrong])
 	switch {
 	case diff != "":
-		b.Errorf("%s after the end of the fault %q the store is not the truth (-engine +agent):\n%s", took, f.name, diff)
+		b.Errorf("%s after the end of the fault %q the store is not the truth (-engine +agent):\n%s\n%s", took, f.name, diff, b.records(diff))
 	case took > within:
 		b.Errorf("the store equals the truth %s after the end of the fault %q, not within %s", took, f.name, within)
 	}
