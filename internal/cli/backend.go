@@ -47,7 +47,11 @@ func noAgent(err error) bool {
 // is an error: whoever set it up should hear of it.
 func (a *app) open(ctx context.Context, c AgentConfig) (Backend, error) {
 	if a.noAgent {
-		return a.local(ctx, c)
+		b, err := a.local(ctx, c)
+		if u := unseen(b); u != "" {
+			a.note("answered from /proc, cgroups and runtimes; %s", u)
+		}
+		return b, err
 	}
 	b, err := a.askAgent(ctx, c.Socket)
 	if err == nil {
@@ -59,8 +63,20 @@ func (a *app) open(ctx context.Context, c AgentConfig) (Backend, error) {
 	if b, err = a.local(ctx, c); err != nil {
 		return nil, err
 	}
-	a.note("no agent at %s: answered from /proc, cgroups and runtimes", c.Socket)
+	if u := unseen(b); u != "" {
+		a.note("no agent at %s: answered from /proc, cgroups and runtimes; %s", c.Socket, u)
+	} else {
+		a.note("no agent at %s: answered from /proc, cgroups and runtimes", c.Socket)
+	}
 	return b, nil
+}
+
+// unseen says what a backend of this process may not read, empty for nothing.
+func unseen(b Backend) string {
+	if u, ok := b.(interface{ Unseen() string }); ok {
+		return u.Unseen()
+	}
+	return ""
 }
 
 func (a *app) local(ctx context.Context, c AgentConfig) (Backend, error) {

@@ -136,6 +136,9 @@ func (b *localBackend) Status(context.Context) (workload.AgentStatus, error) {
 	return b.a.Status(), nil
 }
 
+// Unseen says what this user does not see of the host.
+func (b *localBackend) Unseen() string { return agent.Unseen() }
+
 // Close ends the agent and waits for it.
 func (b *localBackend) Close() error {
 	b.once.Do(b.cancel)

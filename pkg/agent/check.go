@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -53,6 +56,18 @@ func Check(ctx context.Context, o Options, w io.Writer) error {
 		fmt.Fprintf(t, "missing\t\t\t%s\n", p)
 	}
 	return t.Flush()
+}
+
+// Unseen says what this process may not read of the host and what to do about
+// it, in one line; it is empty where it may read everything.
+func Unseen() string {
+	missing, err := kernel.MissingCapabilities()
+	reading := []string{"CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"}
+	missing = slices.DeleteFunc(missing, func(c string) bool { return !slices.Contains(reading, c) })
+	if err != nil || len(missing) == 0 || os.Geteuid() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("user %d does not see all of them (missing %s): run this as root", os.Geteuid(), strings.Join(missing, ", "))
 }
 
 func checkSource(ctx context.Context, w io.Writer, c collectors.Collector) {

@@ -55,7 +55,7 @@ func Probe(o ProbeOptions) (Capabilities, error) {
 	o.Procfs, o.Sysfs = cmp.Or(o.Procfs, "/proc"), cmp.Or(o.Sysfs, "/sys")
 	c := Capabilities{Kernel: kernelRelease(), Lockdown: lockdown(o.Sysfs), Tracepoints: make(map[Type]bool)}
 	var err error
-	if c.Missing, err = missingCapabilities(); err != nil {
+	if c.Missing, err = MissingCapabilities(); err != nil {
 		return c, err
 	}
 	if c.Hierarchies, err = readHierarchies(o.Procfs); err != nil {
@@ -125,7 +125,7 @@ func permitted(o TracerOptions) error {
 	if lockdown(o.Sysfs) == "confidentiality" {
 		return ErrLockedDown
 	}
-	missing, err := missingCapabilities()
+	missing, err := MissingCapabilities()
 	if err != nil {
 		return err
 	}
@@ -156,8 +156,10 @@ var capabilities = [...]struct {
 	{"CAP_SYS_PTRACE", unix.CAP_SYS_PTRACE, false},
 }
 
-// missingCapabilities looks at our own effective set, so not in a host's procfs.
-func missingCapabilities() ([]string, error) {
+// MissingCapabilities names the capabilities that this process lacks of those
+// that a Tracer and a reader of /proc use, by its own effective set. The error is
+// one of reading /proc/self/status.
+func MissingCapabilities() ([]string, error) {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return nil, fmt.Errorf("read own capabilities: %w", err)

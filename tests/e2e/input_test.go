@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
@@ -152,8 +153,27 @@ func shortDir(t *testing.T) string {
 
 func TestAUserWithoutPrivilegeIsToldSo(t *testing.T) {
 	agent := harness.StartAgent(t, programs, harness.AgentOptions{})
-	dir := shortDir(t)
-	copied := dir + "/pidigree"
+	for name, args := range map[string][]string{
+		"asking an agent that only root may ask": {"--socket", agent.Socket, "status"},
+		"starting an agent":                      {"agent", "--socket", "/run/pidigree-nobody/p.sock"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, text := asNobody(t, nil, args...)
+			if code != 1 || out != "" {
+				t.Errorf("exit code %d, not 1, and output %q", code, out)
+			}
+			if strings.Count(text, "\n") != 1 || !strings.Contains(text, "root") {
+				t.Errorf("it said %q, which is not one line about root", text)
+			}
+		})
+	}
+}
+
+// asNobody runs pidigree as a user without any privilege, and gives its exit code
+// and what it wrote.
+func asNobody(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	copied := shortDir(t) + "/pidigree" // where that user may go
 	b, err := os.ReadFile(programs.Pidigree)
 	if err == nil {
 		err = os.WriteFile(copied, b, 0o755)
@@ -161,22 +181,42 @@ func TestAUserWithoutPrivilegeIsToldSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, args := range map[string][]string{
-		"asking an agent that only root may ask": {"--socket", agent.Socket, "status"},
-		"starting an agent":                      {"agent", "--socket", "/run/pidigree-nobody/p.sock"},
+	var out, errs strings.Builder
+	cmd := exec.CommandContext(t.Context(), copied, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", env, &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// Without an agent and without privilege, a container's process is unknown, never
+// the host's, and one line says why less is seen than there is.
+func TestAUserWithoutPrivilegeAndWithoutAnAgentIsToldWhatIsNotSeen(t *testing.T) {
+	docker := collectortest.StartDockerd(t, engineOptions(t))
+	pid := strconv.Itoa(docker.InitPID(docker.Run(collectortest.BusyboxImage, "/bin/sleep", "3600")))
+	env := []string{
+		"PIDIGREE_SOCKET=/run/pidigree-nobody/p.sock", "PIDIGREE_DOCKER_HOST=" + docker.Socket, "PIDIGREE_DOCKER_ROOT=" + docker.Root,
+		"PIDIGREE_CONTAINERD_ADDRESS=" + docker.Containerd, "PIDIGREE_OCI_ROOTS=" + docker.RuncRoot,
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		said string // on standard output
+	}{
+		{[]string{"who", pid, "-o", "json"}, 3, `"status":"unknown"`},
+		{[]string{"who", pid, "-o", "json", "--no-agent"}, 3, `"status":"unknown"`},
+		{[]string{"list"}, 0, "ID  NAME"},
+		{[]string{"who", strconv.Itoa(os.Getpid()), "-o", "json"}, 0, `"status":"host"`},
 	} {
-		t.Run(name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), copied, args...)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-			cmd.Dir = "/"
-			out, err := cmd.CombinedOutput()
-			if err == nil || cmd.ProcessState.ExitCode() != 1 {
-				t.Errorf("exit code %d, not 1", cmd.ProcessState.ExitCode())
-			}
-			if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, "root") {
-				t.Errorf("it said %q, which is not one line about root", text)
-			}
-		})
+		code, out, text := asNobody(t, env, c.args...)
+		if code != c.code || !strings.Contains(out, c.said) {
+			t.Errorf("%q: exit code %d, not %d, and output %q, without %q", c.args, code, c.code, out, c.said)
+		}
+		if strings.Count(text, "\n") != 1 || !strings.Contains(text, "user 65534 does not see all") || !strings.Contains(text, "root") {
+			t.Errorf("%q: it said %q, which is not one line about what is not seen", c.args, text)
+		}
 	}
 }
 
