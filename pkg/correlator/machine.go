@@ -274,10 +274,11 @@ type snapshot struct {
 	active bool
 	at     workload.KTime
 	seen   map[workload.PID]workload.ProcessKey
+	unsure []*proc // to be judged when all have been read
 }
 
 func (s *snapshot) begin(at workload.KTime) {
-	*s = snapshot{active: true, at: at, seen: map[workload.PID]workload.ProcessKey{}}
+	*s = snapshot{active: true, at: at, seen: map[workload.PID]workload.ProcessKey{}, unsure: s.unsure}
 }
 
 // snapshotEnd ends every process that the snapshot should have had and had not:
@@ -296,6 +297,9 @@ func (m *machine) snapshotEnd() {
 		if p.seenAt < s.at || m.bugs.has(bugSnapshotEndsTheNewborn) {
 			m.end(p, workload.Exit{At: s.at}, s.at)
 		}
+	}
+	for _, p := range s.unsure {
+		m.settle(p)
 	}
 	m.dropMoves(s.at)
 	m.sweep()

@@ -270,7 +270,7 @@ func TestANameThatEverySourceDeniesIsAClaim(t *testing.T) {
 	r.fork(100, 10, 3, ns(500, 1))
 	for range 40 {
 		for _, q := range slices.Clone(r.reqs) {
-			if q.kind == reqPrefill || q.kind == reqLookup {
+			if q.kind == reqPrefill || q.kind == reqLookup || q.kind == reqLocate {
 				r.answer(q, nil, collectors.ErrNotFound)
 			}
 		}

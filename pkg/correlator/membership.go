@@ -243,6 +243,15 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in a PID namespace whose init is not known to be the host's"
 		return
 	}
+	if p.lost && p.hostIn != p.set && m.snapshot.active && m.looksContained(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; who else is in them is being read"
+		m.snapshot.unsure = append(m.snapshot.unsure, p)
+		return
+	}
+	if p.lost && p.hostIn != p.set && m.amongOthers(p) {
+		p.status, p.reason = workload.StatusUnknown, "in the mount namespace of a process that is not known to be the host's"
+		return
+	}
 	if m.tooYoung(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and just made; it may be on its way into a container"
 		return
@@ -277,6 +286,22 @@ func (m *machine) likeItsInit(p *proc) bool {
 	}
 	init := m.initOf(ns.Inum)
 	return init != nil && init.status == workload.StatusHost
+}
+
+// amongOthers reports whether somebody in the same mount namespace, in another
+// cgroup, is of a container or of nobody knows whom: with the history lost, what
+// has left a container in the host's PID namespace is told by nothing else. All
+// processes are gone through; few are in namespaces of their own and unknown.
+func (m *machine) amongOthers(p *proc) bool {
+	if !m.looksContained(p) {
+		return false
+	}
+	for _, q := range m.procs {
+		if q != p && q.kp.MountNS == p.kp.MountNS && q.set != p.set && q.status != workload.StatusHost {
+			return true
+		}
+	}
+	return false
 }
 
 // initOf gives the living init of a PID namespace.

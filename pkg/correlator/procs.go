@@ -118,7 +118,7 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	}
 	p.member, p.taint, p.user, p.entry = parent.member, parent.taint, parent.user, parent.entry
 	// Born elsewhere than its parent is known to be: its parent has moved, or it was made so.
-	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && parent.set.key != e.Process.Cgroups
+	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && elsewhere(parent.set.key, e.Process.Cgroups)
 	p.joined = parent.joined
 	if p.kp.MountNS == parent.kp.MountNS && innermost(p).Inum == innermost(parent).Inum {
 		p.hostIn = parent.hostIn
@@ -128,6 +128,23 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	}
 	// A parent with the host's own namespaces and no container's cgroup cannot have come from a container.
 	p.lost = parent.lost && (parent.status != workload.StatusHost || m.looksContained(parent))
+}
+
+// elsewhere reports whether two sets differ in a hierarchy that both know, or
+// know none in common. The kernel's events tell of every hierarchy, /proc only of
+// those that are mounted where we are: a guest in cgroup v2 alone, on a hybrid
+// host. To know less of a process is not to have seen it move.
+func elsewhere(a, b kernel.CgroupSet) bool {
+	common := false
+	for _, x := range a.Slice() {
+		for _, y := range b.Slice() {
+			if x.Hierarchy == y.Hierarchy && x.ID != y.ID {
+				return true
+			}
+			common = common || x == y
+		}
+	}
+	return !common
 }
 
 func (m *machine) same(p *proc, k workload.ProcessKey) bool {
@@ -161,7 +178,7 @@ func (m *machine) adopt(p *proc, e *kernel.Event) {
 	}
 	m.inherit(p, e)
 	// It was made elsewhere than it was found.
-	p.left = p.left || p.member == nil && m.looksContained(p) && p.set != nil && p.set.key != e.Process.Cgroups
+	p.left = p.left || p.member == nil && m.looksContained(p) && p.set != nil && elsewhere(p.set.key, e.Process.Cgroups)
 	m.settle(p)
 }
 
@@ -385,7 +402,7 @@ func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
 	p.setAt = at
 	if p.set == nil || p.set.key != key || p.set.over(at) {
 		s := m.setOf(key, at)
-		p.left = p.left || p.set != nil && p.set.key != key && p.member == nil && m.looksContained(p)
+		p.left = p.left || p.set != nil && elsewhere(p.set.key, key) && p.member == nil && m.looksContained(p)
 		if m.bugs.has(bugMembershipLostOnMove) && p.set != nil {
 			p.member = nil
 		}

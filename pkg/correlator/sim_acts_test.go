@@ -160,9 +160,9 @@ func (w *sim) start(id string, shared *simContainer) {
 }
 
 // startIn is a second runtime that puts a container into the cgroups of another's.
+// Not where somebody from the host is: whose that one would be, nobody can say.
 func (w *sim) startIn(c *simContainer) {
-	entered := slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c })
-	if !w.faults.liar && !entered && w.life == 1 { // whose an entrant would be, nobody can say; what a liar says of one of them is as good as what the other says
+	if !slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c }) {
 		w.start("", c)
 	}
 }
@@ -327,12 +327,8 @@ func (w *sim) attackName(c *simContainer) {
 	w.exec(p)
 }
 
-// attackEscape leaves all of the container's cgroups. With the host's PID
-// namespace nothing would be left to tell it by, were its history lost.
+// attackEscape leaves all of the container's cgroups.
 func (w *sim) attackEscape(c *simContainer) {
-	if c.hostPID {
-		return
-	}
 	p := w.fork(w.anyOf(c))
 	p.attacker = true
 	for _, h := range w.hierarchies {

@@ -686,12 +686,7 @@ func (w *sim) sweep() {
 }
 
 // crash is a kill -9 of the agent and its next start, over the same world.
-// Not yet in a world where an engine lies or two runtimes share a cgroup: with the
-// history gone, what they say cannot be told from the truth in every case.
 func (w *sim) crash() {
-	if w.faults.liar || slices.ContainsFunc(w.conts, func(c *simContainer) bool { return c.contested }) {
-		return
-	}
 	w.missed = true
 	w.boot()
 }
