@@ -117,7 +117,7 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 		p.screen.printf("\n")
 	}
 	if c := ans.Container(); c != nil && len(c.Truncated) > 0 {
-		p.screen.printf("  %-9s %s: over the budget of one container\n", "truncated", strings.Join(c.Truncated, ", "))
+		p.screen.printf("  %-9s %s: cut to the budget of one container, or left out\n", "truncated", strings.Join(c.Truncated, ", "))
 	}
 	if pod := podCell(ans); pod != "" {
 		p.screen.printf("  %-9s %s\n", "pod", pod)

@@ -14,7 +14,7 @@
 // directory without following a link, is regular, owned by root, in directories
 // owned by root that others cannot write, and of bounded size. One read is one
 // version of the file. A bundle is held to the same, and where it fails only the
-// bundle's part of the description is missing (Truncated says "bundle").
+// bundle's part of the description is missing (Truncated says "bundle" and why).
 //
 // # Whose container it is
 //

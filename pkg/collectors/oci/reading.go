@@ -3,12 +3,18 @@
 package oci
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/boundjson"
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -152,7 +158,7 @@ func (c *Collector) describe(s *reading) *workload.Container {
 		annotations = s.state.annotations
 	}
 	if spec, err := c.specOf(s); err != nil {
-		out.Truncated = []string{"bundle"}
+		out.Truncated = []string{"bundle (" + refusedFor(err) + ")"}
 		c.log.Debug("bundle not read", "container", s.id, "err", err)
 	} else {
 		spec.Fill(out, c.envAllow)
@@ -161,6 +167,27 @@ func (c *Collector) describe(s *reading) *workload.Container {
 	annotate(out, s.root, annotations)
 	collectors.Bound(out)
 	return out
+}
+
+// refusedFor says why a bundle was not read, in words that nobody but us has chosen.
+func refusedFor(err error) string {
+	for _, r := range []error{
+		safefile.ErrTooLarge, boundjson.ErrTooLarge, boundjson.ErrTooDeep, boundjson.ErrMalformed, safefile.ErrChanging, safefile.ErrUntrusted,
+	} {
+		if errors.Is(err, r) {
+			text, _, _ := strings.Cut(r.Error(), ":")
+			return text
+		}
+	}
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax), errors.As(err, &kind), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return boundjson.ErrMalformed.Error()
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoBundle):
+		return "not there"
+	}
+	return "unreadable"
 }
 
 func (c *Collector) runOf(s *state) *workload.Run {
