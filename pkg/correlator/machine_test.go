@@ -333,6 +333,27 @@ func TestAnExecdProcessIsAMemberAndAnNsenterIsNot(t *testing.T) {
 	}
 }
 
+// In a guest in cgroup v2 alone, on a hybrid host, /proc tells of fewer
+// hierarchies than the kernel's events: that is no move.
+func TestAProcessOfWhichLessIsReadHasNotMoved(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	whole := func(v1 uint64) kernel.Process {
+		p := r.proc(111, 10, 1, ns(500, 9))
+		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 9, ID: v1}
+		return p
+	}
+	r.feed(kernel.Event{Type: kernel.Fork, Process: whole(77)})
+	r.after(2000)
+	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 1, ns(500, 9)), at: r.now})
+	r.after(2000)
+	r.want(111, workload.StatusHost, "")
+	// In a hierarchy that both tell of, it is one.
+	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 2, ns(500, 9)), at: r.now})
+	r.after(2000)
+	r.want(111, workload.StatusUnknown, "")
+}
+
 func TestAChildCgroupWithTheVictimsNameChangesNothing(t *testing.T) {
 	r := newRig(t)
 	r.startA()

@@ -48,7 +48,7 @@ func TestAttacksUnderSystemdAndPureV2(t *testing.T) {
 	inside := "/share/bin"
 	out, err := g.Run(ctx, "systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=attacks", "--property=Delegate=yes",
 		"--property=WorkingDirectory="+inside, "--setenv="+programsEnv+"="+inside, "--setenv=HOME=/root", "--setenv=PATH="+inside+":/usr/sbin:/usr/bin:/sbin:/bin",
-		inside+"/attack.test", "-test.v", "-test.run=^TestAttacks$", "-test.timeout="+(time.Duration(*rounds)*guestTimeout).String(), "-attack.rounds="+strconv.Itoa(*rounds))
+		inside+"/attack.test", "-test.v", "-test.run="+*guestRun, "-test.timeout="+(time.Duration(*rounds)*guestTimeout).String(), "-attack.rounds="+strconv.Itoa(*rounds))
 	t.Logf("inside the guest:\n%s", out)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,10 @@ import (
 )
 
 // The long form: -attack.rounds=50 -timeout=2h.
-var rounds = flag.Int("attack.rounds", 1, "how often each attack is made")
+var (
+	rounds   = flag.Int("attack.rounds", 1, "how often each attack is made")
+	guestRun = flag.String("attack.guest", "^TestAttacks$", "what runs in the guest, as for -run")
+)
 
 // programs are built once, by TestMain, and only read by the tests.
 var programs harness.Programs
@@ -77,7 +80,9 @@ func goBuild(ctx context.Context, args ...string) error {
 const patience = 20 * time.Second
 
 // eventually tries until it works or patience ends.
-func eventually(try func() error) error {
+func eventually(try func() error) error { return within(patience, try) }
+
+func within(patience time.Duration, try func() error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
