@@ -4,6 +4,7 @@ package attack
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -202,7 +203,9 @@ func (s *stage) lyingDocker(t *testing.T) {
 // mendacious is a Docker socket whose answers about one container are changed.
 func (s *stage) mendacious(t *testing.T, change func(answer map[string]any)) (socket string) {
 	t.Helper()
-	transport := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", s.docker.Socket) }}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", s.docker.Socket)
+	}}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
 		Transport:     transport,
