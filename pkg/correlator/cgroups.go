@@ -124,8 +124,9 @@ func (m *machine) retire(g *cgroup) {
 	if g.reg != nil {
 		g.reg.unregister(g)
 	}
-	if g.parent != nil {
+	if g.parent != nil && g.parent.children[g.id] == g {
 		delete(g.parent.children, g.id)
+		m.collect(g.parent)
 	}
 	for s := range g.sets {
 		if m.sets[s.key] == s {

@@ -407,3 +407,14 @@ func (w *sim) breakSource(*simContainer) {
 	w.faults.down[i] = simDown(w.rng.IntN(4))
 	w.faults.until[i] = w.now + workload.KTime(w.rng.IntN(4000))*simMS
 }
+
+// below lists a cgroup's children, in order.
+func (w *truth) below(id workload.CgroupID) (ids []workload.CgroupID) {
+	for c, p := range w.parents {
+		if c.Hierarchy == id.Hierarchy && p == id.ID {
+			ids = append(ids, c)
+		}
+	}
+	slices.SortFunc(ids, func(a, b workload.CgroupID) int { return int(a.ID) - int(b.ID) })
+	return ids
+}

@@ -3,7 +3,6 @@
 package correlator
 
 import (
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -185,37 +184,7 @@ func (w *truth) rmdir(id workload.CgroupID) {
 	w.tell(kernel.Event{Type: kernel.CgroupRmdir, Time: w.now, Cgroup: kernel.Cgroup{ID: id, Path: path}}, 1)
 }
 
-func (w *truth) below(id workload.CgroupID) (ids []workload.CgroupID) {
-	for c, p := range w.parents {
-		if c.Hierarchy == id.Hierarchy && p == id.ID {
-			ids = append(ids, c)
-		}
-	}
-	slices.SortFunc(ids, func(a, b workload.CgroupID) int { return int(a.ID) - int(b.ID) })
-	return ids
-}
-
 func (w *truth) move(p *simProc, h uint32, to uint64) {
 	p.cgroups[h] = to
 	w.tell(kernel.Event{Type: kernel.CgroupAttach, Time: w.pass(), Process: w.seen(p), Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: h, ID: to}}}, 1)
-}
-
-// fair reports whether an answer about a process is true. Unknown always is.
-func (p *simProc) fair(status workload.Status, id string, end bool) bool {
-	switch status {
-	case workload.StatusUnknown:
-		return true
-	case workload.StatusConflict:
-		return p.attacker || !end && p.truth != nil
-	case workload.StatusHost:
-		return p.truth == nil || p.settling || p.entered > 0 && !end
-	}
-	return p.truth != nil && p.truth.id == id
-}
-
-func (c *simContainer) short() string {
-	if c == nil {
-		return "the host"
-	}
-	return fmt.Sprintf("container %s (host PID %v, odd %v, dead %v)", c.id[52:], c.hostPID, c.odd, c.dead)
 }
