@@ -15,9 +15,11 @@
 // A peer is the process that called connect. A process that was forked
 // afterwards, or got the descriptor from another one, speaks for that process.
 //
-// A connection speaks gRPC or, after wire.FramesPreface, the messages of
-// ResolveStream alone; which one is told in gRPC's handshake. Either way a
-// session answers one request after the other, under the same rules.
+// ResolveStream answers one request after the other, each in parts, so that the
+// asker reads the first while the next is made. It is there twice: as a method of
+// gRPC, and on a connection that begins with wire.FramesPreface, which carries
+// its messages alone; which one is told in gRPC's handshake. Either way it is
+// the same session, under the same rules.
 //
 // A Server serves once. All its goroutines end before Serve returns.
 package server

@@ -17,10 +17,13 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
+	pb "github.com/pidigree/pidigree/api/pidigree/v1"
+	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -113,6 +116,37 @@ func askEverything(ctx context.Context, c *client.Client) error {
 	say("status", err)
 	say("list", firstError(c.List(ctx, workload.Selector{})))
 	say("watch", firstError(c.Watch(ctx, workload.Selector{})))
+	return askByStream(ctx, say)
+}
+
+// askByStream asks by gRPC alone: our client's Resolve goes by frames.
+func askByStream(ctx context.Context, say func(string, error)) error {
+	cc, err := grpc.NewClient("unix://"+os.Getenv(client.SocketEnv), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer cc.Close()
+	stream, err := pb.NewPidigreeServiceClient(cc).ResolveStream(ctx)
+	if err != nil {
+		return err
+	}
+	self, pid := &pb.Query{Subject: &pb.Query_Self{Self: &pb.Self{}}}, pidQueries(1)[0]
+	for _, c := range []struct {
+		what    string
+		queries []*pb.Query
+	}{{"stream of self", []*pb.Query{self}}, {"stream of pid", []*pb.Query{pid}}, {"stream of self and pid", []*pb.Query{self, pid}}} {
+		if err := stream.Send(&pb.ResolveStreamRequest{Queries: c.queries}); err != nil {
+			return err
+		}
+		m, err := stream.Recv()
+		if err == nil && m.GetError() != nil {
+			err = wire.NewError(codes.Code(m.GetError().GetCode()), m.GetError().GetMessage())
+		}
+		if err == nil && len(m.GetPart().GetResults()) != len(c.queries) {
+			err = fmt.Errorf("%d results", len(m.GetPart().GetResults()))
+		}
+		say(c.what, err)
+	}
 	return nil
 }
 

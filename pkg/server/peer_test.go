@@ -105,12 +105,14 @@ func TestWhoMayAskWhat(t *testing.T) {
 	if err := os.Chmod(r.socket, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	questions := []string{"self", "pid", "self and pid", "get", "status", "list", "watch"}
-	onlySelf := map[string]string{"self": "ok"}
+	questions := []string{
+		"self", "pid", "self and pid", "get", "status", "list", "watch", "stream of self", "stream of pid", "stream of self and pid",
+	}
+	onlySelf := map[string]string{"self": "ok", "stream of self": "ok"}
 	everything := map[string]string{}
 	for _, q := range questions {
 		everything[q] = "ok"
-		if q != "self" {
+		if onlySelf[q] == "" {
 			onlySelf[q] = "denied"
 		}
 	}
