@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/workload"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
@@ -188,26 +189,108 @@ func TestAnAgentWithTooLittleMemoryIsRight(t *testing.T) {
 }
 
 // TestAnOverflowIsRepaired stops the agent in a storm of processes and cgroups
-// until the rings are full, and changes what the engine runs meanwhile.
+// until both rings are full, and changes what the engine runs meanwhile. Then the
+// processes, too, must be those that the host has.
 func TestAnOverflowIsRepaired(t *testing.T) {
 	b := newBed(t, startContainerd(t), false)
 	for range *rounds {
 		was := b.lost()
+		equal := make(chan time.Duration, 1)
 		b.endure(trouble{
-			name: "rings full", silent: true, lasts: 4 * time.Second,
+			name: "rings full", silent: true,
 			begin: func() error { return b.agent.Signal(syscall.SIGSTOP) },
 			during: func() {
-				b.storm(5000, 3*time.Second)
+				b.storm(2000, ringful)
 				b.change()
 			},
-			end: func() error { return b.agent.Signal(syscall.SIGCONT) },
+			end: func() error {
+				err := b.agent.Signal(syscall.SIGCONT)
+				ended := time.Now()
+				go func() { equal <- b.processesEqual(ended) }()
+				return err
+			},
 		})
+		took := <-equal
 		now := b.lost()
-		b.Logf("lost: %v before, %v after", was, now)
-		if now["cgroup_mkdir"] <= was["cgroup_mkdir"] {
-			b.Error("no ring has overflowed: nothing was shown")
+		b.Logf("processes equal after %s; lost: %v before, %v after", took.Round(time.Millisecond), was, now)
+		if now["cgroup_mkdir"] <= was["cgroup_mkdir"] || now["exit"] <= was["exit"] {
+			b.Error("not both rings have overflowed: nothing was shown")
 		}
 	}
+}
+
+// ringful is how many processes' events the ring of 8 MiB has no room for.
+const ringful = 40_000
+
+// processesEqual waits until the agent lists the processes that /proc has, and
+// gives how long after since that was. It may be called from any goroutine.
+func (b *bed) processesEqual(since time.Time) (took time.Duration) {
+	for {
+		wrong, err := b.processDiff()
+		took = time.Since(since)
+		if err == nil && len(wrong) > 0 {
+			err = fmt.Errorf("%d processes are not the host's, as %s", len(wrong), wrong[:min(len(wrong), 10)])
+		}
+		if err == nil && took > within || took > patience {
+			b.Errorf("%s after the fault: %v", took, err)
+		}
+		if err == nil || took > patience {
+			return took
+		}
+		tick(b.Context(), 20*time.Millisecond)
+	}
+}
+
+// processDiff compares with /proc as it is before and after: others come and go.
+func (b *bed) processDiff() (wrong []string, err error) {
+	before, err := userProcesses()
+	if err != nil {
+		return nil, err
+	}
+	listed := map[workload.PID]bool{}
+	for e, err := range b.client.List(b.Context(), workload.Selector{Kinds: []workload.Kind{workload.KindProcess}}) {
+		if err != nil {
+			return nil, err
+		}
+		listed[e.Process.Key.PID] = true
+	}
+	after, err := userProcesses()
+	if err != nil {
+		return nil, err
+	}
+	for pid := range listed {
+		if !before[pid] && !after[pid] {
+			wrong = append(wrong, fmt.Sprintf("%d is listed and does not live", pid))
+		}
+	}
+	for pid := range before {
+		if after[pid] && !listed[pid] {
+			wrong = append(wrong, fmt.Sprintf("%d lives and is not listed", pid))
+		}
+	}
+	return wrong, nil
+}
+
+// kernelThread is PF_KTHREAD (include/linux/sched.h).
+const kernelThread = 0x00200000
+
+// userProcesses are those of /proc, without zombies and the kernel's own threads.
+func userProcesses() (map[workload.PID]bool, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	all := map[workload.PID]bool{}
+	for _, f := range stats {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		flags, _ := strconv.ParseUint(fields[6], 10, 32)
+		pid, _ := strconv.ParseUint(filepath.Base(filepath.Dir(f)), 10, 32)
+		if flags&kernelThread == 0 && !strings.ContainsAny(fields[0], "ZX") {
+			all[workload.PID(pid)] = true
+		}
+	}
+	return all, err
 }
 
 // lost is what status says was lost, by type.
@@ -223,8 +306,8 @@ func (b *bed) lost() map[string]uint64 {
 	return s.Kernel.Lost
 }
 
-// storm makes cgroups and, for a while, processes, as fast as it can.
-func (b *bed) storm(cgroups int, d time.Duration) {
+// storm makes cgroups and processes as fast as it can, so many of each.
+func (b *bed) storm(cgroups int, processes int64) {
 	b.Helper()
 	root := "/sys/fs/cgroup/unified"
 	if _, err := os.Stat(root); err != nil {
@@ -239,17 +322,18 @@ func (b *bed) storm(cgroups int, d time.Duration) {
 			b.Error(err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(b.Context(), d)
-	defer cancel()
 	var forked atomic.Int64
 	var wg sync.WaitGroup
+	began := time.Now()
 	for range 4 {
 		wg.Go(func() {
-			for ctx.Err() == nil { // each forks 200 and execs 50
-				cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "i=0; while [ $i -lt 50 ]; do (:); (:); (:); /bin/true; i=$((i+1)); done")
-				if cmd.Run() == nil {
-					forked.Add(200)
+			for forked.Load() < processes { // each forks 200 and execs 50
+				cmd := exec.CommandContext(b.Context(), "/bin/sh", "-c", "i=0; while [ $i -lt 50 ]; do (:); (:); (:); /bin/true; i=$((i+1)); done")
+				if err := cmd.Run(); err != nil {
+					b.Error(err)
+					return
 				}
+				forked.Add(200)
 			}
 		})
 	}
@@ -260,5 +344,5 @@ func (b *bed) storm(cgroups int, d time.Duration) {
 		}
 	}
 	wg.Wait()
-	b.Logf("storm: %d cgroups, over %d processes", cgroups, forked.Load())
+	b.Logf("storm: %d cgroups and %d processes in %s", cgroups, forked.Load(), time.Since(began).Round(time.Millisecond))
 }

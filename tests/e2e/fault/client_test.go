@@ -42,7 +42,7 @@ func TestClientsThatDoNotReadDelayNobody(t *testing.T) {
 			},
 			during: func() {
 				b.change()
-				b.storm(500, 2*time.Second)
+				b.storm(500, 4000)
 				most = memory(b.agent.PID())
 			},
 			end: func() error { close(release); return nil },
