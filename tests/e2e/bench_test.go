@@ -360,7 +360,7 @@ func members(b *testing.B, init workload.PID, n int) []workload.Query {
 			b.Fatal(err)
 		}
 		var queries []workload.Query
-		for _, f := range strings.Fields(string(pids)) {
+		for f := range strings.FieldsSeq(string(pids)) {
 			pid, err := strconv.ParseUint(f, 10, 32)
 			if err != nil {
 				b.Fatal(err)
