@@ -386,7 +386,7 @@ func (p *proc) since() workload.KTime {
 // The names are read and the sources asked once more, since it was made.
 func (m *machine) deniedBefore(p *proc) bool {
 	s := p.set
-	if p.exit != nil || !m.looksContained(p) || s.askedAt >= p.since() || p.hostIn == s {
+	if p.exit != nil || !m.looksContained(p) || p.hostIn == s {
 		return false
 	}
 	read := true
@@ -396,11 +396,12 @@ func (m *machine) deniedBefore(p *proc) bool {
 			read = false
 		}
 	}
-	if read {
+	if read && s.askedAt < p.since() {
 		s.located = min(s.located, maxLocate-1)
 		m.locateSoon(s)
+		return true
 	}
-	return true
+	return !read
 }
 
 // youngFor is longer than a loss takes to be noticed and repaired.
