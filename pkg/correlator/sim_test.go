@@ -536,8 +536,7 @@ func (w *sim) ask(r request) evAnswer {
 		a.err = collectors.ErrUnavailable
 		return a
 	}
-	for i := len(w.conts) - 1; i >= 0; i-- {
-		c := w.conts[i]
+	for _, c := range slices.Backward(w.conts) {
 		switch {
 		case c.id != r.id.ID || c.dead:
 		case r.source == 0 && c.state:
