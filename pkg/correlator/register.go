@@ -113,6 +113,10 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
 		return
 	}
+	if o := p.initOf; o != nil && r.Init.Start == 0 && r.Init.Inode == 0 && o != c && !o.forgotten && !o.sharesID(c) {
+		m.conflicts++ // who says when it started calls it another's init
+		return
+	}
 	if r.Init.Start != 0 || r.Init.Inode != 0 { // a bare PID may be another's by now
 		p.initOf = c
 	}
