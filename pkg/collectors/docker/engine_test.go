@@ -332,7 +332,7 @@ func testNoStream(t *testing.T, e *collectortest.Dockerd) {
 // testConnections: the windows of one Watch share a connection, which ends with
 // it; any other call has one of its own.
 func testConnections(t *testing.T, e *collectortest.Dockerd) {
-	l := listening{path: filepath.Join(t.TempDir(), "s")}
+	l := listening{path: filepath.Join(t.TempDir(), "s"), endings: make(chan struct{}, 64)}
 	l.forward(t, e.Socket)
 	c := on(t, e, l.path)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -370,7 +370,8 @@ func testConnections(t *testing.T, e *collectortest.Dockerd) {
 type listening struct {
 	path     string
 	accepted atomic.Int64
-	open     sync.WaitGroup
+	ended    int64         // only closed counts
+	endings  chan struct{} // one for each connection that has ended
 }
 
 func (l *listening) forward(t *testing.T, to string) {
@@ -379,21 +380,23 @@ func (l *listening) forward(t *testing.T, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var accepting sync.WaitGroup
-	accepting.Go(func() {
+	var running sync.WaitGroup // Add is only called from within it, so never beside Wait at zero
+	running.Go(func() {
 		for {
 			down, err := socket.Accept()
 			if err != nil {
 				return // closed at the end of the test
 			}
 			l.accepted.Add(1)
-			l.open.Go(func() { pipe(down, to) })
+			running.Go(func() {
+				pipe(down, to)
+				l.endings <- struct{}{}
+			})
 		}
 	})
 	t.Cleanup(func() {
 		_ = socket.Close()
-		accepting.Wait()
-		l.open.Wait()
+		running.Wait()
 	})
 }
 
@@ -414,12 +417,14 @@ func pipe(down net.Conn, to string) {
 // closed waits until every connection has ended.
 func (l *listening) closed(t *testing.T) {
 	t.Helper()
-	done := make(chan struct{})
-	go func() { l.open.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(20 * time.Second):
-		t.Fatal("a connection is still open")
+	late := time.After(20 * time.Second)
+	for l.ended < l.accepted.Load() {
+		select {
+		case <-l.endings:
+			l.ended++
+		case <-late:
+			t.Fatal("a connection is still open")
+		}
 	}
 }
 
