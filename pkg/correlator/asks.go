@@ -172,6 +172,9 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 	a := &c.asks[i]
 	a.tries++
 	a.silent = e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
+	if m.cfg.sources[i].files && a.tries == 1 {
+		defer m.registerBare(c)
+	}
 	noFiles := errors.Is(e.err, collectors.ErrNotPresent) || errors.Is(e.err, collectors.ErrUnavailable)
 	switch {
 	case errors.Is(e.err, collectors.ErrNotMine), e.err == nil:

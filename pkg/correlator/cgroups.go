@@ -92,7 +92,10 @@ func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
 // mkdir learns a new cgroup. The path's name may claim a container: everybody
 // is asked at once, because the init will not run for some milliseconds yet.
 func (m *machine) mkdir(e *kernel.Event) {
-	if old := m.cgroups[e.Cgroup.ID]; old != nil && old.another(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
+	if at, ok := m.removed[e.Cgroup.ID]; ok && e.Time <= at {
+		return // late, or there twice: it is gone
+	}
+	if old := m.cgroups[e.Cgroup.ID]; old != nil && (old.another(e) || old.heldBefore(e.Time)) && !m.bugs.has(bugCgroupReuseUnnoticed) {
 		defer m.replace(old)()
 	}
 	g := m.cgroupOf(e.Cgroup.ID)
@@ -102,8 +105,21 @@ func (m *machine) mkdir(e *kernel.Event) {
 		m.askLineage(g)
 		return
 	}
+	if parent := m.cgroups[workload.CgroupID{Hierarchy: g.id.Hierarchy, ID: e.Cgroup.Parent}]; parent != nil && parent.cannotHold(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
+		defer m.replace(parent)()
+	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
 	m.followClaim(g, e.Time)
+}
+
+// cannotHold reports whether a cgroup of this id that got a child must be a later
+// one: it was removed before, or is not where the child is.
+func (g *cgroup) cannotHold(e *kernel.Event) bool {
+	if g.dead {
+		return e.Time > g.goneAt
+	}
+	above := e.Cgroup.Path[:max(0, strings.LastIndexByte(e.Cgroup.Path, '/'))]
+	return g.named && !g.root && g.path != "" && e.Time > g.knownAt && !strings.HasSuffix(above, g.path)
 }
 
 // another reports whether a mkdir is of a later cgroup with the same id: numbers
@@ -113,6 +129,23 @@ func (g *cgroup) another(e *kernel.Event) bool {
 		return e.Time > g.goneAt
 	}
 	return g.named && g.path != e.Cgroup.Path && !e.Cgroup.PathCut && e.Time > g.knownAt
+}
+
+// heldBefore reports whether somebody was seen in a cgroup, of which no more than
+// its id is known, before the one of that id was made: that was an earlier one.
+func (g *cgroup) heldBefore(at workload.KTime) bool {
+	if g.named || g.dead {
+		return false
+	}
+	for s := range g.sets {
+		for p := range s.procs {
+			if p.setAt < at {
+				g.goneAt = at
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // retire takes a cgroup whose id is another one's now out of the tables. Those
@@ -353,6 +386,10 @@ func (m *machine) rmdir(e *kernel.Event) {
 	}
 	g.dead = true
 	g.goneAt = max(g.goneAt, e.Time)
+	if len(m.removed) >= maxRemoved {
+		clear(m.removed)
+	}
+	m.removed[g.id] = g.goneAt
 	m.release(g)
 	m.collect(g)
 }
@@ -453,6 +490,12 @@ func (m *machine) setOf(key kernel.CgroupSet, at workload.KTime) *cgset {
 	}
 	m.sets[key] = s
 	return s
+}
+
+// inRoots reports whether all are the roots of their hierarchies, which are
+// nobody's: no source can be asked whose they are.
+func (s *cgset) inRoots() bool {
+	return !slices.ContainsFunc(s.cgroups, func(g *cgroup) bool { return !g.root })
 }
 
 // leave removes a process from its set, and the set with the last one.

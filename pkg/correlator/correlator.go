@@ -463,16 +463,26 @@ const (
 // checkReady closes Ready once the snapshot is in and every source that is there
 // has been listed; those absent or failing are not waited for.
 func (c *Correlator) checkReady() {
+	for _, s := range c.becomeReady() {
+		if _, lists := c.sup.Collector(s.Name).(collectors.Lister); !lists || s.State == "absent" { // there is nothing to list
+			c.feed(evListEnd{source: c.index[s.Name], complete: true})
+		}
+	}
+}
+
+// becomeReady closes Ready where it is time, and gives the sources as they are then.
+func (c *Correlator) becomeReady() []workload.SourceStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.isReady || c.snapped == 0 {
-		return
+		return nil
 	}
 	if now() < c.snapped+readyPatience && !c.allListedLocked() {
-		return
+		return nil
 	}
 	c.isReady = true
 	close(c.ready)
+	return c.sup.Status()
 }
 
 func (c *Correlator) allListedLocked() bool {

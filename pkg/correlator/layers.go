@@ -206,8 +206,17 @@ func (m *machine) listed(i int, l *workload.Container) {
 // listEnd ends a complete list: what the source described before the list began
 // and did not list is deleted there.
 func (m *machine) listEnd(e evListEnd) {
+	before := m.partial[e.source]
+	m.partial[e.source] = !e.complete
 	if !e.complete {
 		return
+	}
+	if before {
+		for _, p := range sortedProcs(m.procs) {
+			if p.lost && p.member == nil {
+				m.settle(p)
+			}
+		}
 	}
 	for _, c := range slices.Clone(m.all) {
 		if c.layers[e.source] != nil && !c.gone[e.source] && c.layerAt[e.source] < e.began {

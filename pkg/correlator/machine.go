@@ -126,6 +126,8 @@ type machine struct {
 
 	cgroups map[workload.CgroupID]*cgroup
 	sets    map[kernel.CgroupSet]*cgset
+	// removed is when cgroups were, for what is heard of their making after that; bounded.
+	removed map[workload.CgroupID]workload.KTime
 	// gen invalidates every cached verdict when it changes.
 	gen uint64
 
@@ -140,6 +142,9 @@ type machine struct {
 	// inNS are the processes in or below each PID namespace.
 	inNS map[uint32]map[*proc]struct{}
 	all  []*container
+	// partial are the sources that are there and have not said all that they have:
+	// their last list was not complete, or the first has yet to come.
+	partial map[int]bool
 	// claimed are the processes that are named by a claim alone.
 	claimed map[*proc]struct{}
 	// waiting are containers whose init is being read, by its PID.
@@ -165,10 +170,11 @@ func newMachine(cfg config) *machine {
 	if cfg.strip == nil {
 		cfg.strip = func(string) (workload.CgroupPath, bool) { return workload.CgroupPath{}, false }
 	}
-	return &machine{
+	m := &machine{
 		cfg:     cfg,
 		cgroups: map[workload.CgroupID]*cgroup{},
 		sets:    map[kernel.CgroupSet]*cgset{},
+		removed: map[workload.CgroupID]workload.KTime{},
 		gen:     1,
 		procs:   map[workload.PID]*proc{},
 		ghosts:  ghosts{byPID: map[workload.PID]*proc{}},
@@ -178,9 +184,14 @@ func newMachine(cfg config) *machine {
 		byPIDNS: map[uint32]*container{},
 		inNS:    map[uint32]map[*proc]struct{}{},
 
+		partial: map[int]bool{},
 		claimed: map[*proc]struct{}{},
 		waiting: map[workload.PID][]*container{},
 	}
+	for i := range cfg.sources {
+		m.partial[i] = true
+	}
+	return m
 }
 
 // step applies one input at an instant and says what is to be done. The output

@@ -201,6 +201,8 @@ func TestAnEnginesWordForTheInitAndItsCgroupRegisters(t *testing.T) {
 	full := said.Clone()
 	full.Run.ClaimedPaths = []string{"/very/odd/path"}
 	r.answer(r.take(reqLookup, containerd), full, nil)
+	r.want(100, workload.StatusUnknown, "")
+	r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotPresent)
 	r.want(100, workload.StatusContainer, "odd")
 	r.after(10_000)
 	if n := r.asked(reqLookup, containerd); n > 1 {
@@ -228,6 +230,7 @@ func TestAnEngineThatWasNotThereIsAskedForTheInitOnceItIs(t *testing.T) {
 	r.mkdir(3, 2, "/docker/"+idA)
 	r.fork(100, 10, 3, ns(500, 1))
 	r.exec(100, 10, 3, ns(500, 1))
+	r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotPresent)
 	r.answer(r.take(reqPrefill, docker), nil, collectors.ErrNotPresent)
 	r.answer(r.take(reqLookup, docker), nil, collectors.ErrNotPresent)
 	listed := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: workload.StateRunning}

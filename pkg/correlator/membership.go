@@ -56,6 +56,9 @@ func (m *machine) join(p *proc, v *verdict) {
 		if y.over(p.setAt) && !p.lost && !m.looksContained(p) {
 			return // nobody enters a container that has ended: the id may be another cgroup's
 		}
+		if y.begunAfter(p) {
+			return // and nobody was in it before it began
+		}
 		p.member, p.lost = y, false
 		p.entry = y.entryOf(p)
 	case y.within(p.member):
@@ -72,6 +75,11 @@ func (m *machine) join(p *proc, v *verdict) {
 // over reports whether the container's run had ended at an instant.
 func (c *container) over(at workload.KTime) bool {
 	return c.run != nil && c.run.exit != nil && c.run.exit.At != 0 && at > c.run.exit.At
+}
+
+// begunAfter reports whether the container's run began after a process had ended.
+func (c *container) begunAfter(p *proc) bool {
+	return c.run != nil && p.exit != nil && p.exit.At != 0 && uint64(p.exit.At) < c.run.init.kp.Key.Start
 }
 
 // provenMember decides for a process in y's cgroup whose history was lost: by
@@ -125,6 +133,9 @@ func (m *machine) judge(p *proc, v *verdict) {
 	switch {
 	case p.taint != "":
 		p.status, p.reason = workload.StatusConflict, p.taint
+	case v.rival != nil && m.unsureOf(p, v):
+		p.status = workload.StatusUnknown
+		p.reason = "its cgroups name both " + v.reg.label() + " and " + v.rival.label() + ", and may be others by now"
 	case v.rival != nil:
 		p.status = workload.StatusConflict
 		p.reason = "its cgroups name both " + v.reg.label() + " and " + v.rival.label()
@@ -142,6 +153,37 @@ func (m *machine) judge(p *proc, v *verdict) {
 	default:
 		m.judgeHost(p)
 	}
+}
+
+// unsureOf reports whether two containers that the cgroups of a process name may
+// be those of earlier cgroups with the same ids: one had ended before it was seen
+// there, or nothing is known of how it came there and the names were read before
+// it was made. They are read again then.
+func (m *machine) unsureOf(p *proc, v *verdict) bool {
+	if v.reg.over(p.setAt) || v.rival.over(p.setAt) {
+		return true
+	}
+	if !p.lost {
+		return false
+	}
+	if m.snapshot.active { // and who of them has ended is being read
+		m.snapshot.unsure = append(m.snapshot.unsure, p)
+		return true
+	}
+	return p.exit == nil && m.namesOlder(p)
+}
+
+// namesOlder reports whether the name of one of its cgroups was heard or read
+// before the process was made, and has it read.
+func (m *machine) namesOlder(p *proc) bool {
+	older := false
+	for _, g := range p.set.cgroups {
+		if !g.root && g.knownAt < p.since() {
+			m.askLineage(g)
+			older = true
+		}
+	}
+	return older
 }
 
 // judgeClaim handles a name that nobody has registered. It is believed, as a
@@ -168,6 +210,8 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 	case m.looksContained(p) && before != workload.StatusContainer && (p.set.located < maxLocate || p.set.locating > 0):
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; the sources are being asked whose it is"
 		m.locateSoon(p.set)
+	case p.lost && p.exit == nil && before != workload.StatusContainer && m.namesOlder(p):
+		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it was made; it is being read again"
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
 		c.claimedOnly = true
@@ -239,6 +283,10 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in the namespaces of "+m.borrowed(p).label()+" and in no container's cgroup"
 		return
 	}
+	if p.lost && m.looksContained(p) && p.set.inRoots() && p.hostIn != p.set && m.unlisted() {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and no cgroup, and a source could not list what it has"
+		return
+	}
 	if !p.joined && !m.likeItsInit(p) {
 		p.status, p.reason = workload.StatusUnknown, "in a PID namespace whose init is not known to be the host's"
 		return
@@ -297,7 +345,17 @@ func (m *machine) amongOthers(p *proc) bool {
 		return false
 	}
 	for _, q := range m.procs {
-		if q != p && q.kp.MountNS == p.kp.MountNS && q.set != p.set && q.status != workload.StatusHost {
+		if q != p && q.kp.MountNS == p.kp.MountNS && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost {
+			return true
+		}
+	}
+	return false
+}
+
+// unlisted reports whether a source that has files could not list all of its own.
+func (m *machine) unlisted() bool {
+	for i, s := range m.cfg.sources {
+		if s.files && m.partial[i] {
 			return true
 		}
 	}
@@ -389,13 +447,7 @@ func (m *machine) deniedBefore(p *proc) bool {
 	if p.exit != nil || !m.looksContained(p) || p.hostIn == s {
 		return false
 	}
-	read := true
-	for _, g := range s.cgroups {
-		if !g.root && g.knownAt < p.since() {
-			m.askLineage(g)
-			read = false
-		}
-	}
+	read := !m.namesOlder(p)
 	if read && s.askedAt < p.since() {
 		s.located = min(s.located, maxLocate-1)
 		m.locateSoon(s)

@@ -66,6 +66,7 @@ type move struct {
 // Bounds on what is remembered for late facts.
 const (
 	maxMoves     = 1024
+	maxRemoved   = 1024
 	maxGhosts    = 8192
 	ghostAge     = 10 * workload.KTime(time.Second)
 	lineageRetry = 50 * workload.KTime(time.Millisecond)

@@ -113,6 +113,10 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
 		return
 	}
+	if r.Init.Start == 0 && r.Init.Inode == 0 && c.registerTries < maxRegisterTries && m.exactPending(c) {
+		m.registerLater(c, i, r, p)
+		return
+	}
 	if o := p.initOf; o != nil && r.Init.Start == 0 && r.Init.Inode == 0 && o != c && !o.forgotten && !o.sharesID(c) {
 		m.conflicts++ // who says when it started calls it another's init
 		return
@@ -138,7 +142,7 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		}
 	}
 	gs := m.cgroupsToRegister(c, r, p)
-	if len(gs) == 0 {
+	if len(gs) == 0 || len(r.ClaimedPaths) == 0 && slices.ContainsFunc(gs, func(g *cgroup) bool { return g.belowClaim(c) }) {
 		m.registerLater(c, i, r, p)
 		return
 	}
@@ -151,6 +155,32 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	m.bind(c, i, p, gs)
 	if p.halfKnown() {
 		m.registerLater(c, i, r, p)
+	}
+}
+
+// exactPending reports whether a source that would say when the init started has
+// yet to answer for the first time, or could not: a bare PID waits for it a while,
+// since it may be any process that lives.
+func (m *machine) exactPending(c *container) bool {
+	for i := range c.asks {
+		a := &c.asks[i]
+		if !m.cfg.sources[i].files || a.answered {
+			continue
+		}
+		m.askFirst(c, i)
+		if a.silent || a.stage == askFirst && a.tries == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// registerBare registers what has waited for exactPending, at once.
+func (m *machine) registerBare(c *container) {
+	for i := range c.asks {
+		if l := c.layers[i]; l != nil && l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited && c.run == nil && !c.forgotten {
+			m.register(c, i, l.Run)
+		}
 	}
 }
 
@@ -259,6 +289,17 @@ func (g *cgroup) namedFor(c *container) bool {
 	}
 	o := g.candidate
 	return o != nil && !o.forgotten && (o.pending() || len(o.layers) > 0 || o.run != nil)
+}
+
+// belowClaim reports whether a cgroup above is named for another container that a
+// source may yet register: whose names are below it is then that one's business.
+func (g *cgroup) belowClaim(c *container) bool {
+	for a := g.parent; a != nil && a.reg == nil; a = a.parent {
+		if o := a.candidate; o != nil && o != c && !o.forgotten && isLongHex(a.claim.ID) && !c.has(a.claim.ID) && o.run == nil && o.pending() {
+			return true
+		}
+	}
+	return false
 }
 
 // dispute remembers that a source has put another container into a cgroup than

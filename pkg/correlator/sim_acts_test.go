@@ -118,6 +118,7 @@ func (w *sim) start(id string, shared *simContainer) {
 	if id == "" {
 		c.id = w.simID()
 	}
+	c.named = slices.ContainsFunc(w.conts, func(o *simContainer) bool { return o.id == c.id && o.named })
 	if shared != nil {
 		c.contested, shared.contested = true, true
 	}
