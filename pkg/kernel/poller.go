@@ -156,6 +156,18 @@ func (p *Poller) tell(is ...Process) {
 	}
 }
 
+// untell forgets those whose end this scan has found: who was given out after
+// it began would have a second end in the next one.
+func (p *Poller) untell(exits []Event) {
+	p.toldMu.Lock()
+	defer p.toldMu.Unlock()
+	for _, e := range exits {
+		if t, ok := p.told[e.Process.Key.PID]; ok && t.Key.Same(e.Process.Key) {
+			delete(p.told, t.Key.PID)
+		}
+	}
+}
+
 func (p *Poller) takeTold() map[workload.PID]Process {
 	p.toldMu.Lock()
 	defer p.toldMu.Unlock()

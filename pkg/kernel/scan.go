@@ -107,9 +107,10 @@ func (p *Poller) scanProcesses(ch *changes) error {
 			ch.exits = append(ch.exits, Event{Type: Exit, Process: t})
 		}
 	}
+	p.untell(ch.exits)
 	for pid, is := range now {
 		if parent := now[is.Parent]; parent != nil {
-			is.ParentStart = parent.Key.Start
+			is.ParentStart = startOfParent(&is.Process, &parent.Process)
 		}
 		compareProcess(ch, p.processes[pid], is, now[is.Parent])
 	}

@@ -122,20 +122,36 @@ func (t *Tracer) addMissing(ctx context.Context, had map[workload.PID]struct{}, 
 // Ticks set.
 func snapshotProc(ctx context.Context, r *procReader, fn func(Event)) error {
 	fn(Event{Type: SnapshotBegin, Time: bootTime()})
-	starts := make(map[workload.PID]uint64)
 	pids, err := r.pids()
 	if err != nil {
 		return err
 	}
+	// Kept until all are read: once PIDs have come round, a parent may have the higher one.
+	found := make(map[workload.PID]Event, len(pids))
+	order := make([]workload.PID, 0, len(pids))
 	err = r.each(ctx.Err, pids, func(p Process) {
-		starts[p.Key.PID] = p.Key.Start
-		// A parent is nearly always older and has the lower PID.
-		p.ParentStart = starts[p.Parent]
-		fn(Event{Type: Task, Time: bootTime(), Process: p})
+		found[p.Key.PID] = Event{Type: Task, Time: bootTime(), Process: p}
+		order = append(order, p.Key.PID)
 	})
 	if err != nil {
 		return err
 	}
+	for _, pid := range order {
+		e := found[pid]
+		if parent, ok := found[e.Process.Parent]; ok {
+			e.Process.ParentStart = startOfParent(&e.Process, &parent.Process)
+		}
+		fn(e)
+	}
 	fn(Event{Type: SnapshotEnd, Time: bootTime()})
 	return nil
+}
+
+// startOfParent is what was read of the process with the parent's PID, 0 where
+// it began after the child: then it is another one, which has got that PID since.
+func startOfParent(p, parent *Process) uint64 {
+	if parent.Key.Start > p.Key.Start {
+		return 0
+	}
+	return parent.Key.Start
 }
