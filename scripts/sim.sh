@@ -8,4 +8,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec go test -vet=off -count=1 -timeout 0 -v -run '^TestAnswersAreNeverWrongWhateverTheTransportDoes$' \
-	./pkg/correlator -sim.for="${SIM_TIME:-60s}" -sim.from="${SIM_FROM:-1}"
+	./pkg/correlator -sim.for="${SIM_TIME:-60s}" -sim.from="${SIM_FROM:-0}"

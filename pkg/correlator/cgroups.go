@@ -96,7 +96,7 @@ func (m *machine) mkdir(e *kernel.Event) {
 		return // late, or there twice: it is gone
 	}
 	if old := m.cgroups[e.Cgroup.ID]; old != nil && (old.another(e) || old.heldBefore(e.Time)) && !m.bugs.has(bugCgroupReuseUnnoticed) {
-		defer m.replace(old)()
+		defer m.replace(old, e.Time)()
 	}
 	g := m.cgroupOf(e.Cgroup.ID)
 	g.knownAt = max(g.knownAt, e.Time)
@@ -106,7 +106,7 @@ func (m *machine) mkdir(e *kernel.Event) {
 		return
 	}
 	if parent := m.cgroups[workload.CgroupID{Hierarchy: g.id.Hierarchy, ID: e.Cgroup.Parent}]; parent != nil && parent.cannotHold(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
-		defer m.replace(parent)()
+		defer m.replace(parent, e.Time)()
 	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
 	m.followClaim(g, e.Time)
@@ -169,15 +169,22 @@ func (m *machine) retire(g *cgroup) {
 	m.gen++
 }
 
-// replace retires a cgroup whose id has turned out to be another one's. The
-// function that it gives, to be called once the other is known, takes those over
-// who were seen in it since the old one was: it cannot have gone from under them.
-func (m *machine) replace(g *cgroup) func() {
-	g.goneAt = max(g.goneAt, g.knownAt)
+// replace retires a cgroup whose id has turned out, at an instant, to be another
+// one's. The function that it gives, to be called once the other is known, takes
+// those over who were seen in it later. Who was seen there before, and after the
+// old one was last known, has left or ended unheard unless the other is older: they
+// are read.
+func (m *machine) replace(g *cgroup, at workload.KTime) func() {
+	since := max(g.goneAt, g.knownAt)
+	g.goneAt = since
 	var later []*proc
 	for _, p := range g.members(nil) {
-		if p.exit == nil && p.setAt > g.goneAt {
+		switch {
+		case p.exit != nil || p.setAt <= since:
+		case p.setAt > at:
 			later = append(later, p)
+		default:
+			m.request(request{kind: reqProcess, pid: p.kp.Key.PID})
 		}
 	}
 	m.retire(g)
@@ -337,7 +344,7 @@ func (m *machine) lineage(e evLineage) {
 	}
 	for i, l := range e.lineage {
 		if old := m.cgroups[l.CgroupID]; old != nil && old.named && old.path != l.Path && old.path != "" && e.at > old.knownAt && !m.bugs.has(bugCgroupReuseUnnoticed) {
-			defer m.replace(old)()
+			defer m.replace(old, e.at)()
 		}
 		g := m.cgroupOf(l.CgroupID)
 		var parent uint64

@@ -819,6 +819,8 @@ func TestAReadNameThatDiffersIsThatOfAnotherCgroup(t *testing.T) {
 	r.want(180, workload.StatusUnknown, "")
 	again := []workload.CgroupPath{{CgroupID: workload.CgroupID{ID: 3}, Path: "/user.slice"}, {CgroupID: workload.CgroupID{ID: 1}, Path: "/"}}
 	r.feed(evLineage{id: workload.CgroupID{ID: 3}, lineage: again, at: r.now})
+	// It was seen before the name was read: perhaps in the old one, and gone since.
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(180, 10, 3, ns(900, 1)), at: r.now + 500})
 	if g := r.m.procs[180].set.cgroups[0]; g.path != "/user.slice" || g.reg != nil {
 		t.Errorf("it is in %q, registered %v", g.path, g.reg != nil)
 	}
@@ -859,4 +861,110 @@ func TestANameIsNotBelievedOfWhoEndedBeforeItWasDenied(t *testing.T) {
 		r.after(400)
 	}
 	r.want(100, workload.StatusUnknown, "")
+}
+
+// The removal of container A's cgroup is heard, the next of its id is not: only a
+// child that it gets shows that there is one.
+func TestAChildShowsThatACgroupIsALaterOneOfItsID(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+	r.mkdir(30, 3, "/any/where")
+	again := []workload.CgroupPath{{CgroupID: workload.CgroupID{ID: 3}, Path: "/any"}, {CgroupID: workload.CgroupID{ID: 1}, Path: "/"}}
+	r.feed(evLineage{id: workload.CgroupID{ID: 3}, lineage: again, at: r.now})
+	r.fork(190, 10, 1)
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(190, 10, 30), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 30}}})
+	r.want(190, workload.StatusHost, "")
+	r.want(100, workload.StatusContainer, idA)
+}
+
+// Neither is heard: the child is not where the old one was.
+func TestAChildThatIsElsewhereIsNotBelowTheOldCgroup(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(30, 3, "/any/where")
+	r.fork(190, 10, 30)
+	if p := r.m.procs[190]; p.member != nil || r.m.verdict(p.set).reg != nil {
+		t.Errorf("it is %s of %+v", p.status, p.member)
+	}
+}
+
+// A process ended in a cgroup whose removal has been heard already; the id comes
+// again, for container A.
+func TestWhoEndedBeforeACgroupWasMadeWasNotInIt(t *testing.T) {
+	r := newRig(t)
+	r.fork(90, 10, 1)
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(90, 10, 3), Exit: workload.Exit{Known: true}})
+	r.startA()
+	r.want(100, workload.StatusContainer, idA)
+	if p := r.seen[workload.ProcessKey{PID: 90, Start: 90 * workload.TickNS}]; p.Status == workload.StatusContainer {
+		t.Errorf("it was of %v", p.Container)
+	}
+}
+
+// An engine gives container A's id and the PID of another runtime's init in the
+// same cgroup, before the low-level runtime has said a word.
+func TestABarePIDWaitsForTheSourceThatKnowsTheStart(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.task(100, 10, 3, []workload.PIDNamespace{ns(500, 1)})
+	r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
+	lie := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: 120}, Registers: true}}
+	r.feed(evListed{source: docker, container: lie})
+	r.want(120, workload.StatusUnknown, "")
+	r.answer(r.take(reqPrefill, oci), r.state(idA, 100, "/docker/"+idA), nil)
+	r.want(100, workload.StatusContainer, idA)
+	r.after(10_000)
+	if p := r.m.procs[120]; p.member != nil {
+		t.Errorf("it is of %s", p.member.label())
+	}
+}
+
+// A cgroup that somebody in container B made bears A's name, an engine says that A's
+// init is in it, and B's own runtime has not answered yet.
+func TestANameBelowAnUnregisteredContainersIsThatOnesBusiness(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(4, 2, "/docker/"+idB)
+	r.mkdir(40, 4, "/docker/"+idB+"/docker-"+idA+".scope")
+	r.task(210, 10, 40, nil)
+	for range r.asked(reqPrefill, oci) {
+		if q := r.take(reqPrefill, oci); q.key.ID == idA {
+			r.answer(q, nil, collectors.ErrNotFound)
+		}
+	}
+	lie := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: 210}, Registers: true}}
+	r.feed(evListed{source: docker, container: lie})
+	r.want(210, workload.StatusUnknown, "")
+}
+
+// The making of a cgroup is heard once more after its removal.
+func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
+	r := newRig(t)
+	made := kernel.Event{Type: kernel.CgroupMkdir, Time: r.now, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 50}, Parent: 2, Level: 2, Path: "/docker/x"}}
+	r.feed(made)
+	r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 50}}})
+	r.feed(made)
+	if g := r.m.cgroups[workload.CgroupID{ID: 50}]; g != nil {
+		t.Errorf("%q is there", g.path)
+	}
+}
+
+// In the roots alone no source can be asked whose a process is; the list tells.
+func TestWhoIsInNoCgroupIsTheHostsOnlyOnceTheFilesAreListed(t *testing.T) {
+	r := newRig(t)
+	r.task(60, 10, 1, []workload.PIDNamespace{ns(800, 1)})
+	for range 2 {
+		r.after(2000)
+		if r.asked(reqProcess, 0) > 0 {
+			r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(60, 10, 1, ns(800, 1)), at: r.now})
+		}
+		r.feed(evListEnd{source: oci})
+	}
+	r.want(60, workload.StatusUnknown, "")
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	for range r.asked(reqProcess, 0) {
+		r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(60, 10, 1, ns(800, 1)), at: r.now})
+	}
+	r.want(60, workload.StatusHost, "")
 }

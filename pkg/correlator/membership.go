@@ -344,12 +344,23 @@ func (m *machine) amongOthers(p *proc) bool {
 	if !m.looksContained(p) {
 		return false
 	}
+	for _, q := range m.ghosts.queue { // whose container may end with it
+		if p.sharesFate(q) {
+			return true
+		}
+	}
 	for _, q := range m.procs {
-		if q != p && q.kp.MountNS == p.kp.MountNS && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost {
+		if p.sharesFate(q) {
 			return true
 		}
 	}
 	return false
+}
+
+// sharesFate reports whether q, in p's mount namespace and another cgroup, or moved
+// or called an init, is not known to be the host's.
+func (p *proc) sharesFate(q *proc) bool {
+	return q != p && q.kp.MountNS == p.kp.MountNS && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost
 }
 
 // unlisted reports whether a source that has files could not list all of its own.

@@ -24,9 +24,9 @@ import (
 
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "replay this schedule of the simulator alone")
-	simFrom  = flag.Uint64("sim.from", 1, "the first seed")
+	simFrom  = flag.Uint64("sim.from", 0, "the first seed; 0: 1, or with -sim.for one taken from the clock")
 	simRuns  = flag.Int("sim.runs", 3000, "how many schedules the simulator runs")
-	simFor   = flag.Duration("sim.for", 0, "run for so long instead, from a seed taken from the clock unless -sim.from is given")
+	simFor   = flag.Duration("sim.for", 0, "run for so long instead of -sim.runs")
 	simSteps = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
 	simKeep  = flag.Bool("sim.keep", false, "go on after a failure, and print each")
 	simTrace = flag.Bool("sim.trace", false, "print every input of the machine")
@@ -146,14 +146,15 @@ func traceTo(t *testing.T) func(string, ...any) {
 // simTotal adds up schedules.
 type simTotal struct {
 	runs, right, unknown, conflict, checked, inputs int
+	failures                                        int
 	failure                                         error
 	seed                                            uint64 // of the failure
 }
 
 // simulateMany runs schedules on all CPUs, by number or by time.
 func simulateMany(t *testing.T) simTotal {
-	from, begin := *simFrom, time.Now()
-	if *simFor > 0 && from == 1 {
+	from, begin := max(*simFrom, 1), time.Now()
+	if *simFor > 0 && *simFrom == 0 {
 		from = uint64(begin.Unix()) << 20
 	}
 	var next atomic.Uint64
@@ -183,12 +184,8 @@ func simulateMany(t *testing.T) simTotal {
 	}
 	wg.Wait()
 	d := time.Since(begin)
-	failures := 0
-	if total.failure != nil {
-		failures = 1
-	}
 	t.Logf("%d schedules (seeds %d to %d) in %.1f s, %.0f a second on %d CPUs; %d inputs of the machine; %d answers checked: %d right, %d unknown, %d conflict; %d failures",
-		total.runs, from, from+uint64(total.runs)-1, d.Seconds(), float64(total.runs)/d.Seconds(), runtime.GOMAXPROCS(0), total.inputs, total.checked, total.right, total.unknown, total.conflict, failures)
+		total.runs, from, from+uint64(total.runs)-1, d.Seconds(), float64(total.runs)/d.Seconds(), runtime.GOMAXPROCS(0), total.inputs, total.checked, total.right, total.unknown, total.conflict, total.failures)
 	return total
 }
 
@@ -199,6 +196,9 @@ func (s *simTotal) add(w *sim, err error) {
 	s.conflict += w.conflict
 	s.checked += w.checked
 	s.inputs += w.inputs
+	if err != nil {
+		s.failures++
+	}
 	if err != nil && (s.failure == nil || w.seed < s.seed) {
 		s.failure, s.seed = err, w.seed
 	}
