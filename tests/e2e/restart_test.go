@@ -289,8 +289,9 @@ func (s *restartStage) answers() map[int]harness.Answer {
 	return out
 }
 
-// lately is about how many of the dead a check asks.
-const lately = 12
+// lately is about how many of the dead a check asks, of those that are owed an
+// answer and of the others each.
+const lately = 8
 
 // awaitDead waits until a container has come and gone that this agent saw whole.
 func (s *restartStage) awaitDead() {
@@ -320,8 +321,12 @@ func (s *restartStage) checkDead() {
 	s.mu.Lock()
 	all := slices.Clone(s.dead)
 	s.mu.Unlock()
-	for _, d := range all[max(0, len(all)-lately):] {
+	left := map[bool]int{true: lately, false: lately}
+	for _, d := range slices.Backward(all) {
 		owed := !slices.ContainsFunc(s.outages, d.within)
+		if left[owed]--; left[owed] < 0 {
+			continue
+		}
 		questions := []string{d.name}
 		if d.pid != 0 && !exists(d.pid) {
 			questions = append(questions, strconv.Itoa(d.pid))
