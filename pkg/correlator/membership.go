@@ -344,10 +344,8 @@ func (m *machine) amongOthers(p *proc) bool {
 	if !m.looksContained(p) {
 		return false
 	}
-	for _, q := range m.ghosts.queue { // whose container may end with it
-		if p.sharesFate(q) {
-			return true
-		}
+	if slices.ContainsFunc(m.ghosts.queue, p.sharesFate) { // whose container may have ended with it
+		return true
 	}
 	for _, q := range m.procs {
 		if p.sharesFate(q) {
