@@ -30,6 +30,11 @@ import (
 //
 // The last is seen with the task iterator, and only after a doubt, so an idle
 // host pays for the first two.
+//
+// What happens between two readings must not look like silence. So the programs'
+// runs are always read before what they are compared with, a second doubt is
+// about the same fact as the first, and nothing is held against a program that
+// may be from before it was attached.
 
 var (
 	errDetached = errors.New("it was detached")
@@ -41,8 +46,10 @@ const (
 	auditPause = 5
 	// auditAge: what is younger may be between the fact and its tracepoint.
 	auditAge = 100 * 1e6
-	// watchedForks is how many young processes are looked at.
-	watchedForks = 64
+	// watchedForks is how many young processes are looked at. One has a few places
+	// to choose from, so that it is not hidden by another one that stays.
+	watchedForks = 256
+	watchPlaces  = 4
 	// theftChecks is how many looks at the rings have to agree.
 	theftChecks = 4
 	// reattachPause is how many checks pass between two tries.
@@ -55,12 +62,18 @@ type canary struct {
 	cgroups string // cgroup.stat of v2's root, empty where there is none
 
 	checks  uint64
-	at      workload.KTime // of the last check
+	at      workload.KTime // of the last check, after its readings
 	seen    [Task]uint64   // each program's runs at the last check
+	before  reading        // at the check before that
 	lastPID uint64
 	living  uint64 // cgroups
 	doubted [Task]bool
+	// stood is what the cgroups were before a doubt; of two types only.
+	stood   [Task]cgroupReading
 	audited uint64 // the check of the last audit
+	// since is when each program was attached, or later: what began before it may
+	// have passed unseen.
+	since [Task]workload.KTime
 	// unforked: PIDs were given away without a fork, at the last check or before,
 	// but not before forkSince.
 	unforked  bool
@@ -77,13 +90,23 @@ type canary struct {
 	stolen  uint64
 }
 
+// reading is what the programs had run before a time.
+type reading struct {
+	at   workload.KTime
+	seen [Task]uint64
+}
+
+// cgroupReading is how many cgroups there were, and how often a program had run
+// before that was read.
+type cgroupReading struct{ living, runs uint64 }
+
 // watched is a process as it was forked.
 type watched struct {
 	key     workload.ProcessKey
 	inode   uint64
 	dev     uint32
 	cgroups CgroupSet
-	// runs are those of the programs as of the last check before.
+	// runs are those of the programs before it began.
 	runs [Task]uint64
 	// told: an audit has looked at it, and found nothing.
 	told bool
@@ -96,22 +119,56 @@ func newCanary(procfs, root string) canary {
 	}
 	c.lastPID, c.living = c.readLastPID(), c.readLiving()
 	c.at = bootTime()
+	for typ := range c.since {
+		c.since[typ] = c.at
+	}
 	return c
 }
 
 // forked remembers a process. Called for each fork: no more than a copy.
 func (c *canary) forked(p *Process) {
-	w := &c.forks[uint32(p.Key.PID)%watchedForks]
-	if p.KernelThread || w.key.PID != 0 && !w.told {
+	if p.KernelThread {
 		return
 	}
-	c.anyForks = true
-	*w = watched{key: p.Key, inode: p.ExeInode, dev: p.ExeDev, cgroups: p.Cgroups, runs: c.seen}
+	for i := range uint32(watchPlaces) {
+		if w := c.place(p.Key, i); w.key.PID == 0 || w.told {
+			*w = watched{key: p.Key, inode: p.ExeInode, dev: p.ExeDev, cgroups: p.Cgroups, runs: c.runsBefore(p.Key)}
+			c.anyForks = true
+			return
+		}
+	}
+}
+
+// runsBefore gives runs that are all from before a process began, if not all of
+// those. Its record may have waited for longer than the last check is ago.
+func (c *canary) runsBefore(key workload.ProcessKey) (none [Task]uint64) {
+	switch start := workload.KTime(key.Start); {
+	case start > c.at:
+		return c.seen
+	case start > c.before.at:
+		return c.before.seen
+	}
+	return none
+}
+
+// place is the i-th place where a process may be.
+func (c *canary) place(key workload.ProcessKey, i uint32) *watched {
+	return &c.forks[(uint32(key.PID)+i)%watchedForks]
+}
+
+// find gives what is remembered of a process, nil where that is nothing.
+func (c *canary) find(key workload.ProcessKey) *watched {
+	for i := range uint32(watchPlaces) {
+		if w := c.place(key, i); w.key == key {
+			return w
+		}
+	}
+	return nil
 }
 
 // exited makes room: who is known to be gone says nothing any more.
 func (c *canary) exited(key workload.ProcessKey) {
-	if w := &c.forks[uint32(key.PID)%watchedForks]; w.key == key {
+	if w := c.find(key); w != nil {
 		*w = watched{}
 	}
 }
@@ -167,17 +224,22 @@ func (t *Tracer) checkPrograms() (missed bool) {
 			missed = true
 		}
 	}
-	pid, living := c.readLastPID(), c.readLiving()
+	// In this order: a mkdir in between has a run that is still to come.
 	seen := t.seen()
+	pid, living := c.readLastPID(), c.readLiving()
 	silent := t.silent(pid, living, &seen)
+	again := false
 	for _, p := range t.objs.programs {
 		if p.typ < Task && silent[p.typ] && p.working() {
 			t.renew(p, errSilent)
-			missed = true
-			// What it missed says nothing of it from now on.
-			c.forks, c.anyForks, c.doubted, c.unforked = [watchedForks]watched{}, false, [Task]bool{}, false
+			missed, again = true, true
 		}
 	}
+	if again { // the next check compares with what was after attaching
+		seen = t.seen()
+		pid, living = c.readLastPID(), c.readLiving()
+	}
+	c.before = reading{at: c.at, seen: c.seen}
 	c.at, c.lastPID, c.living, c.seen = bootTime(), pid, living, seen
 	return missed || t.objs.lacking()
 }
@@ -203,6 +265,7 @@ func (t *Tracer) checkLink(p *program) bool {
 // has been said before.
 func (t *Tracer) renew(p *program, cause error) {
 	err := p.reattach(cause)
+	t.canary.renewed(p.typ)
 	switch {
 	case err != nil:
 		t.opts.Logger.Warn("BPF program cannot be attached again", "program", p.name, "cause", cause, "err", err)
@@ -210,6 +273,16 @@ func (t *Tracer) renew(p *program, cause error) {
 		t.opts.Logger.Warn("BPF program was attached again", "program", p.name, "cause", cause)
 	default:
 		t.opts.Logger.Info("BPF program was attached again", "program", p.name)
+	}
+}
+
+// renewed is called when a program was attached: what it missed until now says
+// nothing of it from now on.
+func (c *canary) renewed(typ Type) {
+	c.since[typ] = bootTime()
+	c.doubted[typ] = false
+	if typ == Fork {
+		c.unforked = false
 	}
 }
 
@@ -230,8 +303,10 @@ func (t *Tracer) silent(pid, living uint64, seen *[Task]uint64) (silent [Task]bo
 	still := func(typ Type) bool { return seen[typ] == c.seen[typ] }
 	var doubt [Task]bool
 	if c.living != 0 && living != 0 {
-		doubt[CgroupMkdir] = still(CgroupMkdir) && (living > c.living || c.doubted[CgroupMkdir])
-		doubt[CgroupRmdir] = still(CgroupRmdir) && (living < c.living || c.doubted[CgroupRmdir])
+		before := c.stand(CgroupMkdir)
+		doubt[CgroupMkdir] = c.at >= c.since[CgroupMkdir] && living > before.living && seen[CgroupMkdir] == before.runs
+		before = c.stand(CgroupRmdir)
+		doubt[CgroupRmdir] = c.at >= c.since[CgroupRmdir] && living < before.living && seen[CgroupRmdir] == before.runs
 	}
 	if !c.unforked {
 		c.forkSince = c.at
@@ -252,6 +327,15 @@ func (t *Tracer) silent(pid, living uint64, seen *[Task]uint64) (silent [Task]bo
 	}
 	c.doubted = doubt
 	return silent
+}
+
+// stand gives what the cgroups are compared with: the last check, or the one
+// before a doubt that is to be settled.
+func (c *canary) stand(typ Type) cgroupReading {
+	if !c.doubted[typ] {
+		c.stood[typ] = cgroupReading{living: c.living, runs: c.seen[typ]}
+	}
+	return c.stood[typ]
 }
 
 // audit compares the forked with what the task iterator says of them, and with
@@ -280,9 +364,9 @@ func (t *Tracer) audit(forks bool, doubt *[Task]bool) {
 		p := &e.Process
 		switch start := workload.KTime(p.Key.Start); {
 		case p.KernelThread || start > settled:
-		case c.forks[uint32(p.Key.PID)%watchedForks].key == p.Key:
+		case c.find(p.Key) != nil:
 			alive[p.Key.PID] = *p
-		case forks && start > c.forkSince && now[Fork] == c.seen[Fork]:
+		case forks && start > max(c.forkSince, c.since[Fork]) && now[Fork] == c.seen[Fork]:
 			doubt[Fork] = true
 		}
 	}
@@ -303,7 +387,7 @@ func (t *Tracer) audit(forks bool, doubt *[Task]bool) {
 // doubt.
 func (t *Tracer) judge(w *watched, alive map[workload.PID]Process, now *[Task]uint64, doubt *[Task]bool) (doubted bool) {
 	tell := func(typ Type, happened bool) {
-		if happened && now[typ] == w.runs[typ] {
+		if happened && workload.KTime(w.key.Start) > t.canary.since[typ] && now[typ] == w.runs[typ] {
 			doubt[typ], doubted = true, true
 		}
 	}

@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,6 +65,11 @@ func program1(tr *Tracer, typ Type) *program {
 	return nil
 }
 
+func linkOf(tr *Tracer, typ Type) link.ID {
+	_, id := program1(tr, typ).currentLink()
+	return id
+}
+
 // awaitStats polls, as a person who looks at the status does.
 func awaitStats(t *testing.T, tr *Tracer, what string, ok func(Stats) bool) Stats {
 	t.Helper()
@@ -91,7 +97,7 @@ func of1(s Stats, typ Type) ProgramStats {
 // is that somebody closes it, as below.
 func TestTheKernelRefusesToDetachALinkFromOutside(t *testing.T) {
 	tr := newTracer(t, TracerOptions{})
-	l, err := link.NewFromID(program1(tr, Fork).linkID)
+	l, err := link.NewFromID(linkOf(tr, Fork))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +125,7 @@ func TestADetachedProgramIsNoticedNamedAndAttachedAgain(t *testing.T) {
 				t.Fatalf("%d events before", got)
 			}
 			// Behind everybody's back; and the number becomes another file's.
-			fd := linkFD(t, program1(tr, tp.typ).linkID)
+			fd := linkFD(t, linkOf(tr, tp.typ))
 			if err := unix.Close(fd); err != nil {
 				t.Fatal(err)
 			}
@@ -163,21 +169,13 @@ func TestAProgramThatIsAttachedAndSilentIsNoticed(t *testing.T) {
 			silence(t, program1(tr, tp.typ))
 			r := record(t, tr)
 			began := time.Now()
-			dir := makeCgroup(t, "", "silent-"+tp.typ.String())
-			c := startChild(t, nil, "", "/bin/cat")
-			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, c.Process.Pid), 0); err != nil {
-				t.Fatal(err)
+			d := deeds{tr: tr, typ: tp.typ}
+			s := awaitStats(t, tr, "noticed", func(s Stats) bool { return d.noticed(t, s) })
+			for _, p := range s.Programs {
+				if p.Type != tp.typ && p.Detached != 0 {
+					t.Errorf("%s is suspected, too", p.Name)
+				}
 			}
-			if tp.typ == Exit {
-				c.end()
-			}
-			if tp.typ == CgroupRmdir {
-				c.end()
-				before := tr.Stats().Checks
-				awaitStats(t, tr, "a check that saw the cgroup", func(s Stats) bool { return s.Checks > before+1 })
-				removeCgroup(t, dir)
-			}
-			awaitStats(t, tr, "noticed", func(s Stats) bool { return of1(s, tp.typ).Detached == 1 && of1(s, tp.typ).Attached })
 			t.Logf("noticed after %s", time.Since(began).Round(time.Millisecond))
 			mine := life(t)
 			if got := types(r.flushed(mine)); len(got) != 6 {
@@ -195,12 +193,55 @@ func silence(t *testing.T, p *program) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.link.Close(); err != nil {
+	id, err := linkID(l)
+	if err != nil {
 		t.Fatal(err)
 	}
-	p.link = l
-	if p.linkID, err = linkID(l); err != nil {
+	old, _ := p.currentLink()
+	if err := old.Close(); err != nil {
 		t.Fatal(err)
+	}
+	p.setLink(l, id)
+}
+
+// deeds is what a silent program does not see: facts that last until it is
+// noticed, so that what others do on this host cannot hide them for long. One
+// that is hidden is done anew a few checks later.
+type deeds struct {
+	tr   *Tracer
+	typ  Type
+	done int
+	next uint64 // the check to do it anew at
+}
+
+// noticed reports whether the program was noticed and, while not, sees to the deeds.
+func (d *deeds) noticed(t *testing.T, s Stats) bool {
+	if p := of1(s, d.typ); p.Detached > 0 {
+		return p.Attached
+	}
+	if s.Checks >= d.next {
+		d.do(t)
+		d.next = d.tr.Stats().Checks + auditPause + 4
+	}
+	return false
+}
+
+func (d *deeds) do(t *testing.T) {
+	d.done++
+	dir := makeCgroup(t, "", fmt.Sprintf("silent-%s-%d", d.typ, d.done))
+	c := startChild(t, nil, "", "/bin/cat") // stays
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, c.Process.Pid), 0); err != nil {
+		t.Fatal(err)
+	}
+	switch d.typ {
+	case Exit:
+		c.end()
+	case CgroupRmdir:
+		c.end()
+		before := d.tr.Stats().Checks
+		awaitStats(t, d.tr, "a check that saw the cgroup", func(s Stats) bool { return s.Checks > before+1 })
+		removeCgroup(t, dir)
+	default:
 	}
 }
 
@@ -264,5 +305,112 @@ func TestAQuietHostRaisesNoAlarm(t *testing.T) {
 		if told += e.Count; e.Count == 0 || told > skippedRuns(tr.Stats()) {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// The kernel's file says how many cgroups there are; here it says what it would
+// have said a moment ago, or a moment later.
+func TestAMkdirDuringAReadingRaisesNoAlarm(t *testing.T) {
+	for name, counted := range map[string]uint64{"before the count": 1, "after the count": 0} {
+		t.Run(name, func(t *testing.T) {
+			tr := newTracer(t, TracerOptions{})
+			c := &tr.canary
+			file := filepath.Join(t.TempDir(), "cgroup.stat")
+			c.cgroups = file
+			say := func(living uint64) {
+				if err := os.WriteFile(file, fmt.Appendf(nil, "nr_descendants %d\n", living), 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+			say(10)
+			c.living = c.readLiving()
+			checks(t, tr, 1)
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mkfifo(file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() {
+				f, err := os.OpenFile(file, os.O_WRONLY, 0) // returns when the reading has begun
+				if err != nil {
+					done <- err
+					return
+				}
+				defer f.Close()
+				dir := filepath.Join(cgroupMounts(t)[""], fmt.Sprintf("pidigree-kernel-test-%d-during", os.Getpid()))
+				err = os.Mkdir(dir, 0o755)
+				_, werr := fmt.Fprintf(f, "nr_descendants %d\n", 10+counted)
+				rerr := os.Remove(file)
+				say(10 + 1) // from now on
+				done <- errors.Join(err, werr, rerr, os.Remove(dir))
+			}()
+			checks(t, tr, 1)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			checks(t, tr, 4)
+			suspectsNobody(t, tr, CgroupMkdir, 0)
+		})
+	}
+}
+
+// Whoever executed its program before the runs were read, and whose record came
+// afterwards, says nothing of the runs since.
+func TestAnExecBeforeAReadingRaisesNoAlarm(t *testing.T) {
+	tr := newTracer(t, TracerOptions{})
+	c := startChild(t, nil, "", "/bin/cat")
+	c.awaitComm("cat")
+	tr.checkPrograms() // and now the fork is taken out of the ring
+	if _, err := tr.drainRings(func(Event) {}); err != nil {
+		t.Fatal(err)
+	}
+	growOld()
+	checks(t, tr, auditPause+4)
+	suspectsNobody(t, tr, Exec, 0)
+}
+
+// What a program missed while it was detached is not silence.
+func TestAProgramThatWasAttachedAgainIsNotTakenForSilent(t *testing.T) {
+	for _, typ := range []Type{Exec, CgroupMkdir, CgroupAttach} {
+		t.Run(typ.String(), func(t *testing.T) {
+			tr := newTracer(t, TracerOptions{})
+			checks(t, tr, 1)
+			l, _ := program1(tr, typ).currentLink()
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			d := deeds{tr: tr, typ: typ}
+			d.do(t)
+			growOld()
+			checks(t, tr, auditPause+4)
+			suspectsNobody(t, tr, typ, 1)
+		})
+	}
+}
+
+// checks does what Run does each second.
+func checks(t *testing.T, tr *Tracer, n int) {
+	t.Helper()
+	for range n {
+		if err := tr.check(func(Event) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// growOld waits until what began before is old enough for an audit.
+func growOld() {
+	old := bootTime() + auditAge
+	for bootTime() <= old {
+		unix.Select(0, nil, nil, nil, &unix.Timeval{Usec: 1000})
+	}
+}
+
+func suspectsNobody(t *testing.T, tr *Tracer, typ Type, detached uint64) {
+	t.Helper()
+	if s := of1(tr.Stats(), typ); s.Detached != detached || !s.Attached {
+		t.Errorf("%+v", s)
 	}
 }

@@ -40,13 +40,13 @@ type program struct {
 	name       string
 	tracepoint string
 	prog       *ebpf.Program
+	iter       *link.Iter
+
+	mu sync.Mutex // guards all below: Run writes them, others look
 	// link is held: a link that nothing refers to is closed by the garbage
 	// collector, and the program detaches in silence.
-	link   link.Link
-	linkID link.ID
-	iter   *link.Iter
-
-	mu       sync.Mutex // guards all below: Run writes them, Stats reads
+	link     link.Link
+	linkID   link.ID
 	reason   error
 	detached uint64
 	brokenAt workload.KTime
@@ -61,13 +61,27 @@ func (p *program) whyNot() error {
 // working reports whether the program is attached, as far as is known.
 func (p *program) working() bool { return p.whyNot() == nil }
 
+// currentLink gives the link, nil where there is none, and its id.
+func (p *program) currentLink() (link.Link, link.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link, p.linkID
+}
+
+func (p *program) setLink(l link.Link, id link.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.link, p.linkID = l, id
+}
+
 // linked asks the kernel whether the link is there and still ours.
 func (p *program) linked() bool {
-	if p.link == nil {
+	l, id := p.currentLink()
+	if l == nil {
 		return false
 	}
-	id, err := linkID(p.link)
-	return err == nil && id == p.linkID
+	now, err := linkID(l)
+	return err == nil && now == id
 }
 
 func linkID(l link.Link) (link.ID, error) {
@@ -101,16 +115,17 @@ func (p *program) reattach(cause error) error {
 // unlink closes the link, but not one that is no longer ours: its number may be
 // another file's by now. That one is kept, so that no garbage collector closes it.
 func (p *program) unlink() {
+	l, _ := p.currentLink()
 	switch {
-	case p.link == nil:
+	case l == nil:
 	case p.linked():
-		_ = p.link.Close()
+		_ = l.Close()
 	default:
 		goneLinks.Lock()
 		defer goneLinks.Unlock()
-		goneLinks.links = append(goneLinks.links, p.link)
+		goneLinks.links = append(goneLinks.links, l)
 	}
-	p.link = nil
+	p.setLink(nil, 0)
 }
 
 // goneLinks holds links that somebody else closed.
@@ -157,7 +172,7 @@ func (o *objects) lacking() bool {
 // attached reports how many tracepoints have a program.
 func (o *objects) attached() (n int) {
 	for _, p := range o.programs {
-		if p.link != nil {
+		if l, _ := p.currentLink(); l != nil {
 			n++
 		}
 	}
@@ -167,8 +182,8 @@ func (o *objects) attached() (n int) {
 // firstReason gives why a program is missing, the first that is not switched off.
 func (o *objects) firstReason() error {
 	for _, p := range o.programs {
-		if p.reason != nil && !errors.Is(p.reason, errDisabled) {
-			return p.reason
+		if why := p.whyNot(); why != nil && !errors.Is(why, errDisabled) {
+			return why
 		}
 	}
 	return errDisabled
@@ -259,14 +274,18 @@ func (p *program) attach() (err error) {
 		p.iter, err = link.AttachIter(link.IterOptions{Program: p.prog})
 		return err
 	}
-	if p.link, err = link.AttachTracing(link.TracingOptions{Program: p.prog}); err != nil {
+	// Not under the lock: the kernel may wait here, and Stats need not.
+	l, err := link.AttachTracing(link.TracingOptions{Program: p.prog})
+	if err != nil {
 		return err
 	}
-	if p.linkID, err = linkID(p.link); err != nil {
-		_ = p.link.Close()
-		p.link = nil
+	id, err := linkID(l)
+	if err != nil {
+		_ = l.Close()
+		return err
 	}
-	return err
+	p.setLink(l, id)
+	return nil
 }
 
 // briefly cuts a verifier's log of thousands of lines to its last one.
