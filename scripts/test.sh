@@ -49,9 +49,12 @@ run() {
 stage_lint() { make --no-print-directory lint; }
 stage_unit() { run -skip '^Fuzz' -- $(plain); }
 stage_race() { run -race -skip '^Fuzz' -- $(racy); }
-# A minute of the simulator's schedules, from the first seed on, so that what fails
-# here fails again; `make sim` takes new ones from the clock.
-stage_sim() { SIM_TIME=${SIM_TIME:-60s} SIM_FROM=${SIM_FROM:-1} scripts/sim.sh; }
+# About a minute of the simulator's schedules on two cores: so many from the first
+# seed on, so that what fails here fails again; `make sim` takes new ones from the clock.
+stage_sim() {
+	go test "${flags[@]}" -timeout 30m -v -run '^TestAnswersAreNeverWrongWhateverTheTransportDoes$' \
+		./pkg/correlator -sim.runs="${SIM_RUNS:-50000}"
+}
 # The simulator catches each deliberate bug, which only this build can make.
 stage_bugs() { run -tags pidigree_bugs -timeout 30m -v -run '^TestTheSimulatorCatchesEachDeliberateBug$' -- pkg/correlator; }
 # The seeds and the committed findings of every fuzz target, then a minute of all.
