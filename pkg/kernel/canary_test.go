@@ -169,7 +169,8 @@ func TestAProgramThatIsAttachedAndSilentIsNoticed(t *testing.T) {
 			silence(t, program1(tr, tp.typ))
 			r := record(t, tr)
 			began := time.Now()
-			d := deeds{tr: tr, typ: tp.typ}
+			// Not before the first readings: until then any earlier run speaks for the program.
+			d := deeds{tr: tr, typ: tp.typ, next: 2}
 			s := awaitStats(t, tr, "noticed", func(s Stats) bool { return d.noticed(t, s) })
 			for _, p := range s.Programs {
 				if p.Type != tp.typ && p.Detached != 0 {
