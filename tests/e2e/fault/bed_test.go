@@ -36,6 +36,7 @@ type bed struct {
 	o      *oracle.Oracle
 	client *client.Client
 	stays  []*resident
+	left   []*resident // started by change, and not removed
 	probe  *probe
 	// calm is how lookups do while containers come and go and nothing fails.
 	calm timing

@@ -35,7 +35,10 @@ func engineFails(t *testing.T, e engine) {
 			b.endure(f)
 		}
 	}
+	// All of them, while they run: who has ended when the next agent starts has no
+	// init by which two sources could be joined that know the engine by two sockets.
 	b.remove(b.stays...)
+	b.remove(b.left...)
 	b.o.Close()
 	b.probe.stop()
 	b.agent.Stop()
@@ -105,10 +108,11 @@ func (b *bed) wireTroubles() []trouble {
 // change starts one container and removes another, which the engine does at once.
 func (b *bed) change() {
 	b.Helper()
-	b.start("new", "stay")
+	b.left = append(b.left, b.start("new", "stay"))
 	b.remove(b.start("brief", "stay"))
 	if d, ok := b.engine.(docker); ok {
 		r := b.start("renamed", "stay")
+		b.left = append(b.left, r)
 		name := r.party.Truth().Name + "-again"
 		r.party.AlsoNamed(name)
 		d.Docker("rename", r.id, name)
