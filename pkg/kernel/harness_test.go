@@ -42,8 +42,8 @@ var (
 	_ source = (*Poller)(nil)
 )
 
-// patience is for what takes microseconds on an idle machine.
-const patience = 30 * time.Second
+// patience is for what takes microseconds on an idle machine, and seconds where others keep it busy.
+const patience = 90 * time.Second
 
 func patient(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
