@@ -221,6 +221,17 @@ func (f *FS) Processes(id workload.CgroupID) ([]workload.PID, error) {
 	return pids, nil
 }
 
+// HasChildren reports whether there are cgroups in a cgroup; not where it is gone.
+func (f *FS) HasChildren(id workload.CgroupID) bool {
+	m, err := f.mount(id.Hierarchy)
+	if err != nil {
+		return false
+	}
+	has := m.hasChildren(id.ID)
+	runtime.KeepAlive(m)
+	return has
+}
+
 // Walk visits every cgroup of a hierarchy, parents first, siblings by name. fn
 // may return fs.SkipDir to leave out what is below, or fs.SkipAll to end; any
 // other error ends the walk and is returned. ErrBounds: all was visited but

@@ -86,6 +86,18 @@ func (m *mount) processes(ino uint64) ([]workload.PID, error) {
 	return readProcs(h.fd)
 }
 
+// hasChildren is FS.HasChildren. A directory of cgroupfs has a link from itself,
+// one from above and one from each below (fs/kernfs/inode.c, kernfs_refresh_inode).
+func (m *mount) hasChildren(ino uint64) bool {
+	h, err := m.openID(ino)
+	if err != nil {
+		return false
+	}
+	defer h.close()
+	var st unix.Stat_t
+	return unix.Fstat(h.fd, &st) == nil && st.Nlink > 2
+}
+
 // readProcs reads cgroup.procs of an open cgroup. The kernel does not promise
 // an order, or that a process stands there once (cgroup-v2.rst).
 func readProcs(dirfd int) ([]workload.PID, error) {

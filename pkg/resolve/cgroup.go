@@ -3,6 +3,7 @@
 package resolve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,7 +13,7 @@ import (
 )
 
 // cgroup answers for a cgroup: the innermost registered one at or above it.
-func (r *Resolver) cgroup(id workload.CgroupID) (workload.Answer, error) {
+func (r *Resolver) cgroup(ctx context.Context, id workload.CgroupID) (workload.Answer, error) {
 	if a, ok := r.store.CgroupAnswer(id); ok {
 		return a, nil
 	}
@@ -20,36 +21,76 @@ func (r *Resolver) cgroup(id workload.CgroupID) (workload.Answer, error) {
 	if err != nil {
 		return workload.Answer{}, fmt.Errorf("cgroup %s: %w", id, notFound(err))
 	}
-	return r.lineage(l), nil
-}
-
-func (r *Resolver) lineage(l pcgroup.Lineage) workload.Answer {
 	for _, g := range l {
 		if a, ok := r.store.CgroupAnswer(g.CgroupID); ok {
-			return a
+			return a, nil
 		}
 	}
-	a := workload.Answer{Status: workload.StatusHost, AsOf: r.store.AsOf(), Revision: r.store.Revision()}
+	return r.unregistered(ctx, l), nil
+}
+
+// unregistered answers for a cgroup that belongs to no registered one. Its path
+// decides nothing: `ctr` gives a container any path at all, and a registration
+// may be under way, so that the host's is only what the host's processes are in.
+func (r *Resolver) unregistered(ctx context.Context, l pcgroup.Lineage) workload.Answer {
+	a := workload.Answer{Status: workload.StatusUnknown, AsOf: r.store.AsOf(), Revision: r.store.Revision()}
 	if len(l) == 0 {
-		a.Status, a.Reason = workload.StatusUnknown, "the cgroup's path is not known"
+		a.Reason = "the cgroup's path is not known"
 		return a
 	}
 	p := pcgroup.Parse(l[0].Path)
 	if c, ok := p.Innermost(pcgroup.KindContainer); ok {
-		a.Status = workload.StatusUnknown
 		a.Reason = "its name claims " + c.ID + ", which no source has registered"
 		return a
 	}
+	if l[0].Path != "/" {
+		if a.Reason = r.inhabitants(ctx, l[0].CgroupID); a.Reason != "" {
+			return a
+		}
+	}
+	a.Status = workload.StatusHost
 	if p.Unit != "" || p.Slice != "" {
 		a.Service = &workload.Service{Unit: p.Unit, Slice: p.Slice}
 	}
 	return a
 }
 
+// maxInhabitants bounds how many processes of a cgroup are asked about.
+const maxInhabitants = 4096
+
+// inhabitants says why the processes of a cgroup do not make it the host's; ""
+// if they do. One without processes is the host's if it holds other cgroups: a
+// container's is made with neither.
+func (r *Resolver) inhabitants(ctx context.Context, id workload.CgroupID) string {
+	pids, err := r.cgroups.Processes(id)
+	switch {
+	case err != nil:
+		return "no source has registered it, and its processes cannot be listed"
+	case len(pids) > maxInhabitants:
+		return fmt.Sprintf("no source has registered it, and %d processes are too many to ask about", len(pids))
+	}
+	found := r.cgroups.HasChildren(id)
+	for _, pid := range pids {
+		a, err := r.PID(ctx, pid)
+		if errors.Is(err, workload.ErrNotFound) || err == nil && a.Exited {
+			continue
+		}
+		if err != nil || a.Status != workload.StatusHost {
+			return fmt.Sprintf("no source has registered it, and its process %d is not known to be the host's", pid)
+		}
+		found = true
+	}
+	if !found {
+		return "no source has registered it, and no process is in it"
+	}
+	return ""
+}
+
 // cgroupPath answers for a path inside a hierarchy, or below the cgroup mount.
 // In hybrid mode one path names a cgroup in each hierarchy: the first registered
-// one answers, and two that disagree are a conflict.
-func (r *Resolver) cgroupPath(path string) (workload.Answer, error) {
+// one answers, and two that disagree are a conflict. Without any, all of them
+// must be the host's.
+func (r *Resolver) cgroupPath(ctx context.Context, path string) (workload.Answer, error) {
 	if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) || len(path) > pcgroup.MaxPath {
 		return workload.Answer{}, fmt.Errorf("cgroup %q: give an absolute path: %w", path, workload.ErrInvalid)
 	}
@@ -58,7 +99,7 @@ func (r *Resolver) cgroupPath(path string) (workload.Answer, error) {
 		if err != nil {
 			return r.pastPath(in)
 		}
-		return r.cgroup(id)
+		return r.cgroup(ctx, id)
 	}
 	var found *workload.Answer
 	for _, h := range r.cgroups.Hierarchies() {
@@ -66,14 +107,14 @@ func (r *Resolver) cgroupPath(path string) (workload.Answer, error) {
 		if err != nil {
 			continue
 		}
-		a, err := r.cgroup(id)
+		a, err := r.cgroup(ctx, id)
 		if err != nil {
 			continue
 		}
 		if found != nil && conflicting(*found, a) {
 			return workload.Answer{Status: workload.StatusConflict, Reason: "hierarchies name different containers", AsOf: a.AsOf, Revision: a.Revision}, nil
 		}
-		if found == nil || found.Container() == nil {
+		if found == nil || found.Container() == nil && found.Status != workload.StatusUnknown || a.Container() != nil {
 			found = &a
 		}
 	}

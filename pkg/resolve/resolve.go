@@ -101,9 +101,9 @@ func (r *Resolver) answer(ctx context.Context, q workload.Query) (workload.Answe
 	case !q.Key.IsZero():
 		return r.Key(ctx, q.Key)
 	case !q.Cgroup.IsZero():
-		return r.cgroup(q.Cgroup)
+		return r.cgroup(ctx, q.Cgroup)
 	case q.CgroupPath != "":
-		return r.cgroupPath(q.CgroupPath)
+		return r.cgroupPath(ctx, q.CgroupPath)
 	case q.Container != "":
 		return r.container(q.Container)
 	}

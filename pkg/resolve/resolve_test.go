@@ -5,9 +5,12 @@ package resolve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -291,4 +294,81 @@ func BenchmarkPID(b *testing.B) {
 			}
 		}
 	})
+}
+
+// newCgroup makes a cgroup in the first hierarchy that takes one.
+func newCgroup(t *testing.T, r *Resolver, path string) (workload.CgroupID, string) {
+	t.Helper()
+	for _, h := range r.cgroups.Hierarchies() {
+		dir := filepath.Join(h.Mount, path)
+		if os.Mkdir(dir, 0o755) != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		id, err := r.cgroups.ID(h.ID, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id, dir
+	}
+	t.Fatal("no hierarchy takes a cgroup: run the test as root")
+	return workload.CgroupID{}, ""
+}
+
+// A cgroup is the host's only by what is in it: any path may be a container's
+// whose registration is under way.
+func TestACgroupThatNoSourceHasRegisteredIsWhatItsProcessesAre(t *testing.T) {
+	for name, c := range map[string]struct {
+		status workload.Status
+		child  bool
+		want   workload.Status
+	}{
+		"nobody is in it":                {"", false, workload.StatusUnknown},
+		"it only holds another":          {"", true, workload.StatusHost},
+		"a process of the host":          {workload.StatusHost, false, workload.StatusHost},
+		"a process that nobody knows":    {workload.StatusUnknown, false, workload.StatusUnknown},
+		"one of nobody, beside a cgroup": {workload.StatusUnknown, true, workload.StatusUnknown},
+		"a process of a container":       {workload.StatusContainer, false, workload.StatusUnknown},
+		"a process in conflict":          {workload.StatusConflict, false, workload.StatusUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s, _ := newResolver(t, "")
+			id, dir := newCgroup(t, r, fmt.Sprintf("/pidigree-resolve-%d", os.Getpid()))
+			if c.child {
+				if err := os.Mkdir(dir+"/below", 0o755); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = os.Remove(dir + "/below") })
+			}
+			if c.status != "" {
+				s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, startIn(t, dir)), Status: c.status}})
+			}
+			for _, q := range []workload.Query{{Cgroup: id}, {CgroupPath: dir}} {
+				if res := r.Resolve(t.Context(), q); res.Err != nil || res.Answer.Status != c.want {
+					t.Errorf("%+v: %+v, not %s", q, res, c.want)
+				}
+			}
+		})
+	}
+}
+
+// startIn starts a process that sits in a cgroup until the test's end.
+func startIn(t *testing.T, dir string) int {
+	t.Helper()
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if err := os.WriteFile(dir+"/cgroup.procs", []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
 }

@@ -275,9 +275,13 @@ func (o *Oracle) count(b *pending, v Verdict) {
 	if v != Right || !b.q.aboutProcess() || b.result.Answer.Process == nil {
 		return
 	}
+	k := b.result.Answer.Process.Key
+	if k.Ticks || !p.is(k) { // a right answer may be about whoever has its PID now
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if k := b.result.Answer.Process.Key; p.own == 0 && !k.Ticks && k.PID == p.pid {
+	if p.own == 0 {
 		p.own = k.Start
 	}
 }

@@ -200,7 +200,7 @@ func (p *process) ending() bool {
 			continue // it is gone by now
 		}
 		if flags, err := strconv.ParseUint(string(fields[6]), 10, 64); err != nil || flags&exiting == 0 {
-			return false
+			return !p.alive() // if it has ended since, this is of whoever has its PID now
 		}
 	}
 	return true
