@@ -19,6 +19,7 @@ needs() {
 		demo,test,bench,vm    busybox-static     command -v busybox && ! ldd "$(command -v busybox)" 2>/dev/null | grep -q '=>'
 		demo,test,bench       iproute2           command -v ip
 		test                  crun               command -v crun
+		test                  podman             command -v podman
 		test                  gcc                command -v gcc
 		test                  libc6-dev          test -e /usr/include/stdlib.h
 		test,bench            bpftrace           command -v bpftrace

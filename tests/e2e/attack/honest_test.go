@@ -51,7 +51,9 @@ func honestLookAlikes(t *testing.T, s *stage) {
 		}
 	})
 	t.Run("a container in a container", func(t *testing.T) { s.nested(t) })
-	t.Run("a rootless engine", func(t *testing.T) { s.rootless(t) })
+	if !s.guest {
+		t.Run("a rootless engine", func(t *testing.T) { s.rootless(t) })
+	}
 }
 
 // honest starts a container that has to be known, all of it.

@@ -20,6 +20,7 @@ import (
 var (
 	rounds   = flag.Int("attack.rounds", 1, "how often each attack is made")
 	guestRun = flag.String("attack.guest", "^TestAttacks$", "what runs in the guest, as for -run")
+	inGuest  = flag.Bool("attack.in-guest", false, "this is the guest: TestAttacksUnderSystemdAndPureV2 sets it")
 )
 
 // programs are built once, by TestMain, and only read by the tests.

@@ -115,7 +115,9 @@ func hostileNames(t *testing.T, s *stage) {
 			s.printsPlain(t, p.pid)
 		})
 	}
-	t.Run("image", func(t *testing.T) { s.hostileImage(t) })
+	if !s.guest { // ctr cannot run a container without the controllers of cgroup v2
+		t.Run("image", func(t *testing.T) { s.hostileImage(t) })
+	}
 }
 
 func (s *stage) hostileCgroup(t *testing.T, attacker *member, name string) {
@@ -161,9 +163,6 @@ func (s *stage) printsPlain(t *testing.T, pid int) {
 
 // hostileImage: containerd lets an image be called anything.
 func (s *stage) hostileImage(t *testing.T) {
-	if s.guest {
-		t.Skip("ctr cannot run a container without the controllers of cgroup v2; this is shown on the host")
-	}
 	image := "evil\x1b[2J/\u202e" + s.victim.name + ":latest"
 	s.containerd.Ctr("--namespace", "default", "images", "tag", collectortest.BusyboxImage, image)
 	id := s.name("image")

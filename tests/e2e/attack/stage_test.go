@@ -36,7 +36,8 @@ type stage struct {
 	o          *oracle.Oracle
 	// lies is a state directory of runc's that the agent watches and no runtime uses.
 	lies string
-	// guest: systemd is PID 1, and cgroup v2 is all there is.
+	// guest: this is the systemd-nspawn guest. Its PIDs are not the host's,
+	// systemd is PID 1, and cgroup v2 is all there is.
 	guest bool
 
 	victim     *member
@@ -46,8 +47,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	_, err := os.Stat("/run/systemd/system")
-	s := &stage{guest: err == nil}
+	s := &stage{guest: *inGuest}
 	options := collectortest.EngineOptions{}
 	if s.guest {
 		options.Args = []string{"--exec-opt", "native.cgroupdriver=systemd"}
