@@ -380,7 +380,7 @@ func TestEveryKindOfProcessReports(t *testing.T) {
 
 func TestPIDsAreReused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to choose PIDs")
+		t.Fatal("needs root to choose PIDs: run the tests as root")
 	}
 	text, err := os.ReadFile("/proc/sys/kernel/pid_max")
 	if err != nil {
