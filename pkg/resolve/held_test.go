@@ -4,6 +4,7 @@ package resolve
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -42,12 +43,25 @@ func put(t testing.TB, s *store.Store, pid int, word string) *workload.Process {
 	return p
 }
 
-// needHeld is for tests of what only kernels with pidfs have.
+// needHeld is for tests of what only kernels with pidfs have: all from 6.9 on.
 func needHeld(t testing.TB, r *Resolver) {
 	t.Helper()
-	if !r.pidfs {
-		t.Skip("this kernel's pidfds have no inodes of their own, so none are held")
+	if r.pidfs {
+		return
 	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(u.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		t.Fatalf("kernel release %q: %v", release, err)
+	}
+	if major > 6 || major == 6 && minor >= 9 {
+		t.Fatalf("%s has pidfs, and it was not found", release)
+	}
+	t.Skipf("%s is before 6.9: its pidfds have no inodes of their own, so none are held", release)
 }
 
 // ask asks about PIDs, one by one and all at once, each twice at least, and wants
