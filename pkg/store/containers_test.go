@@ -478,6 +478,28 @@ func TestAllGivesWhatIsSelected(t *testing.T) {
 	}
 }
 
+// Who changes while all are given is in the log several times: stale ones, and
+// one that is later than the walk.
+func TestAllGivesEachOnceThoughItChangesMeanwhile(t *testing.T) {
+	s := New(Options{})
+	a, b, c := docker("aaaa"), docker("bbbb"), docker("cccc")
+	s.Apply(putLayer(a, "docker", named(a, "a")), putLayer(b, "docker", named(b, "b")), putLayer(c, "docker", named(c, "c")))
+	s.Apply(putLayer(b, "docker", named(b, "b2")))
+	var got []string
+	for e := range s.All(workload.Selector{}) {
+		if len(got) == 0 {
+			s.Apply(putLayer(b, "docker", named(b, "b3")))
+			for i := range 2 * minLog { // until the log has dropped what is stale
+				s.Apply(putLayer(c, "docker", named(c, fmt.Sprint("c", i%2))))
+			}
+		}
+		got = append(got, label(e))
+	}
+	if diff := cmp.Diff([]string{"a", "b3", "c1"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // label is an entity in a word or two.
 func label(e workload.Entity) string {
 	var l string

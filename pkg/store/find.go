@@ -111,12 +111,9 @@ func matchID(id workload.ContainerID, ref string) refMatch {
 // reached, and one that came after the first was given is left out.
 func (s *Store) All(sel workload.Selector) iter.Seq[workload.Entity] {
 	return func(yield func(workload.Entity) bool) {
-		to := s.Revision()
 		for _, l := range s.logs(sel) {
-			for _, e := range l.after(0, to) {
-				st := e.what.state()
-				superseded := st.entity.Revision != e.rev && st.entity.Revision <= to
-				if superseded || st.removed || st.entity.Gone && !sel.All {
+			for st := range l.all() {
+				if st.removed || st.entity.Gone && !sel.All {
 					continue
 				}
 				if !yield(st.entity) {

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"iter"
 	"sort"
 	"sync/atomic"
 
@@ -110,6 +111,34 @@ func (l *changeLog) after(from, to workload.Revision) []logEntry {
 	lo := sort.Search(len(es), func(i int) bool { return es[i].rev > from })
 	es = es[lo:]
 	return es[:sort.Search(len(es), func(i int) bool { return es[i].rev > to })]
+}
+
+// all gives what every entity is when it is reached, each once. An entry whose
+// entity has changed is stale; where that change came after the walk began, no
+// later entry of the walk has it, and the first of its stale ones gives it.
+func (l *changeLog) all() iter.Seq[state] {
+	return func(yield func(state) bool) {
+		es := l.window.Load().published()
+		if len(es) == 0 {
+			return
+		}
+		end := es[len(es)-1].rev
+		var given map[tracked]bool // of those that change while the walk goes on
+		for _, e := range es {
+			st := e.what.state()
+			switch rev := st.entity.Revision; {
+			case rev > end && given[e.what], rev <= end && rev != e.rev:
+				continue
+			case rev > end && given == nil:
+				given = map[tracked]bool{e.what: true}
+			case rev > end:
+				given[e.what] = true
+			}
+			if !yield(st) {
+				return
+			}
+		}
+	}
 }
 
 // wake tells the waiting watchers that something was appended. For the writer,
