@@ -59,7 +59,9 @@ func (r *Resolver) unregistered(ctx context.Context, l pcgroup.Lineage) workload
 const maxInhabitants = 4096
 
 // inhabitants says why the processes of a cgroup do not make it the host's; ""
-// if they do. One without processes is the host's if it holds other cgroups: a
+// if one of them does, and none is a container's. Those that are unknown decide
+// nothing: beside a host's process they are its children, on their way into a
+// container. A cgroup without processes is the host's if it holds other ones: a
 // container's is made with neither.
 func (r *Resolver) inhabitants(ctx context.Context, id workload.CgroupID) string {
 	pids, err := r.cgroups.Processes(id)
@@ -68,20 +70,21 @@ func (r *Resolver) inhabitants(ctx context.Context, id workload.CgroupID) string
 		return "no source has registered it, and its processes cannot be listed"
 	case len(pids) > maxInhabitants:
 		return fmt.Sprintf("no source has registered it, and %d processes are too many to ask about", len(pids))
-	}
-	found := r.cgroups.HasChildren(id)
-	for _, pid := range pids {
-		a, err := r.PID(ctx, pid)
-		if errors.Is(err, workload.ErrNotFound) || err == nil && a.Exited {
-			continue
-		}
-		if err != nil || a.Status != workload.StatusHost {
-			return fmt.Sprintf("no source has registered it, and its process %d is not known to be the host's", pid)
-		}
-		found = true
-	}
-	if !found {
+	case len(pids) == 0 && !r.cgroups.HasChildren(id):
 		return "no source has registered it, and no process is in it"
+	}
+	host := len(pids) == 0
+	for _, pid := range pids {
+		switch a, err := r.PID(ctx, pid); {
+		case err != nil || a.Exited:
+		case a.Status == workload.StatusHost:
+			host = true
+		case a.Status != workload.StatusUnknown:
+			return fmt.Sprintf("no source has registered it, and its process %d is not the host's", pid)
+		}
+	}
+	if !host {
+		return "no source has registered it, and none of its processes is known to be the host's"
 	}
 	return ""
 }

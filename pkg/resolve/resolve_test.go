@@ -30,6 +30,8 @@ type observer struct {
 	store *store.Store
 	asked int
 	put   func(pid workload.PID) *workload.Process
+	// settle is what the engines do; nil for none that is saying anything.
+	settle func(ctx context.Context, id workload.ContainerID) bool
 }
 
 func (o *observer) Observe(_ context.Context, pid workload.PID, known func() bool) error {
@@ -43,6 +45,10 @@ func (o *observer) Observe(_ context.Context, pid workload.PID, known func() boo
 	}
 	o.store.Apply(store.Change{Process: p})
 	return nil
+}
+
+func (o *observer) Settle(ctx context.Context, id workload.ContainerID) bool {
+	return o.settle != nil && o.settle(ctx, id)
 }
 
 func newResolver(t testing.TB, procfs string) (*Resolver, *store.Store, *observer) {
@@ -321,15 +327,17 @@ func TestACgroupThatNoSourceHasRegisteredIsWhatItsProcessesAre(t *testing.T) {
 	for name, c := range map[string]struct {
 		status workload.Status
 		child  bool
+		beside bool // a process of the host is in it, too
 		want   workload.Status
 	}{
-		"nobody is in it":                {"", false, workload.StatusUnknown},
-		"it only holds another":          {"", true, workload.StatusHost},
-		"a process of the host":          {workload.StatusHost, false, workload.StatusHost},
-		"a process that nobody knows":    {workload.StatusUnknown, false, workload.StatusUnknown},
-		"one of nobody, beside a cgroup": {workload.StatusUnknown, true, workload.StatusUnknown},
-		"a process of a container":       {workload.StatusContainer, false, workload.StatusUnknown},
-		"a process in conflict":          {workload.StatusConflict, false, workload.StatusUnknown},
+		"nobody is in it":                {"", false, false, workload.StatusUnknown},
+		"it only holds another":          {"", true, false, workload.StatusHost},
+		"a process of the host":          {workload.StatusHost, false, false, workload.StatusHost},
+		"one of nobody, beside a host's": {workload.StatusUnknown, false, true, workload.StatusHost},
+		"a process that nobody knows":    {workload.StatusUnknown, false, false, workload.StatusUnknown},
+		"one of nobody, beside a cgroup": {workload.StatusUnknown, true, false, workload.StatusUnknown},
+		"a process of a container":       {workload.StatusContainer, false, false, workload.StatusUnknown},
+		"a process in conflict":          {workload.StatusConflict, false, false, workload.StatusUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, s, _ := newResolver(t, "")
@@ -342,6 +350,9 @@ func TestACgroupThatNoSourceHasRegisteredIsWhatItsProcessesAre(t *testing.T) {
 			}
 			if c.status != "" {
 				s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, startIn(t, dir)), Status: c.status}})
+			}
+			if c.beside {
+				s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, startIn(t, dir)), Status: workload.StatusHost}})
 			}
 			for _, q := range []workload.Query{{Cgroup: id}, {CgroupPath: dir}} {
 				if res := r.Resolve(t.Context(), q); res.Err != nil || res.Answer.Status != c.want {
