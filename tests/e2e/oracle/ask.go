@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
 )
 
 // A pending is a question about a process, asked or not yet.
@@ -31,7 +32,7 @@ type pending struct {
 
 // askTimeout bounds one call. The client gives up far earlier; a command line
 // alone looks at the whole host first, on a machine that others load.
-const askTimeout = time.Minute
+const askTimeout = 3 * time.Minute
 
 // ask asks in one way, as far as possible in one call, and scores. It gives the
 // verdicts in order.
@@ -211,7 +212,7 @@ func decodeAnswer(line, asked string) (workload.Answer, error) {
 
 // score judges the answers after a look at which processes lived through them.
 func (o *Oracle) score(way Way, batch []pending) []Verdict {
-	lived := livedThrough(batch)
+	lived, now := livedThrough(batch), report.SinceBoot()
 	out := make([]Verdict, len(batch))
 	for i := range batch {
 		b := &batch[i]
@@ -229,7 +230,7 @@ func (o *Oracle) score(way Way, batch []pending) []Verdict {
 			}
 		}
 		out[i] = v
-		o.count(b, v)
+		o.count(b, v, now)
 		if v == Wrong {
 			o.wrong(o.evidence(b, why))
 		}
@@ -255,11 +256,11 @@ func livedThrough(batch []pending) []bool {
 	return lived
 }
 
-// count adds one verdict to the tally, and learns what a right answer tells.
-func (o *Oracle) count(b *pending, v Verdict) {
+// count adds one verdict of now, in ns since boot, to the tally, and learns what a right answer tells.
+func (o *Oracle) count(b *pending, v Verdict, now uint64) {
 	p := b.p
 	c := Cell{Group: p.party.groupName(), Way: b.q.Way, By: b.q.By, Age: Older, Reused: p.reused}
-	age := p.age()
+	age := time.Duration(now - p.born)
 	switch {
 	case !b.q.Lived:
 		c.Age = Ended

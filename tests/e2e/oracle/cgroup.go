@@ -58,6 +58,17 @@ var mounts = sync.OnceValues(func() ([]byte, error) { return os.ReadFile("/proc/
 // mountOf gives the mount point of a hierarchy by its controllers, none for
 // cgroup v2; "/nowhere" if there is none.
 func mountOf(controllers string) string {
+	if known, ok := mountsOf.Load(controllers); ok {
+		return known.(string)
+	}
+	dir := findMount(controllers)
+	mountsOf.Store(controllers, dir)
+	return dir
+}
+
+var mountsOf sync.Map // what mountOf has found
+
+func findMount(controllers string) string {
 	b, err := mounts()
 	if err != nil {
 		return "/nowhere"

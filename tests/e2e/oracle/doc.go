@@ -56,9 +56,11 @@
 // keeps attackers and bystanders apart, Party.Expect replaces the judgement of a
 // party's processes.
 //
-// For as many lookups as one likes:
+// For as many lookups as one likes, Options.Rounds asks every process again and
+// again in its first round, and Options.Linger holds some of them until they are
+// older. With attackers and faults beside it, that is
 //
-//	go test ./tests/e2e -run TestTheOracle -oracle.lookups=10000000 -oracle.processes=200000 -oracle.duration=2h -timeout=3h
+//	make torture PARTS=oracle
 //
 // All methods may be called concurrently. What Start starts has ended when the
 // test has; containers are whoever started them's to remove.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,13 @@ type Options struct {
 	// Rate bounds the sweeps, in lookups a second and way. Default 300, which
 	// leaves the machine to the test; negative is without bound.
 	Rate int
+	// Rounds is how often a process that has just reported is asked about in the
+	// whole cycle of questions, beside its PID, key and pidfd: so many lookups are
+	// about as many processes. Default none.
+	Rounds int
+	// Linger is how long, at most, every eighth of the short-lived processes is held
+	// after its first round, for the sweeps to meet it at every age. Default none.
+	Linger time.Duration
 	// Patience is how long a process may stay unknown in its first round. Default 3 s.
 	Patience time.Duration
 }
@@ -76,6 +84,7 @@ type Oracle struct {
 	begun   time.Time
 
 	tally tally
+	brief atomic.Uint64 // short-lived processes so far
 	slots chan struct{} // one for each process in its first round that is being asked about over the socket
 
 	mu      sync.Mutex // guards all below

@@ -173,10 +173,14 @@ type stage struct {
 	fake            *fake
 }
 
-func newStage(t *testing.T, lie func(*workload.Answer)) stage {
+func newStage(t *testing.T, lie func(*workload.Answer), more ...func(*Options)) stage {
 	t.Helper()
 	s := stage{heard: &listener{TB: t}, fake: &fake{lie: lie}}
-	s.o = Start(s.heard, Options{Work: program, Library: s.fake, Patience: 200 * time.Millisecond})
+	opts := Options{Work: program, Library: s.fake, Patience: 200 * time.Millisecond}
+	for _, set := range more {
+		set(&opts)
+	}
+	s.o = Start(s.heard, opts)
 	s.container = s.o.Container(Truth{ID: "4f3a", Name: "web", Image: "img:1", Labels: map[string]string{"a": "b"}}).NoCgroups()
 	s.host = s.o.Host().NoCgroups()
 	s.fake.add(s.container)
@@ -405,6 +409,44 @@ func TestPIDsAreReused(t *testing.T) {
 	}
 }
 
+// A process that ends at once is asked about as often as is asked for, in every
+// way that there is for it.
+func TestEveryRoundAsksTheWholeCycle(t *testing.T) {
+	counts := func(rounds int) Score {
+		s := newStage(t, nil, func(o *Options) { o.Rounds = rounds })
+		s.play(t, "once")
+		s.o.Close()
+		if got := s.heard.errors(); len(got) > 0 {
+			t.Errorf("a truthful agent is blamed: %q", got)
+		}
+		return s.o.Score()
+	}
+	by := func(s Score, by By) uint64 {
+		return s.Sum(func(c Cell) bool { return c.By == by })[Right]
+	}
+	brief, long := counts(0), counts(40)
+	for _, b := range []By{ByPID, ByInode, ByTicks} { // two processes, and the cycle has each more than once
+		if got, before := by(long, b), by(brief, b); got < before+2*40 {
+			t.Errorf("%d answers by %s, and %d in the first round alone", got, b, before)
+		}
+	}
+	for _, b := range []By{ByID, ByName} { // the host has none
+		if got := by(long, b); got < 40 {
+			t.Errorf("%d answers by %s", got, b)
+		}
+	}
+}
+
+func TestSomeProcessesAreHeldUntilTheyAreOld(t *testing.T) {
+	s := newStage(t, nil, func(o *Options) { o.Linger = time.Second })
+	s.play(t, "stream", "-count", "64")
+	s.o.Close()
+	score := s.o.Score()
+	if got := score.Settled("all"); got[Right] == 0 {
+		t.Errorf("nobody was asked about when it was older than 100 ms:\n%s", score)
+	}
+}
+
 func TestAReportWithoutTheNonceIsAStray(t *testing.T) {
 	s := newStage(t, nil)
 	conn, err := net.Dial("unix", filepath.Join(s.host.Dir, report.SocketFile))
@@ -439,6 +481,24 @@ func TestAScoreSinceAnother(t *testing.T) {
 	}
 	if got := d.Group("attacker"); got[Conflict] != 1 || got.All() != 1 {
 		t.Errorf("the attackers' is %v", got)
+	}
+}
+
+func TestTheSumOfTwoScores(t *testing.T) {
+	one, two, both := Cell{Way: Socket}, Cell{Way: Library}, Cell{Way: Command}
+	a := Score{Cells: map[Cell]Counts{one: {Right: 1}, both: {Right: 2, Gone: 1}}, Processes: 3}
+	b := Score{Cells: map[Cell]Counts{two: {Unknown: 5}, both: {Right: 7}}, Processes: 4}
+	sum := a.Plus(b)
+	for c, want := range map[Cell]Counts{one: {Right: 1}, two: {Unknown: 5}, both: {Right: 9, Gone: 1}} {
+		if sum.Cells[c] != want {
+			t.Errorf("%+v: %v, not %v", c, sum.Cells[c], want)
+		}
+	}
+	if sum.Processes != 7 || a.Cells[both][Right] != 2 || b.Cells[both][Right] != 7 {
+		t.Errorf("%d processes, and of the summands %v, %v is left", sum.Processes, a.Cells, b.Cells)
+	}
+	if n := (Score{}).Plus(a).Since(a).Sum(nil).All(); n != 0 {
+		t.Errorf("%d lookups are left of nothing", n)
 	}
 }
 

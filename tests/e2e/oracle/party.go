@@ -134,6 +134,18 @@ func (p *Party) Truth() Truth {
 	return t
 }
 
+// called gives the container's id or name to ask with; ok is false where it has
+// none, or not for itself.
+func (p *Party) called(by By) (ref string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ref = p.truth.ID
+	if by == ByName {
+		ref = p.truth.Name
+	}
+	return ref, ref != "" && !p.host && !p.truth.Twin
+}
+
 // Reports is how many processes have reported.
 func (p *Party) Reports() uint64 {
 	p.mu.Lock()

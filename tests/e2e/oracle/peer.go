@@ -89,6 +89,7 @@ func (o *Oracle) serve(conn *net.UnixConn) {
 	defer o.leave(p)
 	o.firstRound(p)
 	if !p.stays {
+		o.linger()
 		_, _ = conn.Write([]byte{'k'}) // one that was killed meanwhile does not read it
 		o.leave(p)
 		o.afterwards(p)

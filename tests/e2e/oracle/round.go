@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,12 +46,9 @@ func (p *process) question(by By) (b pending, ok bool) {
 			q.Cgroup = g.id
 		}
 		return b, ok
-	case ByID:
-		q.Container = p.party.Truth().ID
-		return b, q.Container != "" && !p.party.host && !p.party.Truth().Twin
-	case ByName:
-		q.Container = p.party.Truth().Name
-		return b, q.Container != "" && !p.party.host && !p.party.Truth().Twin
+	case ByID, ByName:
+		q.Container, ok = p.party.called(by)
+		return b, ok
 	}
 	return b, q.PID != 0
 }
@@ -87,31 +85,59 @@ func (o *Oracle) askOnce(p *process) (known bool, last Verdict) {
 			}
 			defer func() { <-o.slots }()
 		}
-		for _, v := range o.ask(way, p.firstQuestions(way)) {
-			last = v
-			if v == Right && !known {
-				known = true
-				o.tally.knownAfter(time.Duration(report.SinceBoot() - p.said))
+		for round := 0; round <= o.opts.Rounds; round++ {
+			batch := p.firstQuestions(way, round)
+			for way == Socket && round < o.opts.Rounds { // a call costs more than what it asks
+				round++
+				batch = append(batch, p.firstQuestions(way, round)...)
+			}
+			for _, v := range o.ask(way, batch) {
+				last = v
+				if v == Right && !known {
+					known = true
+					o.tally.knownAfter(time.Duration(report.SinceBoot() - p.said))
+				}
 			}
 		}
 	}
 	return known, last
 }
 
-func (p *process) firstQuestions(way Way) (batch []pending) {
+// firstQuestions are what is asked first, and in each further round the cycle of
+// the sweeps.
+func (p *process) firstQuestions(way Way, round int) (batch []pending) {
 	bys := []By{ByPID, ByInode}
-	if way == Socket {
+	switch {
+	case round > 0:
+		bys = cycle[way]
+	case way == Socket:
 		bys = append(bys, ByPidfd)
 	}
-	if p.stays {
+	if p.stays && round == 0 {
 		bys = append(bys, ByThread, ByTicks)
 	}
 	for _, by := range bys {
+		if by == ByThread && !p.stays { // it has one thread, and looking for others takes its time
+			continue
+		}
 		if b, ok := p.question(by); ok {
 			batch = append(batch, b)
 		}
 	}
 	return batch
+}
+
+// linger holds some of the short-lived processes.
+func (o *Oracle) linger() {
+	if o.opts.Linger <= 0 || o.brief.Add(1)%8 != 0 {
+		return
+	}
+	t := time.NewTimer(rand.N(o.opts.Linger))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-o.ctx.Done():
+	}
 }
 
 // untilKnown asks by PID with growing pauses.

@@ -176,6 +176,24 @@ func (s Score) Since(t Score) Score {
 	return d
 }
 
+// Plus is this score and another, of different times. Times to known are left out.
+func (s Score) Plus(t Score) Score {
+	sum := s
+	sum.Known = nil
+	sum.Cells = maps.Clone(t.Cells)
+	if sum.Cells == nil {
+		sum.Cells = map[Cell]Counts{}
+	}
+	for c, n := range s.Cells {
+		for v := range n {
+			n[v] += t.Cells[c][v]
+		}
+		sum.Cells[c] = n
+	}
+	sum.Processes, sum.Reused, sum.Never, sum.Strays = s.Processes+t.Processes, s.Reused+t.Reused, s.Never+t.Never, s.Strays+t.Strays
+	return sum
+}
+
 // Percentile gives a time to known, p from 0 to 1.
 func (s Score) Percentile(p float64) time.Duration {
 	if len(s.Known) == 0 {

@@ -47,9 +47,6 @@ func (o *Oracle) sweepEver(way Way) {
 		for len(ps) > 0 && o.ctx.Err() == nil {
 			n := min(size, len(ps))
 			batch := o.questions(way, ps[:n], turn)
-			if o.opts.Rate < 0 {
-				batch = append(batch, mass(ps[:n])...)
-			}
 			o.ask(way, batch)
 			releaseAll(ps[:n])
 			ps, asked = ps[n:], len(batch)
@@ -113,20 +110,6 @@ func (o *Oracle) questions(way Way, ps []*process, turn int) []pending {
 			b, _ = p.question(ByPID)
 		}
 		batch = append(batch, b)
-	}
-	return batch
-}
-
-// mass asks what costs the oracle next to nothing, several times.
-func mass(ps []*process) (batch []pending) {
-	for range 4 {
-		for _, p := range ps {
-			for _, by := range []By{ByPID, ByInode, ByStart} {
-				if b, ok := p.question(by); ok {
-					batch = append(batch, b)
-				}
-			}
-		}
 	}
 	return batch
 }
