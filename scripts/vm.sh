@@ -76,7 +76,7 @@ build() {
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
 	export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath"
-	for file in pidigree=cmd/agent asker=tests/e2e/asker work=tests/e2e/oracle/work servant=tests/e2e/bare/servant; do # as harness.Build names them
+	for file in pidigree=cmd/agent asker=tests/e2e/asker work=tests/e2e/oracle/work servant=tests/e2e/bare/servant villain=tests/e2e/attack/villain; do # as harness.Build names them
 		go build -ldflags='-s -w' -o "$root/usr/bin/${file%%=*}" "./${file#*=}"
 	done
 	for package in "$@"; do

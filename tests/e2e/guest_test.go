@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -66,7 +65,7 @@ func loadGuestImages(t *testing.T, docker func(context.Context, ...string) (stri
 // directory of its socket, as the guest sees it.
 func startGuestAgent(t *testing.T, g *harness.Guest, args []string) string {
 	t.Helper()
-	if err := copyFile(programs.Pidigree, g.Share+"/pidigree"); err != nil {
+	if err := harness.CopyFile(programs.Pidigree, g.Share+"/pidigree"); err != nil {
 		t.Fatal(err)
 	}
 	dir := "/share/run"
@@ -85,19 +84,4 @@ func startGuestAgent(t *testing.T, g *harness.Guest, args []string) string {
 		return err
 	})
 	return dir
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	_ = os.Remove(to) // it may be running still
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }

@@ -3,9 +3,6 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -16,25 +13,7 @@ import (
 // programs are built once, by TestMain, and only read by the tests.
 var programs harness.Programs
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "the end-to-end tests need root: they start engines and load BPF programs")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "pidigree-e2e")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if programs, err = harness.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { harness.Main(m, &programs) }
 
 // askerImage is a busybox with the asker in it.
 const askerImage = "registry.test/asker:1"

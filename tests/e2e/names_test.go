@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -209,34 +208,11 @@ func TestABareRuncContainerIsNamed(t *testing.T) {
 // bundle makes an OCI bundle with a busybox in dir.
 func bundle(t *testing.T, dir string, args ...string) {
 	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
+	harness.BusyboxRoot(t, dir+"/rootfs")
+	if err := os.Symlink("busybox", dir+"/rootfs/bin/sleep"); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(busybox)
-	err = errors.Join(err, os.MkdirAll(dir+"/rootfs/bin", 0o755), os.WriteFile(dir+"/rootfs/bin/busybox", b, 0o755),
-		os.Symlink("busybox", dir+"/rootfs/bin/sleep"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := exec.CommandContext(t.Context(), "runc", "spec")
-	spec.Dir = dir
-	if out, err := spec.CombinedOutput(); err != nil {
-		t.Fatalf("runc spec: %v\n%s", err, out)
-	}
-	var config map[string]any
-	b, err = os.ReadFile(dir + "/config.json")
-	if err := errors.Join(err, json.Unmarshal(b, &config)); err != nil {
-		t.Fatal(err)
-	}
-	process := config["process"].(map[string]any)
-	process["terminal"], process["args"] = false, args
-	if b, err = json.Marshal(config); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/config.json", b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	harness.WriteSpec(t, dir, harness.RuncSpec(t, args...))
 }
 
 func TestAProcessOfTheHostIsFoundToBeThat(t *testing.T) {

@@ -499,41 +499,14 @@ func startSleepers(t *testing.T, n int) sleepers {
 // sleeperBundle gives a bundle for each container, all with one root.
 func sleeperBundle(t *testing.T, dir, prefix string) func(i int) string {
 	t.Helper()
-	img, err := collectortest.Busybox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	box, err := os.ReadFile(img.Files["bin/busybox"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.MkdirAll(dir+"/rootfs/bin", 0o755), os.WriteFile(dir+"/rootfs/bin/busybox", box, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("runc", "spec")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("runc spec: %v: %s", err, out)
-	}
-	b, err := os.ReadFile(dir + "/config.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	harness.BusyboxRoot(t, dir+"/rootfs")
+	spec := harness.RuncSpec(t, "/bin/busybox", "sleep", "3600")
+	delete(spec["process"].(map[string]any), "rlimits")
+	spec["root"] = map[string]any{"path": dir + "/rootfs", "readonly": true}
 	return func(i int) string {
-		var spec map[string]any
-		if err := json.Unmarshal(b, &spec); err != nil {
-			t.Fatal(err)
-		}
-		p := spec["process"].(map[string]any)
-		p["terminal"], p["args"] = false, []string{"/bin/busybox", "sleep", "3600"}
-		delete(p, "rlimits")
-		spec["root"] = map[string]any{"path": dir + "/rootfs", "readonly": true}
 		spec["linux"].(map[string]any)["cgroupsPath"] = "/" + prefix + "/" + strconv.Itoa(i)
-		out, err := json.Marshal(spec)
 		to := filepath.Join(dir, "b", strconv.Itoa(i))
-		if err := errors.Join(err, os.MkdirAll(to, 0o755), os.WriteFile(to+"/config.json", out, 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		harness.WriteSpec(t, to, spec)
 		return to
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 	"github.com/pidigree/pidigree/tests/e2e/oracle"
 )
 
@@ -30,8 +31,8 @@ func floods(t *testing.T, s *stage) {
 		attacker := s.attacker(t)
 		// One that a process is in, with the name that the others will have.
 		order := []string{"enter"}
-		for _, h := range hierarchies(t)[:1] {
-			order = append(order, filepath.Join(h.in(t, attacker.pid), "docker-"+s.victim.id+".scope"))
+		for _, h := range harness.Hierarchies(t)[:1] {
+			order = append(order, filepath.Join(inside(h.Of(t, attacker.pid)), "docker-"+s.victim.id+".scope"))
 		}
 		p := attacker.sitter(t, order...)
 		fools(t, p.pid, s.victim)

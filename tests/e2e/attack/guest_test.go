@@ -4,7 +4,6 @@ package attack
 
 import (
 	"context"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,15 +27,15 @@ func TestAttacksUnderSystemdAndPureV2(t *testing.T) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := goBuild(t.Context(), "test", "-c", "-vet=off", "-o", bin+"/attack.test", "."); err != nil {
+	if err := harness.Go(t.Context(), "test", "-c", "-vet=off", "-o", bin+"/attack.test", "./tests/e2e/attack"); err != nil {
 		t.Fatal(err)
 	}
 	docker, err := exec.LookPath("docker") // the guest has the engine alone
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, from := range []string{programs.Pidigree, programs.Asker, programs.Work, programs.Servant, villain, docker} {
-		if err := copyFile(from, filepath.Join(bin, filepath.Base(from))); err != nil {
+	for _, from := range append(programs.All(), docker) {
+		if err := harness.CopyFile(from, filepath.Join(bin, filepath.Base(from))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -44,7 +43,7 @@ func TestAttacksUnderSystemdAndPureV2(t *testing.T) {
 	defer cancel()
 	inside := "/share/bin"
 	out, err := g.Run(ctx, "systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=attacks", "--property=Delegate=yes",
-		"--property=WorkingDirectory="+inside, "--setenv="+programsEnv+"="+inside, "--setenv=HOME=/root", "--setenv=PATH="+inside+":/usr/sbin:/usr/bin:/sbin:/bin",
+		"--property=WorkingDirectory="+inside, "--setenv="+harness.ProgramsEnv+"="+inside, "--setenv=HOME=/root", "--setenv=PATH="+inside+":/usr/sbin:/usr/bin:/sbin:/bin",
 		inside+"/attack.test", "-test.v", "-test.run="+*guestRun, "-test.timeout="+(time.Duration(*rounds)*guestTimeout).String(), "-attack.rounds="+strconv.Itoa(*rounds), "-attack.in-guest")
 	t.Logf("inside the guest:\n%s", out)
 	if err != nil {
@@ -53,21 +52,4 @@ func TestAttacksUnderSystemdAndPureV2(t *testing.T) {
 	if !strings.Contains(out, "--- PASS: TestAttacks ") {
 		t.Error("the attacks did not run")
 	}
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		_ = out.Close()
-		return err
-	}
-	return out.Close()
 }

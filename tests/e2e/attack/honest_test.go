@@ -19,6 +19,7 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 	"github.com/pidigree/pidigree/tests/e2e/oracle"
 )
 
@@ -46,7 +47,7 @@ func honestLookAlikes(t *testing.T, s *stage) {
 			parent = "docker-" + s.victim.id + ".slice"
 		}
 		m := s.honest(t, "--cgroup-parent", parent)
-		if text := cgroupFile(t, m.pid); !strings.Contains(text, s.victim.id) {
+		if text := harness.ProcFile(t, m.pid, "cgroup"); !strings.Contains(text, s.victim.id) {
 			t.Fatalf("it is not below the victim's name: %s", text)
 		}
 	})
@@ -88,8 +89,8 @@ func (s *stage) nsenter(t *testing.T, flags []string) {
 	if s.guest {
 		wait = 3 * time.Second
 	}
-	err := within(wait, func() error {
-		pids := append(childrenOf(cmd.Process.Pid), cmd.Process.Pid)
+	err := harness.Within(wait, func() error {
+		pids := append(harness.Children(cmd.Process.Pid), cmd.Process.Pid)
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pids[0]))
 		if err != nil || !strings.HasPrefix(string(line), "/bin/busybox\x00sleep") {
 			return fmt.Errorf("it is still %q", line)
@@ -113,21 +114,8 @@ func (s *stage) nsenter(t *testing.T, flags []string) {
 		return
 	}
 	if err != nil {
-		t.Errorf("%v\n%s", err, s.agent.Command(t.Context(), "explain", strconv.Itoa(append(childrenOf(cmd.Process.Pid), cmd.Process.Pid)[0])).Stdout)
+		t.Errorf("%v\n%s", err, s.agent.Command(t.Context(), "explain", strconv.Itoa(append(harness.Children(cmd.Process.Pid), cmd.Process.Pid)[0])).Stdout)
 	}
-}
-
-func childrenOf(pid int) (pids []int) {
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, list := range lists {
-		text, _ := os.ReadFile(list)
-		for word := range strings.FieldsSeq(string(text)) {
-			if n, err := strconv.Atoi(word); err == nil {
-				pids = append(pids, n)
-			}
-		}
-	}
-	return pids
 }
 
 // nested runs runc in a container, which is what an engine in a container does:
@@ -140,9 +128,10 @@ func (s *stage) nested(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := shortDir(t)
-	if err := writeInner(t, dir); err != nil {
-		t.Fatal(err)
-	}
+	harness.BusyboxRoot(t, dir+"/rootfs")
+	spec := harness.RuncSpec(t, "/bin/busybox", "sleep", "7301")
+	spec["linux"].(map[string]any)["cgroupsPath"] = "/pidigree-inner/inner-one"
+	harness.WriteSpec(t, dir, spec)
 	args := []string{"--volume", dir + ":/inner", "--volume", runc + ":/bin/runc:ro", "--tmpfs", "/run"}
 	for _, lib := range []string{"/lib", "/lib64", "/usr/lib"} {
 		args = append(args, "--volume", lib+":"+lib+":ro")
@@ -160,7 +149,7 @@ func (s *stage) nested(t *testing.T) {
 		removeBelow(t, "inner-one")
 	})
 	pid := 0
-	err = eventually(func() error {
+	err = harness.Within(patience, func() error {
 		for _, p := range descendants(s.docker.InitPID(id)) {
 			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
 			if strings.HasPrefix(string(line), "/bin/busybox\x00sleep\x007301") {
@@ -174,8 +163,8 @@ func (s *stage) nested(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the inner one's cgroups:\n%s", cgroupFile(t, pid))
-	err = eventually(func() error {
+	t.Logf("the inner one's cgroups:\n%s", harness.ProcFile(t, pid, "cgroup"))
+	err = harness.Within(patience, func() error {
 		a := s.ask(t, pid)
 		for _, c := range a.Containers {
 			if c.ID.ID != id && c.ID.ID != "inner-one" {
@@ -194,50 +183,22 @@ func (s *stage) nested(t *testing.T) {
 }
 
 func descendants(pid int) (all []int) {
-	for _, c := range childrenOf(pid) {
+	for _, c := range harness.Children(pid) {
 		all = append(append(all, c), descendants(c)...)
 	}
 	return all
 }
 
-// writeInner makes a bundle of busybox alone.
-func writeInner(t *testing.T, dir string) error {
-	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir+"/rootfs/bin", 0o755); err != nil {
-		return err
-	}
-	if err := copyFile(busybox, dir+"/rootfs/bin/busybox"); err != nil {
-		return err
-	}
-	spec := exec.CommandContext(t.Context(), "runc", "spec")
-	spec.Dir = dir
-	if out, err := spec.CombinedOutput(); err != nil {
-		return fmt.Errorf("runc spec: %w: %s", err, out)
-	}
-	text, err := os.ReadFile(dir + "/config.json")
-	if err != nil {
-		return err
-	}
-	config := strings.Replace(string(text), `"terminal": true`, `"terminal": false`, 1)
-	config = strings.Replace(config, `"sh"`, `"/bin/busybox","sleep","7301"`, 1)
-	config = strings.Replace(config, `"linux": {`, `"linux": {"cgroupsPath":"/pidigree-inner/inner-one",`, 1)
-	return os.WriteFile(dir+"/config.json", []byte(config), 0o600)
-}
-
 // removeBelow removes what is left of the inner container's cgroups.
 func removeBelow(t *testing.T, leaf string) {
 	t.Helper()
-	for _, h := range hierarchies(t) {
-		_ = filepath.WalkDir(h.dir, func(path string, d fs.DirEntry, err error) error {
+	for _, h := range harness.Hierarchies(t) {
+		_ = filepath.WalkDir(h.Dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() && strings.HasSuffix(path, "/pidigree-inner/"+leaf) {
 				removeCgroups(t, path, 2)
 			}
 			return nil
 		})
-		_ = os.Remove(h.dir + "/pidigree-inner")
+		_ = os.Remove(h.Dir + "/pidigree-inner")
 	}
 }

@@ -178,7 +178,7 @@ func (s *stage) lyingDocker(t *testing.T) {
 		return results[0].Answer
 	}
 	bystander := s.bystanders[0]
-	err := eventually(func() error {
+	err := harness.Within(patience, func() error {
 		s.victim.isNoVictim(t, ask(s.victim.pid))
 		liar.isNoVictim(t, ask(liar.pid))
 		if a := ask(bystander.pid); a.Status != workload.StatusContainer || idOf(a) != bystander.id {

@@ -12,30 +12,31 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
 // dirs are the directories of a process in some hierarchies, as an attacker sees them.
-func dirs(t *testing.T, pid int, hs []hierarchy) (all []string) {
+func dirs(t *testing.T, pid int, hs []harness.Hierarchy) (all []string) {
 	t.Helper()
 	for _, h := range hs {
-		all = append(all, h.in(t, pid))
+		all = append(all, inside(h.Of(t, pid)))
 	}
 	return all
 }
 
 // splits are the sets of hierarchies in which a process leaves its container.
-func splits(t *testing.T) map[string][]hierarchy {
+func splits(t *testing.T) map[string][]harness.Hierarchy {
 	t.Helper()
-	all := hierarchies(t)
-	m := map[string][]hierarchy{fmt.Sprintf("all %d hierarchies", len(all)): all}
+	all := harness.Hierarchies(t)
+	m := map[string][]harness.Hierarchy{fmt.Sprintf("all %d hierarchies", len(all)): all}
 	if len(all) == 1 {
 		return m
 	}
 	for _, h := range all {
-		m["only "+strconv.Quote(h.name)] = []hierarchy{h}
+		m["only "+strconv.Quote(h.Name)] = []harness.Hierarchy{h}
 	}
 	m["every v1 hierarchy"] = all[1:]
-	m["all but name=systemd"] = slices.DeleteFunc(slices.Clone(all), func(h hierarchy) bool { return h.name == "name=systemd" })
+	m["all but name=systemd"] = slices.DeleteFunc(slices.Clone(all), func(h harness.Hierarchy) bool { return h.Name == "name=systemd" })
 	return m
 }
 
@@ -56,10 +57,10 @@ func splitAndWholeMoves(t *testing.T, s *stage) {
 // known, and moved to and fro while being asked about.
 func entriesAndMoves(t *testing.T, s *stage) {
 	attacker := s.attacker(t)
-	all := hierarchies(t)
-	if v2 := all[0]; v2.name == "" {
+	all := harness.Hierarchies(t)
+	if v2 := all[0]; v2.Name == "" {
 		t.Run("born there", func(t *testing.T) {
-			p := attacker.sitter(t, "clone", v2.in(t, s.victim.pid))
+			p := attacker.sitter(t, "clone", inside(v2.Of(t, s.victim.pid)))
 			defer p.end(t)
 			s.siege(t, p)
 			p.move(t, dirs(t, s.victim.pid, all[1:]))
@@ -79,7 +80,7 @@ func entriesAndMoves(t *testing.T, s *stage) {
 			}
 		})
 	}
-	for name, hs := range map[string][]hierarchy{"one hierarchy": all[:1], "all": all} {
+	for name, hs := range map[string][]harness.Hierarchy{"one hierarchy": all[:1], "all": all} {
 		t.Run("moved in a loop, "+name, func(t *testing.T) { s.dance(t, attacker, hs) })
 	}
 	t.Run("with host PID", func(t *testing.T) {
@@ -108,7 +109,7 @@ func (s *stage) siege(t *testing.T, p sitter) {
 }
 
 // dance has a process moved to and fro for two seconds while it is asked about.
-func (s *stage) dance(t *testing.T, attacker *member, hs []hierarchy) {
+func (s *stage) dance(t *testing.T, attacker *member, hs []harness.Hierarchy) {
 	p := attacker.sitter(t, "sit")
 	defer p.end(t)
 	s.is(t, p.pid, attacker)
@@ -121,7 +122,7 @@ func (s *stage) dance(t *testing.T, attacker *member, hs []hierarchy) {
 	attacker.must(t, append(append([]string{"dance", strconv.Itoa(p.inside)}, there...), own...)...)
 	fooled, asked := 0, 0
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); asked += 2 {
-		if slices.Contains(plain(cgroupFile(t, p.pid)), s.victim.id[:12]) {
+		if slices.Contains(plain(harness.ProcFile(t, p.pid, "cgroup")), s.victim.id[:12]) {
 			fooled++
 		}
 		attacker.isNoVictim(t, s.ask(t, p.pid))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 	"github.com/pidigree/pidigree/tests/e2e/oracle"
 )
 
@@ -52,8 +53,8 @@ func namesOfChildCgroups(t *testing.T, s *stage) {
 func (s *stage) named(t *testing.T, attacker *member, above, name string) {
 	t.Helper()
 	order := []string{"enter"}
-	for _, h := range hierarchies(t) {
-		order = append(order, filepath.Join(h.in(t, attacker.pid), above, name))
+	for _, h := range harness.Hierarchies(t) {
+		order = append(order, filepath.Join(inside(h.Of(t, attacker.pid)), above, name))
 	}
 	p := attacker.sitter(t, order...)
 	fools(t, p.pid, s.victim)
@@ -74,11 +75,11 @@ func (s *stage) named(t *testing.T, attacker *member, above, name string) {
 // begin with no CPU, unless they are told to be as their parent.
 func (m *member) inheritCpusets(t *testing.T) {
 	t.Helper()
-	for _, h := range hierarchies(t) {
-		if h.name != "cpuset" {
+	for _, h := range harness.Hierarchies(t) {
+		if h.Name != "cpuset" {
 			continue
 		}
-		if err := os.WriteFile(outside(h.in(t, m.pid))+"/cgroup.clone_children", []byte("1"), 0); err != nil {
+		if err := os.WriteFile(outside(inside(h.Of(t, m.pid)))+"/cgroup.clone_children", []byte("1"), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,17 +123,17 @@ func hostileNames(t *testing.T, s *stage) {
 
 func (s *stage) hostileCgroup(t *testing.T, attacker *member, name string) {
 	order := []string{"enter"}
-	for _, h := range hierarchies(t) {
-		order = append(order, filepath.Join(h.in(t, attacker.pid), name))
+	for _, h := range harness.Hierarchies(t) {
+		order = append(order, filepath.Join(inside(h.Of(t, attacker.pid)), name))
 	}
 	p := attacker.sitter(t, order...)
 	fools(t, p.pid, s.victim)
 	s.is(t, p.pid, attacker)
 	s.printsPlain(t, p.pid)
-	for _, h := range hierarchies(t) {
+	for _, h := range harness.Hierarchies(t) {
 		// A path that somebody passes on is a question like any other.
-		dir := outside(h.in(t, p.pid))
-		results, err := s.client.Resolve(t.Context(), workload.Query{CgroupPath: strings.TrimPrefix(dir, h.dir)})
+		dir := outside(inside(h.Of(t, p.pid)))
+		results, err := s.client.Resolve(t.Context(), workload.Query{CgroupPath: strings.TrimPrefix(dir, h.Dir)})
 		if err == nil && results[0].Err == nil {
 			attacker.isNoVictim(t, results[0].Answer)
 		}

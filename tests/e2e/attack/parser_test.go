@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
 // The forms of an id in a cgroup's name, as the tools of the field look for
@@ -39,7 +41,7 @@ func plain(cgroupFile string) (ids []string) {
 // fools fails the test unless the parser takes the process for the victim's.
 func fools(t *testing.T, pid int, victim *member) {
 	t.Helper()
-	if text := cgroupFile(t, pid); !slices.Contains(plain(text), victim.id[:12]) {
+	if text := harness.ProcFile(t, pid, "cgroup"); !slices.Contains(plain(text), victim.id[:12]) {
 		t.Fatalf("the attack did not happen: a plain parser reads %q, not %s, in\n%s", plain(text), victim.id[:12], text)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
 // framesPreface begins a connection without gRPC, as docs/api.md says.
@@ -134,7 +135,7 @@ func (s *stage) anotherUser(t *testing.T) {
 		}
 	}()
 	copied := shortDir(t) + "/pidigree"
-	if err := errors.Join(copyFile(programs.Pidigree, copied), os.Chmod(filepath.Dir(copied), 0o755)); err != nil {
+	if err := errors.Join(harness.CopyFile(programs.Pidigree, copied), os.Chmod(filepath.Dir(copied), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	as := func(args ...string) (string, error) {

@@ -5,12 +5,12 @@ package attack
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 	"github.com/pidigree/pidigree/tests/e2e/oracle"
 )
 
@@ -21,7 +21,7 @@ import (
 // this fools is one that remembers by PID whose it was.
 func reusedPIDs(t *testing.T, s *stage) {
 	before := s.o.Score()
-	low, high := lastPIDs(t)
+	low, high := harness.PIDMax(t)-60, harness.PIDMax(t)-53 // where the kernel comes by seldom
 	work := []string{"reuse", "-rate", "100", "-for", "6s", "-pids", fmt.Sprintf("%d-%d", low, high)}
 	if !s.guest { // whose own processes would need the PID on the host as well
 		host := s.o.Host().Group("reuse")
@@ -77,18 +77,4 @@ func reusedPIDs(t *testing.T, s *stage) {
 	if n := score.Group("reuse"); n[oracle.Conflict] > 0 {
 		t.Errorf("%d answers were conflict", n[oracle.Conflict])
 	}
-}
-
-// lastPIDs is a range of few PIDs at the end of all, where the kernel comes by seldom.
-func lastPIDs(t *testing.T) (low, high int) {
-	t.Helper()
-	text, err := os.ReadFile("/proc/sys/kernel/pid_max")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n - 60, n - 53
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
 // rootless: a container of another user's podman, whose state we do not read.
@@ -35,20 +36,14 @@ func (s *stage) rootless(t *testing.T) {
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)
 	rootfs := dir + "/rootfs"
-	for _, d := range []string{dir + "/home/.config/containers", dir + "/xdg", rootfs + "/bin", rootfs + "/proc", rootfs + "/dev", rootfs + "/sys", rootfs + "/etc", rootfs + "/run", rootfs + "/tmp"} {
+	for _, d := range []string{dir + "/home/.config/containers", dir + "/xdg", rootfs + "/proc", rootfs + "/dev", rootfs + "/sys", rootfs + "/etc", rootfs + "/run", rootfs + "/tmp"} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatal(err)
-	}
+	harness.BusyboxRoot(t, rootfs)
 	conf := "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nruntime=\"runc\"\n[containers]\ndefault_ulimits=[\"nofile=1024:1024\",\"nproc=1024:1024\"]\n"
 	if err := os.WriteFile(dir+"/home/.config/containers/containers.conf", []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := copyFile(busybox, rootfs+"/bin/busybox"); err != nil {
 		t.Fatal(err)
 	}
 	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
@@ -105,5 +100,5 @@ func (s *stage) rootless(t *testing.T) {
 			t.Fatalf("WRONG: it is said to be of %s", c.ID)
 		}
 	}
-	t.Logf("%s %q in %q", a.Status, a.Reason, plain(cgroupFile(t, pid)))
+	t.Logf("%s %q in %q", a.Status, a.Reason, plain(harness.ProcFile(t, pid, "cgroup")))
 }

@@ -179,7 +179,7 @@ func (s *stage) start(t *testing.T, kind string, flags ...string) *member {
 	m := &member{name: name, t: t, party: s.o.Container(oracle.Truth{Name: name, Image: collectortest.BusyboxImage})}
 	file := filepath.Join(shortDir(t), "cid")
 	cli, args := s.docker.CLI()
-	args = append(args, "run", "--interactive", "--rm", "--network", "none", "--cidfile", file, "--volume", villain+":/villain:ro")
+	args = append(args, "run", "--interactive", "--rm", "--network", "none", "--cidfile", file, "--volume", programs.Villain+":/villain:ro")
 	args = append(append(args, m.party.DockerArgs()...), flags...)
 	m.run(exec.Command(cli, append(args, collectortest.BusyboxImage, "/villain")...), func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -279,7 +279,7 @@ func (m *member) sitter(t *testing.T, words ...string) sitter {
 	if _, err := fmt.Sscanf(m.must(t, words...), "pid %d", &inside); err != nil {
 		t.Fatal(err)
 	}
-	return sitter{m, m.child(t, inside), inside}
+	return sitter{m, harness.Child(t, m.pid, inside), inside}
 }
 
 func (p sitter) end(t *testing.T) {
@@ -290,32 +290,6 @@ func (p sitter) end(t *testing.T) {
 func (p sitter) move(t *testing.T, dirs []string) {
 	t.Helper()
 	p.m.must(t, append([]string{"move", strconv.Itoa(p.inside)}, dirs...)...)
-}
-
-// child finds a child of the init's by its PID in its own namespace.
-func (m *member) child(t *testing.T, inside int) int {
-	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", m.pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, list := range lists {
-		text, _ := os.ReadFile(list) // a thread may end
-		for pid := range strings.FieldsSeq(string(text)) {
-			status, _ := os.ReadFile("/proc/" + pid + "/status")
-			_, rest, _ := strings.Cut(string(status), "NSpid:")
-			line, _, _ := strings.Cut(rest, "\n")
-			if f := strings.Fields(line); len(f) > 0 && f[len(f)-1] == strconv.Itoa(inside) {
-				n, err := strconv.Atoi(pid)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return n
-			}
-		}
-	}
-	t.Fatalf("%s has no child %d", m.name, inside)
-	return 0
 }
 
 // ask puts one question by PID.
@@ -339,7 +313,7 @@ func (s *stage) askWith(t *testing.T, q workload.Query) workload.Answer {
 // askAll asks about a live process by PID, by PID and start, and by a pidfd.
 func (s *stage) askAll(t *testing.T, pid int) []workload.Answer {
 	t.Helper()
-	key := workload.ProcessKey{PID: workload.PID(pid), Start: startTicks(t, pid) * workload.TickNS, Ticks: true}
+	key := workload.ProcessKey{PID: workload.PID(pid), Start: harness.StartTicks(t, pid) * workload.TickNS, Ticks: true}
 	answers := []workload.Answer{s.ask(t, pid), s.askWith(t, workload.Query{Key: key})}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -356,7 +330,7 @@ func (s *stage) askAll(t *testing.T, pid int) []workload.Answer {
 // is awaits that a live process is named as its container's, confirmed.
 func (s *stage) is(t *testing.T, pid int, m *member) {
 	t.Helper()
-	err := eventually(func() error {
+	err := harness.Within(patience, func() error {
 		a := s.ask(t, pid)
 		if a.Status != workload.StatusContainer || a.Confidence != workload.Confirmed || a.Exited || a.Container().Name != m.name {
 			return fmt.Errorf("PID %d is %s, %s, %q (%s), exited %t, not of %s", pid, a.Status, a.Confidence, idOf(a), a.Reason, a.Exited, m.name)
@@ -389,86 +363,16 @@ func idOf(a workload.Answer) string {
 	return ""
 }
 
-// startTicks is field 22 of /proc/PID/stat.
-func startTicks(t *testing.T, pid int) uint64 {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stat := string(b)
-	ticks, err := strconv.ParseUint(strings.Fields(stat[strings.LastIndex(stat, ")"):])[20], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ticks
-}
-
-// hierarchy is a mounted one: its controllers as /proc/PID/cgroup lists them
-// (empty for v2), and its mount point.
-type hierarchy struct{ name, dir string }
-
-// hierarchies gives those mounted whole below /sys/fs/cgroup, v2 first.
-func hierarchies(t *testing.T) (list []hierarchy) {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	own, err2 := os.ReadFile("/proc/self/cgroup")
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
-	}
-	for mount := range strings.Lines(string(mounts)) {
-		front, back, _ := strings.Cut(mount, " - ")
-		f, g := strings.Fields(front), strings.Fields(back)
-		if f[3] != "/" || !strings.HasPrefix(f[4], "/sys/fs/cgroup") {
-			continue
-		}
-		if g[0] == "cgroup2" {
-			list = slices.Insert(list, 0, hierarchy{"", f[4]})
-			continue
-		}
-		for line := range strings.Lines(string(own)) {
-			if name := strings.SplitN(line, ":", 3)[1]; g[0] == "cgroup" && name != "" && strings.HasSuffix(","+g[2], ","+name) {
-				list = append(list, hierarchy{name, f[4]})
-			}
-		}
-	}
-	if len(list) == 0 {
-		t.Fatal("no cgroup hierarchy is mounted whole below /sys/fs/cgroup")
-	}
-	return list
-}
-
-// in gives a process's directory in a hierarchy, as an armed container sees it.
-func (h hierarchy) in(t *testing.T, pid int) string {
-	t.Helper()
-	for line := range strings.Lines(cgroupFile(t, pid)) {
-		if f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(f) == 3 && f[1] == h.name {
-			return inside(filepath.Join(h.dir, f[2]))
-		}
-	}
-	t.Fatalf("process %d has no cgroup in %q", pid, h.name)
-	return ""
-}
-
 // inside and outside translate between our path of a cgroup and an armed container's.
 func inside(dir string) string { return cgroupsInside + strings.TrimPrefix(dir, "/sys/fs/cgroup") }
 
 func outside(dir string) string { return "/sys/fs/cgroup" + strings.TrimPrefix(dir, cgroupsInside) }
 
-func cgroupFile(t *testing.T, pid int) string {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 // removeCgroups removes a directory and up to n of those around it.
 func removeCgroups(t *testing.T, dir string, levels int) {
 	t.Helper()
 	for ; levels > 0; dir, levels = filepath.Dir(dir), levels-1 {
-		err := eventually(func() error {
+		err := harness.Within(patience, func() error {
 			if err := unix.Rmdir(dir); !errors.Is(err, unix.ENOENT) {
 				return err
 			}

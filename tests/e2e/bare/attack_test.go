@@ -13,10 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
 // Ids as engines make them, so that a parser of names has something to find.
@@ -30,7 +32,7 @@ var (
 func naive(t *testing.T, pid int) (ids []string) {
 	t.Helper()
 	id := regexp.MustCompile(`[0-9a-f]{64}`)
-	for line := range strings.Lines(procFile(t, pid, "cgroup")) {
+	for line := range strings.Lines(harness.ProcFile(t, pid, "cgroup")) {
 		if all := id.FindAllString(line, -1); len(all) > 0 {
 			ids = append(ids, all[len(all)-1])
 		}
@@ -41,7 +43,7 @@ func naive(t *testing.T, pid int) (ids []string) {
 func fools(t *testing.T, pid int) {
 	t.Helper()
 	if !slices.Contains(naive(t, pid), victimID) {
-		t.Fatalf("the attack did not happen: %s", procFile(t, pid, "cgroup"))
+		t.Fatalf("the attack did not happen: %s", harness.ProcFile(t, pid, "cgroup"))
 	}
 }
 
@@ -61,7 +63,7 @@ func (s *stage) who(pid int) workload.Answer {
 // is awaits that a process is named as its container's.
 func (s *stage) is(pid int, id string) {
 	s.t.Helper()
-	err := eventually(func() error {
+	err := harness.Within(patience, func() error {
 		a := s.who(pid)
 		if a.Status != workload.StatusContainer || a.Confidence != workload.Confirmed || a.Exited || innermost(a) != id {
 			return fmt.Errorf("PID %d: %s %s, exited %v, %q %q, not %s", pid, a.Status, a.Confidence, a.Exited, innermost(a), a.Reason, id)
@@ -127,9 +129,9 @@ func TestACgroupNamedAfterAnotherContainerNamesNobody(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				var dirs []string
-				for _, h := range hierarchies(t) {
-					dir := filepath.Join(cgroup(t, attacker.pid, h), name)
-					if strings.HasPrefix(h.name, "cpuset") {
+				for _, h := range harness.Hierarchies(t) {
+					dir := filepath.Join(inside(h.Of(t, attacker.pid)), name)
+					if strings.HasPrefix(h.Name, "cpuset") {
 						continue // needs CPUs given to each level before anybody may enter
 					}
 					makeDirs(t, dir)
@@ -160,19 +162,19 @@ func TestAProcessInAnothersCgroupIsNotTheOthers(t *testing.T) {
 		s.is(victim.pid, victimID)
 		s.is(attacker.pid, attackerID)
 		var all []string
-		for _, h := range hierarchies(t) {
-			dir := cgroup(t, victim.pid, h)
+		for _, h := range harness.Hierarchies(t) {
+			dir := inside(h.Of(t, victim.pid))
 			all = append(all, dir)
-			t.Run("moved in hierarchy "+strconv.Quote(h.name), func(t *testing.T) {
+			t.Run("moved in hierarchy "+strconv.Quote(h.Name), func(t *testing.T) {
 				s.attack(t, attacker, victim, "enter", dir)
 			})
 		}
 		t.Run("moved in all of them", func(t *testing.T) {
 			s.attack(t, attacker, victim, append([]string{"enter"}, all...)...)
 		})
-		if v2 := hierarchies(t)[0]; v2.name == "" {
+		if v2 := harness.Hierarchies(t)[0]; v2.Name == "" {
 			t.Run("born there", func(t *testing.T) {
-				s.attack(t, attacker, victim, "clone", cgroup(t, victim.pid, v2))
+				s.attack(t, attacker, victim, "clone", inside(v2.Of(t, victim.pid)))
 			})
 		}
 	})
@@ -198,11 +200,16 @@ func TestAReusedPIDIsOfWhoHasItNow(t *testing.T) {
 			s.is(c.pid, c.id)
 		}
 		r := &reuse{t: t, stage: s}
-		first := sides[0].sitter("enter")
-		r.last, r.start, r.id = first.pid, startTicks(t, first.pid), sides[0].id
-		first.end()
-		for i := range 16 {
-			r.round(sides[(i+1)%2])
+		r.begin(sides[0])
+		// So many in a row need luck where others start processes all the time.
+		for end := time.Now().Add(2 * patience); r.rounds < 16 && time.Now().Before(end); {
+			next := sides[0]
+			if r.id == next.id {
+				next = sides[1]
+			}
+			if !r.round(next) {
+				r.begin(next) // somebody else has the PID, and may keep it
+			}
 		}
 		t.Logf("%d reuses: %d answers right at once, %d unknown", r.rounds, r.right, r.unknown)
 		if r.rounds < 12 {
@@ -223,17 +230,25 @@ type reuse struct {
 	rounds, right, unknown int
 }
 
-// round lets a container have the PID, and asks.
-func (r *reuse) round(c *container) {
+// begin takes the PID of a process of a container's, which then ends.
+func (r *reuse) begin(c *container) {
+	r.t.Helper()
+	p := c.sitter("enter")
+	r.last, r.start, r.id = p.pid, harness.StartTicks(r.t, p.pid), c.id
+	p.end()
+}
+
+// round lets a container have the PID, and asks. It reports whether it could have it.
+func (r *reuse) round(c *container) bool {
 	r.t.Helper()
 	p, ok := r.reborn(c)
 	if !ok {
-		return
+		return false
 	}
 	defer p.end()
 	r.rounds++
 	before := workload.ProcessKey{PID: workload.PID(p.pid), Start: r.start * workload.TickNS, Ticks: true}
-	started := startTicks(r.t, p.pid)
+	started := harness.StartTicks(r.t, p.pid)
 	results, err := r.stage.client.Resolve(r.t.Context(), workload.Query{PID: before.PID}, workload.Query{Key: before})
 	if err != nil {
 		r.t.Fatal(err)
@@ -254,6 +269,7 @@ func (r *reuse) round(c *container) {
 	r.score("its pidfd", answer, c.id)
 	r.stage.is(p.pid, c.id)
 	r.start, r.id = started, c.id
+	return true
 }
 
 func (r *reuse) score(question string, got workload.Answer, want string) {
@@ -283,15 +299,4 @@ func (r *reuse) reborn(c *container) (sitter, bool) {
 		p.end()
 	}
 	return sitter{}, false
-}
-
-// startTicks is field 22 of /proc/PID/stat.
-func startTicks(t *testing.T, pid int) uint64 {
-	t.Helper()
-	stat := procFile(t, pid, "stat")
-	ticks, err := strconv.ParseUint(strings.Fields(stat[strings.LastIndex(stat, ")"):])[20], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ticks
 }

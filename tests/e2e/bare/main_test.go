@@ -3,9 +3,6 @@
 package bare
 
 import (
-	"context"
-	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -16,25 +13,7 @@ import (
 // programs are built once, by TestMain, and only read by the tests.
 var programs harness.Programs
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "these tests need root: they start containers and load BPF programs")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "pidigree-bare")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if programs, err = harness.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { harness.Main(m, &programs) }
 
 // patience is how long a test waits for what has to become true soon: in an
 // emulated machine, far longer than it takes.

@@ -4,8 +4,6 @@ package bare
 
 import (
 	"bufio"
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
@@ -52,7 +49,7 @@ func (s *stage) removeCgroups() {
 		return nil // what is gone is gone
 	})
 	for _, dir := range slices.Backward(dirs) {
-		err := eventually(func() error {
+		err := harness.Within(patience, func() error {
 			if err := os.Remove(dir); !os.IsNotExist(err) {
 				return err
 			}
@@ -64,31 +61,11 @@ func (s *stage) removeCgroups() {
 	}
 }
 
-// eventually tries until it works or patience ends.
-func eventually(try func() error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-tick.C:
-		}
-	}
-}
-
 // container is a running container whose init is a servant.
 type container struct {
 	id string
-	// pid is the host's PID of its init, pidns what its PID namespace is called.
-	pid   int
-	pidns string
+	// pid is the host's PID of its init.
+	pid int
 
 	t       *testing.T
 	orders  io.Writer
@@ -127,9 +104,6 @@ func (s *stage) start(id string, dirs ...string) *container {
 	if c.pid, err = strconv.Atoi(string(b)); err != nil {
 		t.Fatal(err)
 	}
-	if c.pidns, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", c.pid)); err != nil {
-		t.Fatal(err)
-	}
 	return c
 }
 
@@ -152,19 +126,7 @@ func writeBundle(t *testing.T, bundle, cgroup string, dirs []string) {
 	if err := os.MkdirAll(bundle+"/rootfs", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("runc", "spec")
-	cmd.Dir = bundle
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("runc spec: %v: %s", err, out)
-	}
-	b, err := os.ReadFile(bundle + "/config.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var spec map[string]any
-	if err := json.Unmarshal(b, &spec); err != nil {
-		t.Fatal(err)
-	}
+	spec := harness.RuncSpec(t, "/servant")
 	bind := func(from, to string) map[string]any {
 		return map[string]any{"destination": to, "type": "bind", "source": from, "options": []string{"rbind", "rw"}}
 	}
@@ -175,15 +137,7 @@ func writeBundle(t *testing.T, bundle, cgroup string, dirs []string) {
 	spec["mounts"] = append(spec["mounts"].([]any), mounts...)
 	spec["linux"].(map[string]any)["cgroupsPath"] = cgroup
 	spec["root"] = map[string]any{"path": "rootfs"} // runc makes the mount points in it
-	process := spec["process"].(map[string]any)
-	process["terminal"] = false
-	process["args"] = []string{"/servant"}
-	if b, err = json.Marshal(spec); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(bundle+"/config.json", b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	harness.WriteSpec(t, bundle, spec)
 }
 
 // order gives the servant one line and returns its answer.
@@ -217,7 +171,7 @@ func (c *container) sitter(words ...string) sitter {
 	if _, err := fmt.Sscanf(c.order(words...), "pid %d", &inside); err != nil {
 		c.t.Fatal(err)
 	}
-	return sitter{c, c.hostPID(inside), inside}
+	return sitter{c, harness.Child(c.t, c.pid, inside), inside}
 }
 
 func (p sitter) end() {
@@ -225,91 +179,8 @@ func (p sitter) end() {
 	p.c.order("end", strconv.Itoa(p.inside))
 }
 
-// hostPID finds a process of the container's PID namespace by its PID there.
-func (c *container) hostPID(inside int) int {
-	c.t.Helper()
-	all, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, dir := range all {
-		if ns, err := os.Readlink(dir + "/ns/pid"); err != nil || ns != c.pidns {
-			continue
-		}
-		status, err := os.ReadFile(dir + "/status")
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(status)) {
-			if f := strings.Fields(line); len(f) == 3 && f[0] == "NSpid:" && f[2] == strconv.Itoa(inside) {
-				pid, _ := strconv.Atoi(f[1])
-				return pid
-			}
-		}
-	}
-	c.t.Fatalf("no process %d in %s", inside, c.pidns)
-	return 0
-}
-
-// cgroup gives the directory of a process in one hierarchy, as the containers see it below /cg.
-func cgroup(t *testing.T, pid int, mount hierarchy) string {
-	t.Helper()
-	for line := range strings.Lines(procFile(t, pid, "cgroup")) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] == mount.name {
-			return filepath.Join(mount.dir, f[2])
-		}
-	}
-	t.Fatalf("process %d has no cgroup in %q", pid, mount.name)
-	return ""
-}
-
-func procFile(t *testing.T, pid int, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-// hierarchy is a mounted one: its controllers as /proc/PID/cgroup lists them
-// (empty for v2) and its directory below the cgroup root.
-type hierarchy struct{ name, dir string }
-
-// hierarchies gives those mounted whole below /sys/fs/cgroup, v2 first.
-func hierarchies(t *testing.T) []hierarchy {
-	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mounted := make(map[string]string) // by the last element, as "cpu,cpuacct"
-	var list []hierarchy
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		tail := strings.Fields(line[strings.Index(line, " - ")+3:])
-		dir, ok := strings.CutPrefix(f[4], "/sys/fs/cgroup")
-		switch {
-		case !ok || f[3] != "/":
-		case tail[0] == "cgroup2":
-			list = append(list, hierarchy{"", "/cg" + dir})
-		case tail[0] == "cgroup":
-			mounted[tail[2]] = "/cg" + dir
-		}
-	}
-	for line := range strings.Lines(procFile(t, os.Getpid(), "cgroup")) {
-		name := strings.SplitN(line, ":", 3)[1]
-		for options, dir := range mounted {
-			if name != "" && strings.HasSuffix(options, ","+name) {
-				list = append(list, hierarchy{name, dir})
-			}
-		}
-	}
-	if len(list) == 0 {
-		t.Fatal("no cgroup hierarchy is mounted whole below /sys/fs/cgroup")
-	}
-	return list
-}
+// inside is where the containers see a cgroup of ours.
+func inside(dir string) string { return "/cg" + strings.TrimPrefix(dir, harness.CgroupRoot) }
 
 // output runs a program and gives what it printed.
 func output(t *testing.T, argv ...string) string {

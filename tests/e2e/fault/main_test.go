@@ -3,10 +3,7 @@
 package fault
 
 import (
-	"context"
 	"flag"
-	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -32,22 +29,4 @@ const patience = 30 * time.Second
 // programs are built once, by TestMain, and only read by the tests.
 var programs harness.Programs
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "the fault tests need root: they start engines and load BPF programs")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "pidigree-fault")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if programs, err = harness.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { harness.Main(m, &programs) }

@@ -106,17 +106,11 @@ func (g *Guest) booted(ctx context.Context) error {
 	if !g.p.running() {
 		g.tb.Fatalf("systemd-nspawn ended at once: %v; the console ends:\n%s", g.p.err, g.p.tail())
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", g.p.pid))
-	if err != nil {
-		return err
-	}
-	children := strings.Fields(string(b))
+	children := Children(g.p.pid)
 	if len(children) != 1 {
 		return fmt.Errorf("systemd-nspawn has %d children", len(children))
 	}
-	if g.leader, err = strconv.Atoi(children[0]); err != nil {
-		return err
-	}
+	g.leader = children[0]
 	// It prints running or degraded; a guest that lacks some unit is still good.
 	out, _ := g.Run(ctx, "systemctl", "is-system-running")
 	if state := strings.TrimSpace(out); state != "running" && state != "degraded" {
@@ -224,7 +218,7 @@ func (g *Guest) cleanup() {
 
 // makeCgroups makes a cgroup of this name in every mounted hierarchy.
 func makeCgroups(name string) ([]string, error) {
-	roots, err := hierarchies()
+	roots, err := mountPoints()
 	if err != nil {
 		return nil, err
 	}
@@ -247,8 +241,8 @@ func makeCgroups(name string) ([]string, error) {
 	return made, nil
 }
 
-// hierarchies gives the mount points of the cgroup hierarchies.
-func hierarchies() ([]string, error) {
+// mountPoints gives those of all cgroup hierarchies, mounted whole or not.
+func mountPoints() ([]string, error) {
 	f, err := os.Open("/proc/self/mounts")
 	if err != nil {
 		return nil, err
@@ -257,7 +251,7 @@ func hierarchies() ([]string, error) {
 	var roots []string
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		if fields := strings.Fields(s.Text()); len(fields) > 2 && (fields[2] == "cgroup" || fields[2] == "cgroup2") && strings.HasPrefix(fields[1], "/sys/fs/cgroup") {
+		if fields := strings.Fields(s.Text()); len(fields) > 2 && (fields[2] == "cgroup" || fields[2] == "cgroup2") && strings.HasPrefix(fields[1], CgroupRoot) {
 			roots = append(roots, fields[1])
 		}
 	}

@@ -46,7 +46,9 @@ func (p *process) own(env, argv []string, started chan<- error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	// A session of its own, as whoever starts services makes one: the kernel may
+	// schedule the agent together with all others in ours, the engines and their clients.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	if err := cmd.Start(); err != nil {
 		started <- err
 		return
@@ -98,9 +100,22 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-8000):])
 }
 
-// await polls what nobody announces: fn until it gives nil.
+// Within tries again, every 2 ms, until it works, and gives the last error where
+// patience ended first. It is for what nobody announces.
+func Within(patience time.Duration, try func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return poll(ctx, 2*time.Millisecond, func(context.Context) error { return try() })
+}
+
+// await is for what starts programs to see whether it is so.
 func await(ctx context.Context, fn func(context.Context) error) error {
-	tick := time.NewTicker(10 * time.Millisecond)
+	return poll(ctx, 10*time.Millisecond, fn)
+}
+
+// poll calls fn until it gives nil.
+func poll(ctx context.Context, every time.Duration, fn func(context.Context) error) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var last error // not what the end of ctx itself made fail
 	for {

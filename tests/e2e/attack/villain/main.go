@@ -39,16 +39,14 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
+	"github.com/pidigree/pidigree/tests/e2e/sitters"
 )
 
-// The roles of processes that were ordered.
-const (
-	sitterRole  = "sit"
-	callersRole = "call"
-)
+// callersRole makes the program one that connects.
+const callersRole = "call"
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == sitterRole {
+	if len(os.Args) > 1 && os.Args[1] == sitters.Role {
 		if err := sit(os.Args[2:]); err != nil {
 			fmt.Println(oneLine(err))
 			os.Exit(1)
@@ -65,7 +63,7 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", " 
 
 // A villain is what obeys.
 type villain struct {
-	sitters map[int]*exec.Cmd
+	sitters sitters.Sitters
 	reports io.Closer // that of the villain itself
 
 	stop  chan struct{}
@@ -79,7 +77,7 @@ type result struct {
 
 // serve obeys until its input ends, and says first that it is there.
 func serve() {
-	v := &villain{sitters: map[int]*exec.Cmd{}}
+	v := &villain{sitters: sitters.Sitters{}}
 	conn, err := report.Send(report.Dir, report.Stay)
 	if err != nil {
 		fmt.Println("error", oneLine(err))
@@ -111,16 +109,11 @@ func (v *villain) obey(line string) (string, error) {
 	order, rest := words[0], words[1:]
 	switch order {
 	case "sit", "enter":
-		return v.start(nil, "", nil, rest)
+		return v.sitters.Start(sitter("", nil, rest)...)
 	case "clone":
-		dir, err := os.Open(rest[0])
-		if err != nil {
-			return "", err
-		}
-		defer dir.Close()
-		return v.start(&syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}, "", nil, nil)
+		return v.sitters.Clone(rest[0], sitter("", nil, nil)...)
 	case "called":
-		return v.start(nil, rest[0], rest[1:], nil)
+		return v.sitters.Start(sitter(rest[0], rest[1:], nil)...)
 	case "move":
 		return "moved", move(rest[0], rest[1:])
 	case "dance":
@@ -136,34 +129,14 @@ func (v *villain) obey(line string) (string, error) {
 	case "connect":
 		return connect(rest[0], rest[1], rest[2], rest[3])
 	case "end":
-		return "ended", v.end(rest[0])
+		return "ended", v.sitters.End(rest[0])
 	}
 	return "", fmt.Errorf("no order %q", order)
 }
 
-// start returns once the process is where it should be, and has reported.
-func (v *villain) start(attr *syscall.SysProcAttr, comm string, args, dirs []string) (string, error) {
-	argv := append([]string{sitterRole, comm, strconv.Itoa(len(dirs))}, append(dirs, args...)...)
-	cmd := exec.Command("/proc/self/exe", argv...)
-	cmd.SysProcAttr = attr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", err
-	}
-	if _, err := cmd.StdinPipe(); err != nil { // it ends with us
-		return "", err
-	}
-	if err := cmd.Start(); err != nil {
-		return "", err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || line != "ready\n" {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return "", errors.Join(fmt.Errorf("the child said %q", line), err)
-	}
-	v.sitters[cmd.Process.Pid] = cmd
-	return fmt.Sprint("pid ", cmd.Process.Pid), nil
+// sitter are the arguments that sit reads.
+func sitter(comm string, args, dirs []string) []string {
+	return append([]string{comm, strconv.Itoa(len(dirs))}, append(dirs, args...)...)
 }
 
 // sit is such a process: a name for itself (or none), how many cgroups, these,
@@ -193,21 +166,9 @@ func sit(args []string) error {
 			return err
 		}
 	}
-	fmt.Println("ready")
+	fmt.Println(sitters.Ready)
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
-}
-
-func (v *villain) end(pid string) error {
-	n, err := strconv.Atoi(pid)
-	cmd, ok := v.sitters[n]
-	if err != nil || !ok {
-		return fmt.Errorf("no child %q", pid)
-	}
-	delete(v.sitters, n)
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait() // says only that it was killed
-	return nil
 }
 
 // move writes a PID into cgroups, which it makes where they are not there; 0 is
