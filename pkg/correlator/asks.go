@@ -24,6 +24,8 @@ type ask struct {
 	again  bool
 	waits  bool // a timer for the next try is set
 	sentAt workload.KTime
+	// deniedOf is when the question was put that it denied last.
+	deniedOf workload.KTime
 }
 
 type askStage uint8
@@ -172,7 +174,10 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 	a := &c.asks[i]
 	a.tries++
 	a.silent = e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
-	if m.cfg.sources[i].files && a.tries == 1 {
+	if e.err != nil && denied(e.err) {
+		a.deniedOf = a.sentAt
+	}
+	if m.cfg.sources[i].files {
 		defer m.registerBare(c)
 	}
 	noFiles := errors.Is(e.err, collectors.ErrNotPresent) || errors.Is(e.err, collectors.ErrUnavailable)

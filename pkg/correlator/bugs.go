@@ -39,5 +39,8 @@ const (
 	bugEscapeForgotten
 	bugLateForkEndsNext
 	bugMovesByPIDAlone
+	bugBarePIDTakesMembers
+	bugStaleDenial
+	bugNameOfTheDead
 	bugs
 )

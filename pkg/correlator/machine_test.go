@@ -272,12 +272,16 @@ func TestANameThatEverySourceDeniesIsAClaim(t *testing.T) {
 	r.mkdir(3, 2, "/docker/"+idA)
 	r.fork(100, 10, 3, ns(500, 1))
 	for range 40 {
-		for _, q := range slices.Clone(r.reqs) {
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
 			if q.kind == reqPrefill || q.kind == reqLookup || q.kind == reqLocate {
 				r.answer(q, nil, collectors.ErrNotFound)
 			}
+			if q.kind == reqProcess { // it has not ended meanwhile
+				r.feed(evProcess{pid: q.pid, proc: r.proc(100, 10, 3, ns(500, 1)), at: r.now})
+			}
 		}
-		r.reqs = nil
 		r.after(500)
 	}
 	if p := r.want(100, workload.StatusContainer, idA); p.Confidence != workload.Claimed {
@@ -936,6 +940,108 @@ func TestANameBelowAnUnregisteredContainersIsThatOnesBusiness(t *testing.T) {
 	lie := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: 210}, Registers: true}}
 	r.feed(evListed{source: docker, container: lie})
 	r.want(210, workload.StatusUnknown, "")
+}
+
+// A member of container A makes a cgroup that bears B's name, and an engine that lies
+// calls it B's init.
+func TestABarePIDMakesNoMemberOfAnotherContainerAnInit(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(5, 3, "/docker/"+idA+"/"+idB)
+	r.fork(101, 100, 5, ns(510, 1))
+	r.denyFiles(idB)
+	r.feed(evListed{source: docker, container: bareInit(idB, 101)})
+	r.denyFiles(idB)
+	r.want(101, workload.StatusContainer, idA)
+}
+
+// The files were asked about A before the process was made that an engine then calls
+// its init; what they deny late says nothing of it.
+func TestADenialFromBeforeABarePIDSaysNothingOfIt(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	early := r.take(reqPrefill, oci)
+	r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
+	r.feed(evListed{source: docker, container: bareInit(idA, 120)})
+	r.answer(early, nil, collectors.ErrNotFound)
+	r.after(2000)
+	r.want(120, workload.StatusUnknown, "")
+	r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotFound)
+	r.want(120, workload.StatusContainer, idA)
+}
+
+// While the files cannot say, a bare PID waits; once its engine has deleted the
+// container it registers nothing, whoever has the PID.
+func TestABarePIDOfADeletedContainerRegistersNothing(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
+	lie := bareInit(idA, 120)
+	r.feed(evListed{source: docker, container: lie})
+	for range 20 {
+		for range r.asked(reqPrefill, oci) {
+			r.answer(r.take(reqPrefill, oci), nil, collectors.ErrUnavailable)
+		}
+		r.after(1000)
+	}
+	r.want(120, workload.StatusUnknown, "")
+	r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintDeleted, ID: lie.ID}})
+	for range r.asked(reqPrefill, oci) {
+		r.answer(r.take(reqPrefill, oci), nil, collectors.ErrUnavailable)
+	}
+	r.after(2000)
+	if c := r.m.find(lie.ID); c != nil && c.run != nil {
+		t.Errorf("%s is registered", c.label())
+	}
+	r.want(120, workload.StatusUnknown, "")
+}
+
+// A name that everybody denies is believed of who is there after that, and not of
+// who may have ended with the container that the sources knew.
+func TestANameIsBelievedOnceItsProcessWasSeenAgain(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 3, ns(500, 1))
+	read := false
+	for range 40 {
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
+			read = read || q.kind == reqProcess && q.pid == 100
+			if q.kind != reqProcess && q.kind != reqSweep {
+				r.answer(q, nil, collectors.ErrNotFound)
+			}
+		}
+		r.after(500)
+	}
+	r.want(100, workload.StatusUnknown, "")
+	if !read {
+		t.Fatal("it was not read")
+	}
+	r.feed(evProcess{pid: 100, gone: true, at: r.now})
+	r.after(2000)
+	r.want(100, workload.StatusUnknown, "")
+}
+
+// bareInit is what an engine says that knows a PID and nothing else.
+func bareInit(id string, pid workload.PID) *workload.Container {
+	return &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: id}, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: pid}, Registers: true}}
+}
+
+// denyFiles has the low-level runtime deny a container, as often as it is asked in ten seconds.
+func (r *rig) denyFiles(id string) {
+	for range 20 {
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
+			if q.kind == reqPrefill && q.source == oci && q.key.ID == id {
+				r.answer(q, nil, collectors.ErrNotFound)
+			} else {
+				r.reqs = append(r.reqs, q)
+			}
+		}
+		r.after(500)
+	}
 }
 
 // The making of a cgroup is heard once more after its removal.

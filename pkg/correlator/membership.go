@@ -212,6 +212,8 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		m.locateSoon(p.set)
 	case p.lost && p.exit == nil && before != workload.StatusContainer && m.namesOlder(p):
 		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it was made; it is being read again"
+	case before != workload.StatusContainer && m.unreadSince(p, p.set.deniedAt) && !m.bugs.has(bugNameOfTheDead):
+		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; where it is now is being read"
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
 		c.claimedOnly = true
@@ -426,7 +428,13 @@ func (m *machine) unread(p *proc) bool {
 	if p.status == workload.StatusHost && p.hostIn == p.set { // found before
 		return false
 	}
-	if p.exit != nil || !m.looksContained(p) || p.seenAt >= max(p.since()+youngFor, p.set.deniedAt) {
+	return m.unreadSince(p, max(p.since()+youngFor, p.set.deniedAt))
+}
+
+// unreadSince reports whether a process with namespaces of its own has not been
+// seen since an instant, and has it read.
+func (m *machine) unreadSince(p *proc, at workload.KTime) bool {
+	if p.exit != nil || !m.looksContained(p) || p.seenAt >= at {
 		return false
 	}
 	if !p.read {

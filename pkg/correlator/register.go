@@ -109,19 +109,27 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	if p.set == nil {
 		return
 	}
-	if r.Init.Start == 0 && r.Init.Inode == 0 && (c.contradicts(r) || p.kp.PIDNSLevel > 0 && innermost(p).PID != 1) {
+	bare := r.Init.Start == 0 && r.Init.Inode == 0
+	if bare && c.gone[i] {
+		return // whoever has the PID by now, the source has since deleted the container
+	}
+	if bare && (c.contradicts(r) || p.kp.PIDNSLevel > 0 && innermost(p).PID != 1) {
 		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
 		return
 	}
-	if r.Init.Start == 0 && r.Init.Inode == 0 && c.registerTries < maxRegisterTries && m.exactPending(c) {
-		m.registerLater(c, i, r, p)
+	if bare && m.exactPending(c, c.layerAt[i]) {
+		m.registerLater(c, i, r, p) // and, after the last try, registerBare
 		return
 	}
-	if o := p.initOf; o != nil && r.Init.Start == 0 && r.Init.Inode == 0 && o != c && !o.forgotten && !o.sharesID(c) {
+	if o := p.initOf; o != nil && bare && o != c && !o.forgotten && !o.sharesID(c) {
 		m.conflicts++ // who says when it started calls it another's init
 		return
 	}
-	if r.Init.Start != 0 || r.Init.Inode != 0 { // a bare PID may be another's by now
+	if o := p.member; o != nil && o != c && bare && !o.sharesID(c) && !m.bugs.has(bugBarePIDTakesMembers) {
+		m.conflicts++ // it came from another container, where names like c's may be given
+		return
+	}
+	if !bare { // a bare PID may be another's by now
 		p.initOf = c
 	}
 	if other := m.runOf(p); other != nil && other != c {
@@ -159,16 +167,18 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 }
 
 // exactPending reports whether a source that would say when the init started has
-// yet to answer for the first time, or could not: a bare PID waits for it a while,
-// since it may be any process that lives.
-func (m *machine) exactPending(c *container) bool {
+// yet to answer a question that was put after an instant, that of the bare PID, or
+// could not: a bare PID waits for it, since it may be any process that lives. What
+// was denied before may have been written since. One that cannot say is asked for
+// minutes (unavailableTries), and then given up.
+func (m *machine) exactPending(c *container, at workload.KTime) bool {
 	for i := range c.asks {
 		a := &c.asks[i]
 		if !m.cfg.sources[i].files || a.answered {
 			continue
 		}
 		m.askFirst(c, i)
-		if a.silent || a.stage == askFirst && a.tries == 0 {
+		if a.silent && a.stage != askDone || a.stage == askFirst && (a.tries == 0 || a.deniedOf < at && !m.bugs.has(bugStaleDenial)) {
 			return true
 		}
 	}
@@ -178,7 +188,7 @@ func (m *machine) exactPending(c *container) bool {
 // registerBare registers what has waited for exactPending, at once.
 func (m *machine) registerBare(c *container) {
 	for i := range c.asks {
-		if l := c.layers[i]; l != nil && l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited && c.run == nil && !c.forgotten {
+		if l := c.layers[i]; l != nil && l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited && c.run == nil && !c.forgotten && !m.exactPending(c, c.layerAt[i]) {
 			m.register(c, i, l.Run)
 		}
 	}
