@@ -447,6 +447,50 @@ func TestSomeProcessesAreHeldUntilTheyAreOld(t *testing.T) {
 	}
 }
 
+// Daemons are nobody's children: a stream makes no more of them than are scored,
+// or they would be thousands where the oracle is slow.
+func TestAStreamWaitsForItsDaemonsToBeScored(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "pdo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, report.NonceFile), make([]byte, report.NonceSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, report.SocketFile), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	const most, all = 16, 40
+	cmd := exec.Command(program, "stream", "-dir", dir, "-kind", "daemon", "-count", strconv.Itoa(all))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var waiting []net.Conn
+	for n := range all {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, conn)
+		if n == most-1 {
+			_ = ln.SetDeadline(time.Now().Add(200 * time.Millisecond))
+			if _, err := ln.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("more than %d daemons wait to be scored: %v", most, err)
+			}
+			_ = ln.SetDeadline(time.Time{})
+		}
+		for ; n >= most-1 && len(waiting) > 0; waiting = waiting[1:] {
+			_ = waiting[0].Close()
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAReportWithoutTheNonceIsAStray(t *testing.T) {
 	s := newStage(t, nil)
 	conn, err := net.Dial("unix", filepath.Join(s.host.Dir, report.SocketFile))

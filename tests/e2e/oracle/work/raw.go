@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ import (
 	"github.com/pidigree/pidigree/tests/e2e/oracle/report"
 )
 
-// maxPending bounds the children that are there at one time.
+// maxPending bounds the processes that are there at one time.
 const maxPending = 16
 
 // A maker makes processes by bare system calls. What a child needs is made
@@ -25,6 +26,10 @@ type maker struct {
 	dir     string
 	message report.Message
 	pending int
+	// A pipe holds a byte for each process that there may be yet: who has been
+	// scored puts its own back. Of a daemon, or of a child's child, nobody else
+	// tells when it has ended.
+	places, back int
 
 	wire [report.Size]byte
 	addr syscall.RawSockaddrUnix
@@ -65,8 +70,33 @@ func newMaker(dir string) (*maker, error) {
 	if m.argv, err = syscall.SlicePtrFromStrings([]string{"other", "once", "-dir", dir}); err != nil {
 		return nil, err
 	}
-	m.envv, err = syscall.SlicePtrFromStrings(nil)
-	return m, err
+	if m.envv, err = syscall.SlicePtrFromStrings(nil); err != nil {
+		return nil, err
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	m.places, m.back = pipe[0], pipe[1]
+	return m, m.putBack(maxPending)
+}
+
+// take waits until n more processes may be there.
+func (m *maker) take(n int) error {
+	var b [1]byte
+	for ; n > 0; n-- {
+		if _, err := unix.Read(m.places, b[:]); err == unix.EINTR {
+			n++
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *maker) putBack(n int) error {
+	_, err := unix.Write(m.back, make([]byte, n))
+	return err
 }
 
 // make makes a process of a kind, or a few that belong together.
@@ -118,11 +148,14 @@ var inNamespace = func() bool {
 }()
 
 func (m *maker) fork(p plan) error {
+	if err := m.take(1 + p.levels); err != nil {
+		return err
+	}
 	m.message.Born = report.SinceBoot()
 	m.wire = m.message.Encode()
 	errno := rawFork(m, p)
 	if errno != 0 {
-		return errno
+		return errors.Join(errno, m.putBack(1+p.levels))
 	}
 	m.pending++
 	return nil
@@ -222,6 +255,7 @@ func rawReport(m *maker) {
 	// The byte that ends the wait goes where the message was.
 	syscall.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&m.wire)), 1)
 	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(m.back), uintptr(unsafe.Pointer(&m.wire)), 1)
 }
 
 //go:nosplit
