@@ -349,7 +349,7 @@ func (b *truthBed) name(kind string) string {
 // clear removes the containers, so that the next form finds none. What has
 // ended meanwhile fails to be ended, which nobody minds.
 func (b *truthBed) clear() {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	ids, err := b.engines.docker.Exec(ctx, "ps", "--all", "--quiet")
 	if err == nil && ids != "" {

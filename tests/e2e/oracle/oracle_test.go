@@ -468,6 +468,10 @@ func TestAStreamWaitsForItsDaemonsToBeScored(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // has been called, but where the test fails
+	}()
 	var waiting []net.Conn
 	for n := range all {
 		conn, err := ln.Accept()
@@ -478,7 +482,7 @@ func TestAStreamWaitsForItsDaemonsToBeScored(t *testing.T) {
 		if n == most-1 {
 			_ = ln.SetDeadline(time.Now().Add(200 * time.Millisecond))
 			if _, err := ln.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("more than %d daemons wait to be scored: %v", most, err)
+				t.Fatalf("more than %d daemons wait to be scored: %v", most, err)
 			}
 			_ = ln.SetDeadline(time.Time{})
 		}
