@@ -63,6 +63,10 @@ type sim struct {
 	missed  bool              // something was lost, skipped or crashed: history is not known
 	pending map[simAsk]int
 	unsaid  []store.Change // not in the store yet
+	// stepwise: the store hears of each step, as the shell has it; else when somebody
+	// asks, for that was half of the time. What the machine says is checked in any case.
+	stepwise bool
+	spare    []request
 
 	right, unknown, conflict, checked, inputs int
 }
@@ -242,7 +246,7 @@ type simFailure struct{ error }
 func runSchedule(o simOptions, air uint64) (w *sim, err error) {
 	w = &sim{
 		seed: o.seed, bugs: o.bugs, trace: o.trace, air: rand.New(rand.NewPCG(o.seed, air)),
-		pending: map[simAsk]int{},
+		pending: map[simAsk]int{}, stepwise: o.seed%8 == 1 || o.seed%128 == 0,
 	}
 	defer func() {
 		switch r := recover().(type) {
@@ -425,7 +429,7 @@ func (w *sim) feed(in any) {
 	}
 	out := w.m.step(w.now, in)
 	w.unsaid = append(w.unsaid, out.changes...)
-	if w.seed%8 == 0 { // as the shell does; else when somebody asks
+	if w.stepwise {
 		w.publish()
 	}
 	for _, c := range out.changes {
@@ -439,12 +443,16 @@ func (w *sim) feed(in any) {
 	if len(out.requests) == 0 {
 		return
 	}
-	for _, r := range slices.Clone(out.requests) {
+	rs := append(w.spare[:0], out.requests...)
+	w.spare = nil // a sweep feeds the machine at once
+	for i := range rs {
 		if w.trace != nil {
-			w.trace("%d:     wants %s", w.now/1000, describe(r))
+			w.trace("%d:     wants %s", w.now/1000, describe(rs[i]))
 		}
-		w.carryOut(r)
+		w.carryOut(&rs[i])
 	}
+	clear(rs)
+	w.spare = rs
 }
 
 // publish puts what the machine has said into the store. Of what it said of one
@@ -482,12 +490,13 @@ type simLayer struct {
 }
 
 // carryOut answers a request from the world as it is now; the answer takes a while.
-func (w *sim) carryOut(r request) {
+func (w *sim) carryOut(r *request) {
 	switch r.kind {
 	case reqLineage:
 		w.later(2*simMS, w.lineage(r.cgroup))
 	case reqProcess:
-		w.later(simMS, func() { w.later(simMS, w.readProcess(r.pid)) })
+		pid := r.pid
+		w.later(simMS, func() { w.later(simMS, w.readProcess(pid)) })
 	case reqSnapshot:
 		w.snapshot()
 	case reqSweep:
@@ -504,7 +513,7 @@ func (w *sim) carryOut(r request) {
 }
 
 // reply sends a source's answer, as its health allows.
-func (w *sim) reply(r request, a evAnswer, most workload.KTime) {
+func (w *sim) reply(r *request, a evAnswer, most workload.KTime) {
 	down := w.faults.down[r.source]
 	if w.now >= w.faults.until[r.source] {
 		down = simUp
@@ -513,16 +522,16 @@ func (w *sim) reply(r request, a evAnswer, most workload.KTime) {
 	case simSlow:
 		most = 3000 * simMS
 	case simHung: // the deadline of the call
-		w.push(w.now+5000*simMS, evAnswer{req: r, err: collectors.ErrUnavailable})
+		w.push(w.now+5000*simMS, evAnswer{req: *r, err: collectors.ErrUnavailable})
 		return
 	case simFailing:
-		a = evAnswer{req: r, err: collectors.ErrUnavailable}
+		a = evAnswer{req: *r, err: collectors.ErrUnavailable}
 	}
 	w.later(most, a)
 }
 
-func (w *sim) locate(r request) evAnswer {
-	a := evAnswer{req: r, err: collectors.ErrNotFound}
+func (w *sim) locate(r *request) evAnswer {
+	a := evAnswer{req: *r, err: collectors.ErrNotFound}
 	for _, c := range w.conts {
 		if r.source == 0 && c.state && !c.dead && slices.ContainsFunc(r.evidence.Cgroups, func(g workload.CgroupPath) bool { return g.Path == c.paths[0] }) {
 			a.located, a.err = w.oci(c).ID, nil
@@ -532,8 +541,8 @@ func (w *sim) locate(r request) evAnswer {
 	return a
 }
 
-func (w *sim) ask(r request) evAnswer {
-	a := evAnswer{req: r, err: collectors.ErrNotFound}
+func (w *sim) ask(r *request) evAnswer {
+	a := evAnswer{req: *r, err: collectors.ErrNotFound}
 	if w.air.IntN(10) == 0 {
 		a.err = collectors.ErrUnavailable
 		return a

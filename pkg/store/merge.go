@@ -38,11 +38,21 @@ func merge(key workload.ContainerID, layers []layer, gone bool) *container {
 		}
 	}
 	c := &container{}
-	for _, r := range precedence {
-		in.layers = r.sorted(in.layers[:0], layers)
+	var last *rule
+	for i := range precedence {
+		r := &precedence[i]
+		if last == nil || r.only != last.only || !sameList(r.order, last.order) { // most rules share one order
+			in.layers = r.sorted(in.layers[:0], layers)
+		}
 		r.merge(c, in)
+		last = r
 	}
 	return c
+}
+
+// sameList reports whether two are the very same list, not only equal ones.
+func sameList(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // sorted gives the layers in the order of the rule's sources.
