@@ -117,7 +117,9 @@ func (p *process) firstQuestions(way Way, round int) (batch []pending) {
 		bys = append(bys, ByThread, ByTicks)
 	}
 	for _, by := range bys {
-		if by == ByThread && !p.stays { // it has one thread, and looking for others takes its time
+		if by == ByThread && !p.stays || (by == ByCgroupID || by == ByCgroupPath) && p.party.host {
+			// The first has one thread, and looking for others takes its time. A cgroup
+			// of the host's has pidigree look at everybody in there: the sweeps ask so.
 			continue
 		}
 		if b, ok := p.question(by); ok {
