@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,52 @@ type EngineOptions struct {
 	NoImages bool
 }
 
+// engine is a daemon with its client.
+type engine struct {
+	tb  testing.TB
+	d   *daemon
+	cli string
+	// choose are the client's arguments that make it ask this daemon.
+	choose []string
+}
+
+// PID is the daemon's.
+func (e *engine) PID() int { pid, _ := e.d.current(); return pid }
+
+// Signal sends a signal to the daemon alone: SIGSTOP hangs it.
+func (e *engine) Signal(s syscall.Signal) error { return e.d.signal(s) }
+
+// Log is the end of the daemon's log.
+func (e *engine) Log() string { return e.d.tail() }
+
+// Exec runs the client, docker or ctr, and gives its output.
+func (e *engine) Exec(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, e.cli, append(slices.Clone(e.choose), args...)...)
+}
+
+// CLI is the path of the client and the arguments that choose this engine, for
+// tests that run it by themselves.
+func (e *engine) CLI() (string, []string) { return e.cli, slices.Clone(e.choose) }
+
+// must runs the client, gives its output, and ends the test if it fails.
+func (e *engine) must(args ...string) string {
+	e.tb.Helper()
+	ctx, cancel := context.WithTimeout(e.tb.Context(), commandTimeout)
+	defer cancel()
+	out, err := e.Exec(ctx, args...)
+	if err != nil {
+		e.tb.Fatal(err)
+	}
+	return out
+}
+
+// kill ends the daemon with SIGKILL and waits for it.
+func (e *engine) kill() {
+	_, done := e.d.current()
+	_ = e.d.signal(syscall.SIGKILL)
+	<-done
+}
+
 // Dockerd is a private Docker engine with its own containerd.
 type Dockerd struct {
 	// Dir holds all of it, and goes with the test.
@@ -44,9 +91,7 @@ type Dockerd struct {
 	// Containerd is the socket of the containerd that dockerd runs.
 	Containerd string
 
-	tb  testing.TB
-	d   *daemon
-	cli string
+	engine
 }
 
 // StartDockerd starts a dockerd with no network, waits until it answers, loads
@@ -66,9 +111,8 @@ func StartDockerd(tb testing.TB, opts EngineOptions) *Dockerd {
 		ExecRoot:   dir + "/exec",
 		RuncRoot:   dir + "/exec/runtime-runc/moby",
 		Containerd: dir + "/exec/containerd/containerd.sock",
-		tb:         tb,
-		cli:        cli,
 	}
+	e.engine = engine{tb: tb, cli: cli, choose: []string{"--host", e.Host}}
 	e.d = &daemon{name: "dockerd", log: dir + "/dockerd.log", argv: append([]string{
 		bin, "--config-file", dir + "/daemon.json", "--host", e.Host, "--data-root", e.Root, "--exec-root", e.ExecRoot,
 		"--pidfile", dir + "/d.pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false",
@@ -104,21 +148,13 @@ func (e *Dockerd) Start() error {
 	})
 }
 
-// PID is the daemon's.
-func (e *Dockerd) PID() int { pid, _ := e.d.current(); return pid }
-
-// Signal sends a signal to the daemon alone: SIGSTOP hangs it.
-func (e *Dockerd) Signal(s syscall.Signal) error { return e.d.signal(s) }
-
 // Stop ends the daemon in order; its containers end with it.
 func (e *Dockerd) Stop() { e.d.stop() }
 
 // Kill ends the daemon with SIGKILL, and its containerd with it; its containers
 // live on until Start.
 func (e *Dockerd) Kill() {
-	_, done := e.d.current()
-	_ = e.d.signal(syscall.SIGKILL)
-	<-done
+	e.kill()
 	// dockerd takes a containerd that nobody has reaped for one that runs, and
 	// waits for it in vain. Not every machine's PID 1 reaps.
 	file := e.ExecRoot + "/containerd/containerd.pid"
@@ -141,28 +177,10 @@ func ended(pidFile string) error {
 	return fmt.Errorf("process %s lives", pid)
 }
 
-// Log is the end of the daemon's log.
-func (e *Dockerd) Log() string { return e.d.tail() }
-
-// Exec runs the docker client and gives its output.
-func (e *Dockerd) Exec(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, e.cli, append([]string{"--host", e.Host}, args...)...)
-}
-
-// CLI is the path of the docker client and the arguments that choose this
-// engine, for tests that run it by themselves.
-func (e *Dockerd) CLI() (string, []string) { return e.cli, []string{"--host", e.Host} }
-
 // Docker runs the docker client, gives its output, and ends the test if it fails.
 func (e *Dockerd) Docker(args ...string) string {
 	e.tb.Helper()
-	ctx, cancel := context.WithTimeout(e.tb.Context(), commandTimeout)
-	defer cancel()
-	out, err := e.Exec(ctx, args...)
-	if err != nil {
-		e.tb.Fatal(err)
-	}
-	return out
+	return e.must(args...)
 }
 
 // Run is docker run --detach --network none ARGS; it gives the container's id.
@@ -209,9 +227,7 @@ type Containerd struct {
 	// <RuncRoot>/<namespace>/<id>/state.json. ctr on its own uses /run/containerd/runc.
 	RuncRoot string
 
-	tb  testing.TB
-	d   *daemon
-	cli string
+	engine
 }
 
 // StartContainerd starts a containerd with its CRI plugin on, waits until it
@@ -229,9 +245,8 @@ func StartContainerd(tb testing.TB, opts EngineOptions) *Containerd {
 		Root:     dir + "/root",
 		State:    dir + "/state",
 		RuncRoot: dir + "/runc",
-		tb:       tb,
-		cli:      cli,
 	}
+	e.engine = engine{tb: tb, cli: cli, choose: []string{"--address", e.Address}}
 	e.d = &daemon{name: "containerd", log: dir + "/containerd.log", argv: append([]string{bin, "--config", dir + "/config.toml"}, opts.Args...)}
 	tb.Cleanup(e.cleanup)
 	if err := os.WriteFile(dir+"/config.toml", []byte(containerdConfig(dir)), 0o600); err != nil {
@@ -293,44 +308,16 @@ func (e *Containerd) Start() error {
 	})
 }
 
-// PID is the daemon's.
-func (e *Containerd) PID() int { pid, _ := e.d.current(); return pid }
-
-// Signal sends a signal to the daemon alone: SIGSTOP hangs it.
-func (e *Containerd) Signal(s syscall.Signal) error { return e.d.signal(s) }
-
 // Stop ends the daemon in order; its containers live on.
 func (e *Containerd) Stop() { e.d.stop() }
 
 // Kill ends the daemon with SIGKILL; its containers live on.
-func (e *Containerd) Kill() {
-	_, done := e.d.current()
-	_ = e.d.signal(syscall.SIGKILL)
-	<-done
-}
-
-// Log is the end of the daemon's log.
-func (e *Containerd) Log() string { return e.d.tail() }
-
-// Exec runs ctr and gives its output.
-func (e *Containerd) Exec(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, e.cli, append([]string{"--address", e.Address}, args...)...)
-}
-
-// CLI is the path of ctr and the arguments that choose this engine, for tests
-// that run it by themselves.
-func (e *Containerd) CLI() (string, []string) { return e.cli, []string{"--address", e.Address} }
+func (e *Containerd) Kill() { e.kill() }
 
 // Ctr runs ctr, gives its output, and ends the test if it fails.
 func (e *Containerd) Ctr(args ...string) string {
 	e.tb.Helper()
-	ctx, cancel := context.WithTimeout(e.tb.Context(), commandTimeout)
-	defer cancel()
-	out, err := e.Exec(ctx, args...)
-	if err != nil {
-		e.tb.Fatal(err)
-	}
-	return out
+	return e.must(args...)
 }
 
 // Import loads an image archive into a namespace.

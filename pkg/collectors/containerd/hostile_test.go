@@ -117,7 +117,7 @@ func TestOneMonstrousRecordHidesNoOther(t *testing.T) {
 			}
 		}
 		pid := e.InitPID("default", id)
-		got, err := c.Locate(t.Context(), workload.Evidence{Init: workload.ProcessKey{PID: workload.PID(pid)}, Cgroups: cgroupsOf(t, pid)})
+		got, err := c.Locate(t.Context(), workload.Evidence{Init: workload.ProcessKey{PID: workload.PID(pid)}, Cgroups: collectortest.CgroupsOf(t, workload.PID(pid))})
 		if err != nil || got.ID != id {
 			t.Errorf("Locate %s: %v, %v", id, got, err)
 		}

@@ -83,25 +83,9 @@ func (c *Collector) locateClaim(ctx context.Context, n *conn, claim workload.Con
 	return c.idOf(r.namespace, r.ID), nil
 }
 
-// fits says whether the spec asked for one of the cgroups of the evidence. A
-// hierarchy may be mounted, or delegated, below its top, so the end decides.
+// fits says whether the spec asked for one of the cgroups of the evidence.
 func (c *Collector) fits(r record, e workload.Evidence) bool {
-	if len(e.Cgroups) == 0 {
-		return true
-	}
-	var want string
-	if spec := c.specOf(r, &workload.Container{}); spec != nil {
-		want = spec.CgroupPath()
-	}
-	if want == "" {
-		want = "/" + r.ID // runc's default
-	}
-	for _, g := range e.Cgroups {
-		if g.Path == want || strings.HasSuffix(g.Path, want) {
-			return true
-		}
-	}
-	return false
+	return len(e.Cgroups) == 0 || c.specOf(r, &workload.Container{}).AsksFor(r.ID, e.Cgroups)
 }
 
 // locateInit compares with the inits of all tasks.

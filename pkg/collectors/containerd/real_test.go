@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,24 +26,6 @@ func newCollector(tb testing.TB, opts Options) *Collector {
 	}
 	tb.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-// cgroupsOf reads the cgroups of a process: an oracle that is not the collector.
-func cgroupsOf(tb testing.TB, pid int) []workload.CgroupPath {
-	tb.Helper()
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var list []workload.CgroupPath
-	for line := range strings.Lines(string(data)) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		var p workload.CgroupPath
-		_, _ = fmt.Sscan(f[0], &p.Hierarchy)
-		p.Path = f[2]
-		list = append(list, p)
-	}
-	return list
 }
 
 func TestTheCollectorKeepsTheContractOnARealContainerd(t *testing.T) {
@@ -71,7 +52,7 @@ func TestTheCollectorKeepsTheContractOnARealContainerd(t *testing.T) {
 					Labels:  map[string]string{"team": "red", collectortest.BusyboxLabel: "image"},
 				},
 				Evidence: workload.Evidence{
-					Cgroups: cgroupsOf(tb, pid),
+					Cgroups: collectortest.CgroupsOf(tb, workload.PID(pid)),
 					Claims:  []workload.ContainerID{{Namespace: "default", ID: id}},
 					Init:    workload.ProcessKey{PID: workload.PID(pid)},
 				},
@@ -108,7 +89,7 @@ func hears(tb testing.TB, e *collectortest.Containerd, hints <-chan collectors.H
 		select {
 		case <-hints:
 			for { // up to the last that this caused
-				if h := await(tb, hints, "the last probe", func(collectors.Hint) bool { return true }); h.Kind == collectors.HintDeleted && h.ID.ID == id {
+				if h := collectortest.AwaitHint(tb, hints, "the last probe", func(collectors.Hint) bool { return true }); h.Kind == collectors.HintDeleted && h.ID.ID == id {
 					return
 				}
 			}
@@ -116,28 +97,6 @@ func hears(tb testing.TB, e *collectortest.Containerd, hints <-chan collectors.H
 		}
 	}
 	tb.Fatal("Watch hears nothing")
-}
-
-func await(tb testing.TB, hints <-chan collectors.Hint, what string, fits func(collectors.Hint) bool) collectors.Hint {
-	tb.Helper()
-	var seen []string
-	timeout := time.After(20 * time.Second)
-	for {
-		select {
-		case h := <-hints:
-			if fits(h) {
-				return h
-			}
-			seen = append(seen, fmt.Sprintf("%s %s", h.Kind, h.ID))
-		case <-timeout:
-			tb.Fatalf("no hint of %s; heard %q", what, seen)
-		}
-	}
-}
-
-func awaitKind(tb testing.TB, hints <-chan collectors.Hint, kind collectors.HintKind, id string) collectors.Hint {
-	tb.Helper()
-	return await(tb, hints, string(kind)+" "+id, func(h collectors.Hint) bool { return h.Kind == kind && h.ID.ID == id })
 }
 
 func TestWatchTellsTheLifeOfATaskAndNotOfItsExecs(t *testing.T) {
@@ -148,10 +107,10 @@ func TestWatchTellsTheLifeOfATaskAndNotOfItsExecs(t *testing.T) {
 	e.Run("default", "--label", "team=red", collectortest.BusyboxImage, "web", "sleep", "300")
 	id := c.idOf("default", "web")
 
-	if h := awaitKind(t, hints, collectors.HintCreated, "web"); h.Layer.Image.Name != collectortest.BusyboxImage || h.Layer.Run != nil {
+	if h := collectortest.AwaitKind(t, hints, collectors.HintCreated, "web"); h.Layer.Image.Name != collectortest.BusyboxImage || h.Layer.Run != nil {
 		t.Errorf("container create: %+v", h.Layer)
 	}
-	h := awaitKind(t, hints, collectors.HintCreated, "web")
+	h := collectortest.AwaitKind(t, hints, collectors.HintCreated, "web")
 	if r := h.Layer.Run; r == nil || !r.Registers || int(r.Init.PID) != e.InitPID("default", "web") {
 		t.Errorf("task create: %+v", r)
 	}
@@ -161,24 +120,24 @@ func TestWatchTellsTheLifeOfATaskAndNotOfItsExecs(t *testing.T) {
 	if at, err := c.Locate(t.Context(), workload.Evidence{Bundle: h.Layer.Bundle}); err != nil || at != id {
 		t.Errorf("Locate by bundle: %v, %v", at, err)
 	}
-	if h = awaitKind(t, hints, collectors.HintStarted, "web"); h.Layer.State != workload.StateRunning || h.Layer.Started.IsZero() {
+	if h = collectortest.AwaitKind(t, hints, collectors.HintStarted, "web"); h.Layer.State != workload.StateRunning || h.Layer.Started.IsZero() {
 		t.Errorf("start: %+v", h.Layer)
 	}
 	e.Ctr("tasks", "pause", "web")
-	if h = awaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.State != workload.StatePaused {
+	if h = collectortest.AwaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.State != workload.StatePaused {
 		t.Errorf("pause: %q", h.Layer.State)
 	}
 	e.Ctr("tasks", "resume", "web")
-	if h = awaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.State != workload.StateRunning {
+	if h = collectortest.AwaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.State != workload.StateRunning {
 		t.Errorf("resume: %q", h.Layer.State)
 	}
 	e.Ctr("containers", "label", "web", "team=blue")
-	if h = awaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.Labels["team"] != "blue" || h.Layer.Labels[collectortest.BusyboxLabel] != "image" {
+	if h = collectortest.AwaitKind(t, hints, collectors.HintChanged, "web"); h.Layer.Labels["team"] != "blue" || h.Layer.Labels[collectortest.BusyboxLabel] != "image" {
 		t.Errorf("update: %v", h.Layer.Labels)
 	}
 	_, _ = e.Exec(t.Context(), "tasks", "exec", "--exec-id", "x1", "web", "false")
 	e.Ctr("tasks", "kill", "--signal", "9", "web")
-	if h = awaitKind(t, hints, collectors.HintExited, "web"); h.Layer.Exit == nil || h.Layer.Exit.Code != 137 {
+	if h = collectortest.AwaitKind(t, hints, collectors.HintExited, "web"); h.Layer.Exit == nil || h.Layer.Exit.Code != 137 {
 		t.Errorf("the first exit heard is not the container's: %+v", h.Layer.Exit)
 	}
 	e.Ctr("tasks", "rm", "web")
@@ -187,7 +146,7 @@ func TestWatchTellsTheLifeOfATaskAndNotOfItsExecs(t *testing.T) {
 		t.Errorf("after the task is gone: %+v %+v, %v", got, got.Exit, err)
 	}
 	e.Ctr("containers", "rm", "web")
-	awaitKind(t, hints, collectors.HintDeleted, "web")
+	collectortest.AwaitKind(t, hints, collectors.HintDeleted, "web")
 	if len(c.memory.tasks) != 0 || len(c.memory.byPID) != 0 {
 		t.Errorf("remembers %v, %v of deleted containers", c.memory.tasks, c.memory.byPID)
 	}
@@ -199,12 +158,12 @@ func TestASecondTaskOfAContainerIsANewRun(t *testing.T) {
 	hints := watching(t, c)
 	hears(t, e, hints)
 	e.Run("default", collectortest.BusyboxImage, "web", "sleep", "300")
-	first := awaitKind(t, hints, collectors.HintStarted, "web")
+	first := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	e.Ctr("tasks", "kill", "--signal", "9", "web")
-	awaitKind(t, hints, collectors.HintExited, "web")
+	collectortest.AwaitKind(t, hints, collectors.HintExited, "web")
 	e.Ctr("tasks", "rm", "web")
 	e.Ctr("tasks", "start", "--detach", "--null-io", "web")
-	second := awaitKind(t, hints, collectors.HintStarted, "web")
+	second := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	if second.Layer.Run.Init == first.Layer.Run.Init || second.Layer.Exit != nil || !second.Layer.Run.Registers {
 		t.Errorf("second run: %+v, first %+v", second.Layer.Run, first.Layer.Run)
 	}
@@ -221,9 +180,9 @@ func TestNamespacesThatComeLaterAreFollowedAndOthersAreNot(t *testing.T) {
 	for _, ns := range []string{"ctd-shop", "ctd-toys"} {
 		e.ImportBusybox(ns)
 		e.Run(ns, collectortest.BusyboxImage, "in-"+ns, "sleep", "300")
-		awaitKind(t, hints, collectors.HintStarted, "in-"+ns)
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, "in-"+ns)
 	}
-	await(t, fewer, "ctd-toys", func(h collectors.Hint) bool {
+	collectortest.AwaitHint(t, fewer, "ctd-toys", func(h collectors.Hint) bool {
 		if h.ID.Namespace == "ctd-shop" {
 			t.Errorf("a hint of a namespace that is not followed: %v", h.ID)
 		}
@@ -290,7 +249,7 @@ func TestListKnowsWhatHappenedBeforeTheWatch(t *testing.T) {
 		}
 	}
 	init := got["lives"].Run.Init
-	for _, ev := range []workload.Evidence{{Init: init}, {Cgroups: cgroupsOf(t, int(init.PID))[:1]}} {
+	for _, ev := range []workload.Evidence{{Init: init}, {Cgroups: collectortest.CgroupsOf(t, init.PID)[:1]}} {
 		if at, err := c.Locate(t.Context(), ev); err != nil || at != got["lives"].ID {
 			t.Errorf("Locate %+v: %v, %v", ev, at, err)
 		}
@@ -336,7 +295,7 @@ func TestTwoLookupsOfOneStartAreTwoCalls(t *testing.T) {
 	p.ResetCalls()
 	e.Run("default", collectortest.BusyboxImage, "web", "sleep", "300")
 	for _, kind := range []collectors.HintKind{collectors.HintCreated, collectors.HintStarted} {
-		awaitKind(t, hints, kind, "web")
+		collectortest.AwaitKind(t, hints, kind, "web")
 		if _, err := c.Lookup(t.Context(), c.idOf("default", "web")); err != nil {
 			t.Fatal(err)
 		}
@@ -363,8 +322,8 @@ func TestDockersContainerdIsAnsweredWithoutANameOfItsOwn(t *testing.T) {
 	}
 	pid := e.InitPID(id)
 	for name, ev := range map[string]workload.Evidence{
-		"claim":   {Claims: []workload.ContainerID{{Runtime: "docker", ID: id}}, Cgroups: cgroupsOf(t, pid)},
-		"cgroups": {Cgroups: cgroupsOf(t, pid)},
+		"claim":   {Claims: []workload.ContainerID{{Runtime: "docker", ID: id}}, Cgroups: collectortest.CgroupsOf(t, workload.PID(pid))},
+		"cgroups": {Cgroups: collectortest.CgroupsOf(t, workload.PID(pid))},
 		"init":    {Init: workload.ProcessKey{PID: workload.PID(pid)}},
 	} {
 		if at, err := c.Locate(t.Context(), ev); err != nil || at != want {

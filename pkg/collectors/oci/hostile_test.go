@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -78,7 +79,7 @@ func TestAHostileStateFileIsRefusedAndHidesNoOther(t *testing.T) {
 				dir := mkdir(t, root+"/bad")
 				put(t, dir+"/"+file, runcFile(t, "bad", selfKey(t), "/b", nil))
 				hints := startWatch(t, c)
-				awaitKind(t, hints, collectors.HintStarted, "good")
+				collectortest.AwaitKind(t, hints, collectors.HintStarted, "good")
 				began := time.Now()
 				got, err := c.Lookup(t.Context(), workload.ContainerID{ID: "bad"})
 				if got != nil || !errors.Is(err, collectors.ErrNotFound) && !errors.Is(err, collectors.ErrUnavailable) {

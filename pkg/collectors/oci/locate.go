@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -103,26 +102,13 @@ func (r *reading) key() workload.ProcessKey {
 	return workload.ProcessKey{PID: r.state.pid, Ticks: true, Start: r.state.ticks * workload.TickNS}
 }
 
-// bundleFits compares what the bundle asks for with the cgroup that there is. A
-// hierarchy may be mounted, or delegated, below its top, so the end decides.
+// bundleFits compares what the bundle asks for with the cgroup that there is.
 func (c *Collector) bundleFits(r *reading, e workload.Evidence) bool {
 	if r.inBundle(e) || silent(e) {
 		return true
 	}
 	spec, err := c.specOf(r)
-	if err != nil {
-		return false
-	}
-	want := spec.CgroupPath()
-	if want == "" {
-		want = "/" + r.id // runc's default
-	}
-	for _, p := range e.Cgroups {
-		if p.Path == want || strings.HasSuffix(p.Path, want) {
-			return true
-		}
-	}
-	return false
+	return err == nil && spec.AsksFor(r.id, e.Cgroups)
 }
 
 // locateState compares with every state.

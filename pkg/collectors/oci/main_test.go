@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -140,29 +139,6 @@ func startWatch(tb testing.TB, c *Collector) <-chan collectors.Hint {
 		tb.Fatal("Watch does not begin")
 	}
 	return hints
-}
-
-// await gives the first hint that fits.
-func await(tb testing.TB, hints <-chan collectors.Hint, what string, fits func(collectors.Hint) bool) collectors.Hint {
-	tb.Helper()
-	var seen []string
-	timeout := time.After(20 * time.Second)
-	for {
-		select {
-		case h := <-hints:
-			if fits(h) {
-				return h
-			}
-			seen = append(seen, fmt.Sprintf("%s %s", h.Kind, h.ID))
-		case <-timeout:
-			tb.Fatalf("no hint: %s; seen %q", what, seen)
-		}
-	}
-}
-
-func awaitKind(tb testing.TB, hints <-chan collectors.Hint, kind collectors.HintKind, id string) collectors.Hint {
-	tb.Helper()
-	return await(tb, hints, string(kind)+" "+id, func(h collectors.Hint) bool { return h.Kind == kind && h.ID.ID == id })
 }
 
 func pidString(p workload.PID) string { return strconv.FormatUint(uint64(p), 10) }

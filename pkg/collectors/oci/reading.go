@@ -47,14 +47,19 @@ type reading struct {
 	optioned bool
 }
 
-// read reads the state of one container.
-func (c *Collector) read(r root, id string) (*reading, error) {
+// openOf opens the directory of one container; the caller closes it.
+func (r root) openOf(id string) (int, error) {
 	top, err := openTop("/", r.path)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	defer closeFD(top)
-	dir, err := openDir(top, id)
+	return openDir(top, id)
+}
+
+// read reads the state of one container.
+func (c *Collector) read(r root, id string) (*reading, error) {
+	dir, err := r.openOf(id)
 	if err != nil {
 		return nil, err
 	}
@@ -121,12 +126,7 @@ func (c *Collector) readBundle(r root, id string) (*reading, error) {
 	if !validID(id) {
 		return nil, fmt.Errorf("bundle %q: %w", cut(id), unix.ENOENT)
 	}
-	top, err := openTop("/", r.path)
-	if err != nil {
-		return nil, err
-	}
-	defer closeFD(top)
-	dir, err := openDir(top, id)
+	dir, err := r.openOf(id)
 	if err != nil {
 		return nil, err
 	}

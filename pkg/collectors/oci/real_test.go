@@ -92,24 +92,6 @@ func runtimeCommand(tb testing.TB, name string, args ...string) {
 	}
 }
 
-// cgroupsOf reads the cgroups of a process: an oracle that is not the collector.
-func cgroupsOf(tb testing.TB, pid workload.PID) []workload.CgroupPath {
-	tb.Helper()
-	data, err := os.ReadFile("/proc/" + pidString(pid) + "/cgroup")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var list []workload.CgroupPath
-	for line := range strings.Lines(string(data)) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		var p workload.CgroupPath
-		_, _ = fmt.Sscan(f[0], &p.Hierarchy)
-		p.Path = f[2]
-		list = append(list, p)
-	}
-	return list
-}
-
 func TestRealRuncIsDescribedFromCreateToDelete(t *testing.T) {
 	runc := tool(t, "runc")
 	id := fmt.Sprintf("pidigree-oci-%d", os.Getpid())
@@ -130,7 +112,7 @@ func TestRealRuncIsDescribedFromCreateToDelete(t *testing.T) {
 			runtimeCommand(t, runc, "--root", root, "delete", "--force", id)
 		}
 	}()
-	created := awaitKind(t, hints, collectors.HintCreated, id)
+	created := collectortest.AwaitKind(t, hints, collectors.HintCreated, id)
 	l := created.Layer
 	if l == nil || l.Run == nil || !l.Run.Registers || l.State != workload.StateCreated {
 		t.Fatalf("hint at create: %+v", l)
@@ -145,10 +127,10 @@ func TestRealRuncIsDescribedFromCreateToDelete(t *testing.T) {
 		t.Errorf("labels %v, security %+v", l.Labels, l.Security)
 	}
 	runtimeCommand(t, runc, "--root", root, "start", id)
-	awaitKind(t, hints, collectors.HintStarted, id)
+	collectortest.AwaitKind(t, hints, collectors.HintStarted, id)
 	checkRun(t, c, created.ID)
 	runtimeCommand(t, runc, "--root", root, "delete", "--force", id)
-	awaitKind(t, hints, collectors.HintDeleted, id)
+	collectortest.AwaitKind(t, hints, collectors.HintDeleted, id)
 	if _, err := c.Lookup(t.Context(), created.ID); err == nil {
 		t.Error("Lookup finds a deleted container")
 	}
@@ -175,7 +157,7 @@ func checkRun(t *testing.T, c *Collector, id workload.ContainerID) *workload.Con
 	if status, err := os.ReadFile("/proc/" + pidString(init.PID) + "/status"); err != nil || !pidOne.Match(status) {
 		t.Errorf("process %d is not the first of its PID namespace: %s, %v", init.PID, status, err)
 	}
-	cgroups := slices.DeleteFunc(cgroupsOf(t, init.PID), func(p workload.CgroupPath) bool {
+	cgroups := slices.DeleteFunc(collectortest.CgroupsOf(t, init.PID), func(p workload.CgroupPath) bool {
 		return got.ID.Runtime == runtimeCrun && p.Hierarchy != 0 // made where v2 is the only one
 	})
 	for _, p := range cgroups {
@@ -225,7 +207,7 @@ func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
 	hints := startWatch(t, c)
 	e.ImportBusybox("oci-shop")
 	e.Run("oci-shop", collectortest.BusyboxImage, "web", "sleep", "300")
-	h := await(t, hints, "web", func(h collectors.Hint) bool { return h.ID.ID == "web" && h.Layer != nil })
+	h := collectortest.AwaitHint(t, hints, "web", func(h collectors.Hint) bool { return h.ID.ID == "web" && h.Layer != nil })
 	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot + "/oci-shop", Namespace: "oci-shop", ID: "web"}
 	if h.ID != want || h.Layer.Runtime != "containerd" || h.Layer.Name != "web" {
 		t.Errorf("hint for %+v (%s %q), want %+v", h.ID, h.Layer.Runtime, h.Layer.Name, want)
@@ -234,11 +216,11 @@ func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
 		t.Errorf("init %v, containerd says %d", h.Layer.Run.Init, e.InitPID("oci-shop", "web"))
 	}
 	if h.Kind != collectors.HintStarted { // where the start is quicker than the read there is no create
-		awaitKind(t, hints, collectors.HintStarted, "web")
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	}
 	checkRun(t, c, want)
 	e.Ctr("--namespace", "oci-shop", "tasks", "rm", "--force", "web")
-	awaitKind(t, hints, collectors.HintDeleted, "web")
+	collectortest.AwaitKind(t, hints, collectors.HintDeleted, "web")
 }
 
 func TestTheCollectorKeepsTheContractOnRealRunc(t *testing.T) {
@@ -274,7 +256,7 @@ func TestTheCollectorKeepsTheContractOnRealRunc(t *testing.T) {
 					Run:      &workload.Run{Init: workload.ProcessKey{PID: pid}},
 					Security: &workload.Security{ReadOnlyRoot: true},
 				},
-				Evidence: workload.Evidence{Cgroups: cgroupsOf(tb, pid), Init: workload.ProcessKey{PID: pid}},
+				Evidence: workload.Evidence{Cgroups: collectortest.CgroupsOf(tb, pid), Init: workload.ProcessKey{PID: pid}},
 				Remove:   remove,
 			}
 		},
@@ -325,15 +307,15 @@ func TestRealCrunIsDescribedFromCreateToDelete(t *testing.T) {
 			command("delete", "--force", id)
 		}
 	}()
-	created := awaitKind(t, hints, collectors.HintCreated, id)
+	created := collectortest.AwaitKind(t, hints, collectors.HintCreated, id)
 	if want := (workload.ContainerID{Runtime: "crun", ID: id}); created.ID != want {
 		t.Errorf("id %+v, want %+v", created.ID, want)
 	}
 	command("start", id)
-	awaitKind(t, hints, collectors.HintStarted, id)
+	collectortest.AwaitKind(t, hints, collectors.HintStarted, id)
 	checkRun(t, c, created.ID)
 	command("delete", "--force", id)
-	awaitKind(t, hints, collectors.HintDeleted, id)
+	collectortest.AwaitKind(t, hints, collectors.HintDeleted, id)
 }
 
 func TestRealDockersContainersAndBuildStepsRegister(t *testing.T) {
@@ -343,13 +325,13 @@ func TestRealDockersContainersAndBuildStepsRegister(t *testing.T) {
 	hints := startWatch(t, c)
 
 	id := e.Run(collectortest.BusyboxImage, "sleep", "300")
-	h := await(t, hints, id, func(h collectors.Hint) bool { return h.ID.ID == id && h.Layer != nil })
+	h := collectortest.AwaitHint(t, hints, id, func(h collectors.Hint) bool { return h.ID.ID == id && h.Layer != nil })
 	want := workload.ContainerID{Runtime: "runc", Instance: e.RuncRoot, Namespace: "moby", ID: id}
 	if h.ID != want || h.Layer.Runtime != "docker" || h.Layer.Name != "" || h.Layer.Hostname != id[:12] {
 		t.Errorf("hint for %+v: %s %q %q; want %+v", h.ID, h.Layer.Runtime, h.Layer.Name, h.Layer.Hostname, want)
 	}
 	if h.Kind != collectors.HintStarted {
-		awaitKind(t, hints, collectors.HintStarted, id)
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, id)
 	}
 	got := checkRun(t, c, want)
 	if int(got.Run.Init.PID) != e.InitPID(id) {
@@ -357,14 +339,14 @@ func TestRealDockersContainersAndBuildStepsRegister(t *testing.T) {
 	}
 
 	build(t, e, "300")
-	step := await(t, hints, "a build step", func(h collectors.Hint) bool {
+	step := collectortest.AwaitHint(t, hints, "a build step", func(h collectors.Hint) bool {
 		return h.Layer != nil && strings.HasPrefix(h.Layer.Bundle, e.Root+"/buildkit/executor/")
 	})
 	if step.ID.Runtime != "runc" || step.ID.Instance != "" || step.Layer.Runtime != "buildkit" {
 		t.Errorf("build step: %+v, runtime %q", step.ID, step.Layer.Runtime)
 	}
 	if step.Kind != collectors.HintStarted {
-		awaitKind(t, hints, collectors.HintStarted, step.ID.ID)
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, step.ID.ID)
 	}
 	checkRun(t, c, step.ID)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -21,7 +22,7 @@ func TestWatchBeginsWithWhatIsThere(t *testing.T) {
 	root := mkdir(t, testRun(t)+"/runc")
 	makeRunc(t, root, "web", "/web")
 	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
-	h := awaitKind(t, startWatch(t, c), collectors.HintStarted, "web")
+	h := collectortest.AwaitKind(t, startWatch(t, c), collectors.HintStarted, "web")
 	if h.Layer == nil || h.Layer.Hostname != "h-web" || h.Layer.Run.Init != selfKey(t) {
 		t.Errorf("layer: %+v", h.Layer)
 	}
@@ -37,7 +38,7 @@ func TestWatchHearsOfRootsThatComeLater(t *testing.T) {
 	} {
 		id := "in-" + filepath.Base(filepath.Dir(root))
 		makeRunc(t, mkdir(t, root), id, "/"+id)
-		h := awaitKind(t, hints, collectors.HintStarted, id)
+		h := collectortest.AwaitKind(t, hints, collectors.HintStarted, id)
 		if !slices.Contains([]string{root, ""}, h.ID.Instance) {
 			t.Errorf("%s: instance %q", root, h.ID.Instance)
 		}
@@ -51,13 +52,13 @@ func TestWatchFollowsARootThatIsMadeAnew(t *testing.T) {
 	for i := range 3 {
 		id := fmt.Sprintf("c%d", i)
 		makeRunc(t, mkdir(t, root), id, "/"+id)
-		awaitKind(t, hints, collectors.HintStarted, id)
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, id)
 		if i == 1 { // renamed away, not removed
 			check(t, os.Rename(filepath.Dir(root), filepath.Dir(root)+".old"))
 		} else {
 			check(t, os.RemoveAll(filepath.Dir(root)))
 		}
-		awaitKind(t, hints, collectors.HintDeleted, id)
+		collectortest.AwaitKind(t, hints, collectors.HintDeleted, id)
 	}
 }
 
@@ -66,19 +67,19 @@ func TestAContainerMadeAnewIsANewRun(t *testing.T) {
 	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
 	hints := startWatch(t, c)
 	bundle := makeRunc(t, root, "web", "/web")
-	first := awaitKind(t, hints, collectors.HintStarted, "web")
+	first := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 
 	other := sleeper(t)
 	check(t, os.RemoveAll(root+"/web"))
 	write(t, mkdir(t, root+"/web")+"/state.json", runcFile(t, "web", other, bundle, nil))
 	// Whether the removal is told depends on whether anybody looked in between.
-	second := awaitKind(t, hints, collectors.HintStarted, "web")
+	second := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	if second.ID != first.ID || second.Layer.Run.Init != other {
 		t.Errorf("second run: %+v, want init %v", second.Layer.Run, other)
 	}
 	// The same directory, another init: what a restore does.
 	write(t, root+"/web/state.json", runcFile(t, "web", selfKey(t), bundle, nil))
-	third := awaitKind(t, hints, collectors.HintStarted, "web")
+	third := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	if third.Layer.Run.Init != selfKey(t) {
 		t.Errorf("third run: %+v", third.Layer.Run)
 	}
@@ -102,7 +103,7 @@ func TestAStateFileThatSaysTheSameGivesNoHint(t *testing.T) {
 	c := newCollector(t, Options{RunDir: filepath.Dir(root)})
 	hints := startWatch(t, c)
 	bundle := makeRunc(t, root, "web", "/web")
-	awaitKind(t, hints, collectors.HintStarted, "web")
+	collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	f, err := os.OpenFile(root+"/web/state.json", os.O_WRONLY, 0)
 	check(t, err)
 	check(t, f.Close()) // a close of a file that was open for writing, and not written
@@ -119,12 +120,12 @@ func TestCreateBecomesStartWhenTheFIFOGoes(t *testing.T) {
 	hints := startWatch(t, c)
 	check(t, os.WriteFile(mkdir(t, root+"/web")+"/exec.fifo", nil, 0o600))
 	makeRunc(t, root, "web", "/web")
-	h := awaitKind(t, hints, collectors.HintCreated, "web")
+	h := collectortest.AwaitKind(t, hints, collectors.HintCreated, "web")
 	if h.Layer.State != workload.StateCreated {
 		t.Errorf("state %q", h.Layer.State)
 	}
 	check(t, os.Remove(root+"/web/exec.fifo"))
-	s := awaitKind(t, hints, collectors.HintStarted, "web")
+	s := collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	if s.Layer.State != workload.StateRunning || s.Layer.Hostname != "h-web" || h.Layer.State != workload.StateCreated {
 		t.Errorf("started: %+v; created: %q", s.Layer, h.Layer.State)
 	}
@@ -140,7 +141,7 @@ func TestYoukiRegistersOnlyAnInitThatIsOlderThanItsFile(t *testing.T) {
 		check(t, os.WriteFile(dir+"/state.json", mustJSON(t, map[string]any{ // in place, as youki does
 			"ociVersion": "v1.0.2", "id": id, "status": "running", "pid": os.Getpid(), "bundle": "/b", "created": created, "useSystemd": false,
 		}), 0o600))
-		return await(t, hints, id, func(h collectors.Hint) bool { return h.ID.ID == id })
+		return collectortest.AwaitHint(t, hints, id, func(h collectors.Hint) bool { return h.ID.ID == id })
 	}
 	h := put("new", time.Now())
 	if want := (workload.ContainerID{Runtime: "youki", ID: "new"}); h.ID != want || !h.Layer.Run.Registers || h.Layer.Run.Init != selfKey(t) {
@@ -273,7 +274,7 @@ func TestAHintComesWithinAFewMillisecondsOfTheRename(t *testing.T) {
 	c := newCollector(t, Options{RunDir: filepath.Dir(filepath.Dir(filepath.Dir(root)))})
 	hints := startWatch(t, c)
 	bundle := makeRunc(t, root, "first", "/first")
-	awaitKind(t, hints, collectors.HintStarted, "first")
+	collectortest.AwaitKind(t, hints, collectors.HintStarted, "first")
 	// All of them up to the rename, which runc does 40 ms later; what is said of
 	// the last shows that the Watch has seen those before.
 	temporary := func(i int) string { return fmt.Sprintf("%s/c%d/state-123", root, i) }
@@ -283,12 +284,12 @@ func TestAHintComesWithinAFewMillisecondsOfTheRename(t *testing.T) {
 		check(t, os.WriteFile(temporary(i), runcFile(t, id, selfKey(t), bundle, map[string]string{"": "/sys/fs/cgroup/unified/" + id}), 0o600))
 	}
 	makeRunc(t, root, "last", "/last")
-	awaitKind(t, hints, collectors.HintStarted, "last")
+	collectortest.AwaitKind(t, hints, collectors.HintStarted, "last")
 	var took []time.Duration
 	for i := range 200 {
 		began := time.Now()
 		check(t, os.Rename(temporary(i), filepath.Dir(temporary(i))+"/state.json"))
-		awaitKind(t, hints, collectors.HintStarted, fmt.Sprintf("c%d", i))
+		collectortest.AwaitKind(t, hints, collectors.HintStarted, fmt.Sprintf("c%d", i))
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)

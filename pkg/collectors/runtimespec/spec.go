@@ -259,6 +259,20 @@ func (s *Spec) CgroupPath() string {
 	return CgroupPath(s.Linux.CgroupsPath)
 }
 
+// AsksFor reports whether the container of this id asked for one of the cgroups;
+// whose spec is nil, or leaves it to the runtime, asked for runc's default. A
+// hierarchy may be mounted, or delegated, below its top, so the end decides.
+func (s *Spec) AsksFor(id string, cgroups []workload.CgroupPath) bool {
+	want := ""
+	if s != nil {
+		want = s.CgroupPath()
+	}
+	if want == "" {
+		want = "/" + id
+	}
+	return slices.ContainsFunc(cgroups, func(c workload.CgroupPath) bool { return strings.HasSuffix(c.Path, want) })
+}
+
 // CgroupPath turns a cgroupsPath into a path inside a hierarchy. The systemd
 // driver's form is slice:prefix:name.
 func CgroupPath(p string) string {
