@@ -42,5 +42,6 @@ const (
 	bugBarePIDTakesMembers
 	bugStaleDenial
 	bugNameOfTheDead
+	bugStrangerIsHost
 	bugs
 )

@@ -65,6 +65,10 @@ type cgset struct {
 	soon     bool
 	locating int
 	deep     bool // nested deeper than the sources are asked
+	// outer counts the living in it that are in the host's PID namespace; alone: one
+	// who is not found none to be the host's by.
+	outer int
+	alone bool
 }
 
 // verdict is what a set of cgroups says by itself.
@@ -513,6 +517,7 @@ func (m *machine) leave(p *proc) {
 	}
 	p.set = nil
 	delete(s.procs, p)
+	p.countOuter()
 	if len(s.procs) > 0 {
 		return
 	}

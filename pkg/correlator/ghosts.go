@@ -36,12 +36,14 @@ func (m *machine) end(p *proc, x workload.Exit, at workload.KTime) {
 		delete(m.procs, p.kp.Key.PID)
 	}
 	p.exit = &x
+	p.countOuter()
 	m.ghosts.queue = append(m.ghosts.queue, p)
 	m.ghosts.byPID[p.kp.Key.PID] = p
 	m.dirtyProc(p)
 	if c := m.runOf(p); c != nil {
 		m.runEnded(c, x, at)
 	}
+	m.wakeAlone(p)
 	m.trimGhosts()
 }
 

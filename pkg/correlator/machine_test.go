@@ -1044,6 +1044,80 @@ func (r *rig) denyFiles(id string) {
 	}
 }
 
+// asHost lets ten seconds pass, with the sources denying all and /proc
+// giving the processes as they are.
+func (r *rig) asHost(ps ...kernel.Process) {
+	for range 20 {
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
+			if q.kind == reqPrefill || q.kind == reqLookup || q.kind == reqLocate {
+				r.answer(q, nil, collectors.ErrNotFound)
+			}
+			if q.kind == reqLineage {
+				r.feed(evLineage{id: q.cgroup, lineage: r.lineage(q.cgroup), at: r.now})
+			}
+			i := slices.IndexFunc(ps, func(p kernel.Process) bool { return p.Key.PID == q.pid })
+			if q.kind == reqProcess && i >= 0 {
+				r.feed(evProcess{pid: q.pid, proc: ps[i], at: r.now})
+			} else if q.kind == reqProcess {
+				r.feed(evProcess{pid: q.pid, gone: true, at: r.now})
+			}
+		}
+		r.after(500)
+	}
+}
+
+// lineage is what cgroupfs says of a cgroup that is as it was heard to be made.
+func (r *rig) lineage(id workload.CgroupID) (l []workload.CgroupPath) {
+	for g := r.m.cgroups[id]; g != nil; g = g.parent {
+		l = append(l, workload.CgroupPath{CgroupID: g.id, Path: g.path})
+	}
+	return l
+}
+
+// A container that nobody told us of: born in its cgroup, or by one that was moved there.
+func TestAContainerThatNoSourceKnowsIsNotTheHosts(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(20, 1, "/elsewhere")
+	r.fork(70, 10, 20, ns(900, 1))
+	r.fork(79, 10, 1)
+	r.mkdir(21, 1, "/machine.slice")
+	r.mkdir(22, 21, "/machine.slice/x.service")
+	r.mkdir(23, 22, "/machine.slice/x.service/ssh.service")
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(79, 10, 23), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 23}}})
+	r.fork(80, 79, 23, ns(910, 1)) // the end of 79 is not heard
+	r.asHost(r.proc(70, 10, 20, ns(900, 1)), r.proc(80, 10, 23, ns(910, 1)))
+	r.want(70, workload.StatusUnknown, "")
+	r.want(80, workload.StatusUnknown, "")
+}
+
+// What shares its cgroups with those of the host who were there before, or is all of a
+// service, is the host's in whatever namespaces.
+func TestSandboxesAndServicesAreTheHosts(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(20, 1, "/user.slice")
+	r.mkdir(21, 20, "/user.slice/app-browser-7.scope")
+	r.fork(70, 10, 21)
+	r.fork(71, 70, 21, ns(900, 1))
+	r.mkdir(30, 1, "/system.slice")
+	r.mkdir(31, 30, "/system.slice/private.service")
+	r.fork(80, 10, 31, ns(910, 1))
+	r.fork(90, 10, 1, ns(920, 1)) // in no cgroup at all
+	mounts := r.proc(95, 10, 20)  // the only one in its cgroup, with a mount namespace alone
+	mounts.MountNS = 77
+	r.feed(kernel.Event{Type: kernel.Fork, Process: mounts})
+	ps := []kernel.Process{r.proc(70, 10, 21), r.proc(71, 70, 21, ns(900, 1)), r.proc(80, 10, 31, ns(910, 1)), r.proc(90, 10, 1, ns(920, 1)), mounts, r.proc(10, 1, 1)}
+	r.asHost(ps...)
+	for _, pid := range []workload.PID{70, 71, 80, 90, 95} {
+		r.want(pid, workload.StatusHost, "")
+	}
+	// Its maker may go: it was found to be the host's.
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(70, 10, 21)})
+	r.exec(71, 70, 21, ns(900, 1))
+	r.want(71, workload.StatusHost, "")
+}
+
 // The making of a cgroup is heard once more after its removal.
 func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
 	r := newRig(t)

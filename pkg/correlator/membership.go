@@ -36,6 +36,7 @@ func (m *machine) settle(p *proc) {
 	if p.status != before.status {
 		m.resettleBelow(p)
 	}
+	m.wakeAlone(p)
 }
 
 // join decides which container a process belongs to.
@@ -312,6 +313,10 @@ func (m *machine) judgeHost(p *proc) {
 	}
 	if m.unread(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
+		return
+	}
+	if m.keepsToItself(p) && !m.bugs.has(bugStrangerIsHost) {
+		p.status, p.reason = workload.StatusUnknown, "in a PID namespace and cgroups of its own, of which no source knows"
 		return
 	}
 	for _, ns := range p.kp.PIDNS {

@@ -54,6 +54,8 @@ type proc struct {
 	// runs is the container whose run it is or was the init of.
 	runs *container
 	read bool // it is being read from /proc
+	// outerIn is the set that counts it as one of the host's PID namespace.
+	outerIn *cgset
 }
 
 // move is an attach event of a process that is not known yet.
@@ -288,6 +290,7 @@ func (m *machine) refresh(p *proc, e *kernel.Event) {
 		m.dirtyProc(p) // the exec may have been lost
 	}
 	p.kp = k
+	p.countOuter()
 	m.place(p, e.Process.Cgroups, e.Time)
 }
 
@@ -410,6 +413,7 @@ func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
 		s.procs[p] = struct{}{}
 		m.leave(p)
 		p.set = s
+		p.countOuter()
 		m.dirtyProc(p)
 	}
 	m.settle(p)

@@ -34,6 +34,7 @@ var simActs = []struct {
 	{3, (*sim).hostEnters},
 	{2, (*sim).startIn},
 	{2, func(w *sim, _ *simContainer) { w.sandbox() }},
+	{2, func(w *sim, _ *simContainer) { w.stranger() }},
 	{3, func(w *sim, _ *simContainer) { w.advance(200 * simMS) }},
 	{1, func(w *sim, _ *simContainer) { w.advance(1600 * simMS) }},
 	{3, (*sim).stallRing},
@@ -395,6 +396,32 @@ func (w *sim) sandbox() {
 	p := w.newProc(from, nil, from.cgroups, []workload.PIDNamespace{{Inum: w.nextNS, PID: 1}}, w.nextNS+1)
 	w.say(kernel.Fork, p)
 	w.exec(p)
+}
+
+// stranger is a container that no source knows, of a runtime that nobody told us of.
+// Its init is born in its cgroup, or forked by one of the runtime's who was moved there.
+func (w *sim) stranger() {
+	c := &simContainer{id: w.simID(), strange: true, paths: map[uint32]string{}, cgroups: map[uint32]uint64{}}
+	w.nextNS += 2
+	c.pidns, c.mntns = w.nextNS, w.nextNS+1
+	w.makeCgroups(c, fmt.Sprintf("/elsewhere/s%d", c.pidns))
+	from := w.fork(w.shell)
+	cgroups := c.cgroups
+	if w.rng.IntN(2) == 0 {
+		for _, h := range w.hierarchies {
+			w.move(from, h, c.cgroups[h])
+		}
+		cgroups = from.cgroups
+	}
+	c.init = w.newProc(from, c, cgroups, []workload.PIDNamespace{{Inum: c.pidns, PID: 1}}, c.mntns)
+	w.say(kernel.Fork, c.init)
+	w.exit(from)
+	w.advance(workload.KTime(w.rng.Int64N(int64(8 * simMS))))
+	c.init.user = true
+	w.exec(c.init)
+	if w.rng.IntN(2) == 0 {
+		w.exec(w.fork(c.init))
+	}
 }
 
 // The faults that begin while the world goes on.

@@ -5,6 +5,7 @@ package correlator
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -136,6 +137,8 @@ func (w *sim) mustKnow(p *simProc) bool {
 	switch {
 	case p.attacker || w.faults.liar:
 		return false
+	case p.truth == nil && len(p.pidns) > 0 && !w.beside(p):
+		return false
 	case p.truth == nil:
 		return !w.missed || !p.nsenter && !w.reuse
 	}
@@ -147,6 +150,14 @@ func (w *sim) mustKnow(p *simProc) bool {
 		return false
 	}
 	return !w.missed || p.entered == 0 && !w.reuse
+}
+
+// beside reports whether somebody of the host's PID namespace, from before it, is in
+// the same cgroups: else nothing tells a sandbox from a container that nobody knows.
+func (w *sim) beside(p *simProc) bool {
+	return slices.ContainsFunc(w.procs, func(q *simProc) bool {
+		return len(q.pidns) == 0 && q.key.Start < p.key.Start && maps.Equal(q.cgroups, p.cgroups)
+	})
 }
 
 // unseen: it, or who made it, came from the host into a container while the first

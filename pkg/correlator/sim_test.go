@@ -582,11 +582,11 @@ func (w *sim) engine(c *simContainer) *workload.Container {
 	case 0, 1: // someone else's process
 		l.Run = &workload.Run{Init: workload.ProcessKey{PID: p.key.PID}, Registers: true}
 	case 2: // and its cgroup with it
-		if v != nil && !v.odd {
+		if v != nil && !v.odd && !v.strange {
 			l.Run = &workload.Run{Init: workload.ProcessKey{PID: v.init.key.PID}, ClaimedPaths: []string{v.paths[0]}, Registers: true}
 		}
 	case 3: // someone else's id
-		if v != nil {
+		if v != nil && !v.strange {
 			l.ID.ID = v.id
 			for _, c := range w.conts { // what was said of an id holds for each of its lives
 				c.named = c.named || c.id == v.id

@@ -31,6 +31,7 @@ type simContainer struct {
 	shares       *simContainer // it was put into that one's cgroups
 	contested    bool          // one of two in the same cgroups
 	named        bool          // an engine lied about its name
+	strange      bool          // no source knows it
 }
 
 type simProc struct {
