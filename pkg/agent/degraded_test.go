@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -155,19 +156,7 @@ func TestWithEverythingNothingIsDegraded(t *testing.T) {
 func lifeIsFollowed(t *testing.T, a *Agent) {
 	t.Helper()
 	dir := cgroupDir(t)
-	cmd := exec.Command("/bin/cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	}()
-	pid := workload.PID(cmd.Process.Pid)
+	pid, end := startCat(t)
 	took := follow(t, a, pid, "runs cat", func(p *workload.Process, gone bool) bool { return p != nil && !gone && p.Comm == "cat" })
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, pid), 0); err != nil {
 		t.Fatal(err)
@@ -180,13 +169,32 @@ func lifeIsFollowed(t *testing.T, a *Agent) {
 	took = max(took, follow(t, a, pid, "is in its cgroup", func(p *workload.Process, _ bool) bool {
 		return p != nil && slices.ContainsFunc(p.Cgroups, func(c workload.CgroupID) bool { return c.ID == inode })
 	}))
-	_ = in.Close()
-	_ = cmd.Wait()
+	end()
 	took = max(took, follow(t, a, pid, "has ended", func(p *workload.Process, gone bool) bool { return p != nil && gone }))
 	t.Logf("known after %s at most", took.Round(time.Millisecond))
 	if took > later {
 		t.Errorf("known after %s, more than %s later", took, later)
 	}
+}
+
+// startCat starts a process that lives until end, or the test's end, which also
+// reaps it.
+func startCat(t *testing.T) (pid workload.PID, end func()) {
+	t.Helper()
+	cmd := exec.Command("/bin/cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	return workload.PID(cmd.Process.Pid), end
 }
 
 // follow waits until the store has what is wanted, and gives how long that took.
@@ -271,19 +279,8 @@ func TestADetachedProgramIsNamedAndHealthSaysSo(t *testing.T) {
 	}
 	closeLink(t, "tp_name:\tsched_process_fork\n")
 	began := time.Now()
-	cmd := exec.Command("/bin/cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	}()
-	follow(t, a, workload.PID(cmd.Process.Pid), "is known", func(p *workload.Process, _ bool) bool { return p != nil })
+	pid, _ := startCat(t)
+	follow(t, a, pid, "is known", func(p *workload.Process, _ bool) bool { return p != nil })
 	var line string
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
