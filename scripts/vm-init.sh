@@ -6,7 +6,7 @@
 # The kernel's command line says how: vm.cgroups (v2, hybrid or v1), vm.token (a
 # word that vm.sh waits for and that no test can know) and vm.shell.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
-export PIDIGREE_PROGRAMS=/usr/bin PIDIGREE_GUEST=1
+export PIDIGREE_PROGRAMS=/usr/bin
 
 # runc's pivot_root refuses the kernel's first file system as the root, because
 # that is mounted on nothing. A bind mount of it is mounted on something.

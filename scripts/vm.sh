@@ -15,9 +15,8 @@
 #
 # It needs neither root nor KVM: without KVM qemu emulates, some five times
 # slower. Test binaries are static, and therefore without the race detector;
-# that runs on the host. In the machine tests see PIDIGREE_PROGRAMS (where the
-# built programs are, as there is no Go) and PIDIGREE_GUEST=1 (they may change
-# what belongs to a whole machine).
+# that runs on the host. In the machine tests see PIDIGREE_PROGRAMS: where the
+# built programs are, as there is no Go.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PATH:/usr/sbin:/sbin
