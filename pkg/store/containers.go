@@ -23,6 +23,8 @@ type view struct {
 	// gone: a tombstone. dropped: not in the store any more; only processes
 	// that were in it still lead here.
 	gone, dropped bool
+	// ended is what told was when it was dropped.
+	ended workload.Revision
 	// restored: by Restore; nobody who lives has anything to do with it.
 	restored bool
 }
@@ -71,7 +73,10 @@ func (i *contItem) state() state {
 // told is the revision at which those who do not watch tombstones were told
 // that it is gone: that of a tombstone's last version.
 func (v *view) told() workload.Revision {
-	if !v.gone {
+	switch {
+	case v.dropped:
+		return v.ended
+	case !v.gone:
 		return 0
 	}
 	return v.rev
@@ -322,7 +327,7 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	delete(s.byKey, it.key)
 	was := it.latest.Load()
 	last := *was
-	last.rev, last.dropped = s.next(), true
+	last.rev, last.dropped, last.ended = s.next(), true, was.told()
 	it.latest.Store(&last)
 	s.setParent(it, workload.ContainerID{})
 	s.setCgroups(it, nil)

@@ -49,6 +49,10 @@ type changeLog struct {
 }
 
 type logWindow struct {
+	// base is the revision that the writer was at when it made the window. Of what
+	// had changed up to then only the last entry is here: as of an earlier revision
+	// entries are missing.
+	base    workload.Revision
 	entries []logEntry
 	n       atomic.Int64 // entries[:n] are published and never change
 }
@@ -74,7 +78,7 @@ func newChangeLog(base workload.Revision) *changeLog {
 func (l *changeLog) append(rev workload.Revision, what tracked) {
 	w := l.window.Load()
 	if w.n.Load() == int64(len(w.entries)) {
-		w = w.compact()
+		w = w.compact(rev)
 		l.window.Store(w)
 	}
 	n := w.n.Load()
@@ -83,15 +87,15 @@ func (l *changeLog) append(rev workload.Revision, what tracked) {
 	l.pending = true
 }
 
-// compact copies what is not stale.
-func (w *logWindow) compact() *logWindow {
+// compact copies what is not stale; the writer is at rev.
+func (w *logWindow) compact(rev workload.Revision) *logWindow {
 	fresh := 0
 	for _, e := range w.published() {
 		if e.what.revision() == e.rev {
 			fresh++
 		}
 	}
-	c := &logWindow{entries: make([]logEntry, max(minLog, 2*fresh+minLog/2))}
+	c := &logWindow{base: rev, entries: make([]logEntry, max(minLog, 2*fresh+minLog/2))}
 	n := 0
 	for _, e := range w.published() {
 		if e.what.revision() == e.rev {
@@ -107,7 +111,11 @@ func (w *logWindow) published() []logEntry { return w.entries[:w.n.Load()] }
 
 // after gives the entries in (from, to].
 func (l *changeLog) after(from, to workload.Revision) []logEntry {
-	es := l.window.Load().published()
+	return l.window.Load().after(from, to)
+}
+
+func (w *logWindow) after(from, to workload.Revision) []logEntry {
+	es := w.published()
 	lo := sort.Search(len(es), func(i int) bool { return es[i].rev > from })
 	es = es[lo:]
 	return es[:sort.Search(len(es), func(i int) bool { return es[i].rev > to })]

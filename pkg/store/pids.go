@@ -110,10 +110,19 @@ func (n *node) exited() bool { return n.flags&flagExited != 0 }
 
 // told is like view.told.
 func (n *node) told() workload.Revision {
-	if !n.exited() {
+	switch {
+	case n.flags&flagDropped != 0:
+		return workload.Revision(n.start)
+	case !n.exited():
 		return 0
 	}
 	return n.rev
+}
+
+// droppedNode is what is left of a tombstone that leaves the store at rev. It is
+// in no index, so its start is free to say when watchers were told of the end.
+func droppedNode(n *node, rev workload.Revision) *node {
+	return &node{rev: rev, proc: n.proc, start: uint64(n.told()), flags: flagDropped | n.flags&flagRestored}
 }
 
 func (n *node) key() workload.ProcessKey {

@@ -173,7 +173,7 @@ func (s *Store) dropProcess(item *procItem) {
 	if n.restored() {
 		s.restoredProcs--
 	}
-	item.latest.Store(&node{rev: rev, proc: n.proc, flags: flagDropped | n.flags&flagRestored})
+	item.latest.Store(droppedNode(n, rev))
 	for o := s.pids.head(n.pid); o != nil; o = o.older.Load() {
 		if o.key() == n.key() {
 			return // the next process of the same clock tick, which watchers cannot tell from this one

@@ -74,6 +74,7 @@ type Store struct {
 	procLog                            *changeLog
 	contLog                            *changeLog
 	watchers                           atomic.Int64
+	pace                               pace
 	conts, contsGone, procs, procsGone atomic.Int64
 	dropped, rejected, resyncs         atomic.Uint64
 
@@ -110,6 +111,7 @@ func New(opt Options) *Store {
 		procTombs: tombs{max: opt.MaxProcessTombstones, seq: tombSeq},
 		hostTombs: tombs{seq: tombSeq},
 		contTombs: tombs{max: opt.MaxContainerTombstones, seq: tombSeq},
+		pace:      pace{born: time.Now()},
 	}
 	s.pids.init()
 	s.rev.Store(uint64(opt.Base))

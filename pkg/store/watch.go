@@ -41,14 +41,15 @@ const maxBatch = 256
 // has its id or key and nothing else. A container whose ID changes is unset by
 // its former one.
 //
-// A reader that does not read costs one Batch and delays nobody. The sequence
+// A reader that does not read costs one Batch and delays nobody. Where very many
+// read, each gets its batches some milliseconds later, and so fewer. The sequence
 // runs in the caller's goroutine and can be started again, from sel.From.
 func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
 		s.watchers.Add(1)
 		defer s.watchers.Add(-1)
 		w := newWalker(s, sel)
-		for ctx.Err() == nil {
+		for s.pace.turn(ctx) {
 			b, ok := w.next(ctx)
 			if !ok || len(b.Changes) > 0 && !yield(b) {
 				return
@@ -68,6 +69,10 @@ type walker struct {
 	all  bool
 	// cursor: every change up to it was said or has been overtaken.
 	cursor workload.Revision
+	// known: all ends up to it were told. It stays behind cursor while batches are
+	// full: the entry of an end may be gone by the time that cursor comes to it, and
+	// the removal after it still to come.
+	known workload.Revision
 	// begin is where the stream begins: nothing that was gone by then is news.
 	// In a snapshot it is the revision at which the snapshot was started.
 	begin    workload.Revision
@@ -80,7 +85,7 @@ type walker struct {
 }
 
 func newWalker(s *Store, sel workload.Selector) *walker {
-	w := &walker{s: s, logs: s.logs(sel), all: sel.All, cursor: sel.From, begin: sel.From, bookmark: true}
+	w := &walker{s: s, logs: s.logs(sel), all: sel.All, cursor: sel.From, known: sel.From, begin: sel.From, bookmark: true}
 	switch {
 	case sel.From == 0:
 		w.restart(false)
@@ -96,6 +101,7 @@ func (w *walker) restart(resync bool) {
 		w.s.resyncs.Add(1)
 	}
 	w.cursor, w.ahead, w.begin = 0, 0, w.s.Revision()
+	w.known = w.begin
 	w.snapshot, w.bookmark, w.resync = true, true, resync
 }
 
@@ -107,8 +113,8 @@ func (w *walker) forgotten(rev workload.Revision) bool {
 // next gives what has changed since the last batch, without changes if nothing
 // has. False: ctx has ended.
 func (w *walker) next(ctx context.Context) (Batch, bool) {
-	known := max(w.cursor, w.begin)
-	hits, more, ok := w.collect(ctx, known)
+	known := w.known
+	hits, more, ok := w.collect(ctx)
 	if !ok {
 		return Batch{}, false
 	}
@@ -134,6 +140,8 @@ func (w *walker) next(ctx context.Context) (Batch, bool) {
 type hit struct {
 	what tracked
 	st   state
+	// later is where it will be said again, 0 for most: see owed.
+	later workload.Revision
 }
 
 func appendChanges(cs []workload.Change, hits []hit) []workload.Change {
@@ -149,11 +157,17 @@ func appendChanges(cs []workload.Change, hits []hit) []workload.Change {
 }
 
 // collect walks until the state is whole or the batch is full (more).
-func (w *walker) collect(ctx context.Context, known workload.Revision) (hits []hit, more, ok bool) {
+func (w *walker) collect(ctx context.Context) (hits []hit, more, ok bool) {
 	for round := 0; ; round++ {
-		to := w.s.Revision()
-		fresh, end := w.walk(to, known, maxBatch-len(hits))
+		windows, to, ok := w.pin(ctx)
+		if !ok {
+			return nil, false, false
+		}
+		fresh, end := w.walk(windows, to, maxBatch-len(hits))
 		w.cursor = end
+		if end == to {
+			w.known = max(w.known, end)
+		}
 		if round > 0 {
 			hits = slices.DeleteFunc(hits, func(h hit) bool { return said(fresh, h.what) })
 		}
@@ -174,32 +188,59 @@ func (w *walker) collect(ctx context.Context, known workload.Revision) (hits []h
 	}
 }
 
+// pin gives the windows that are whole as of a revision. A window that the writer
+// made anew is none for an earlier revision: what had changed since would be
+// missing in it, and nothing would say so. False: ctx has ended.
+func (w *walker) pin(ctx context.Context) (windows [2]*logWindow, to workload.Revision, ok bool) {
+	for {
+		var base workload.Revision
+		for i, l := range w.logs {
+			windows[i] = l.window.Load()
+			base = max(base, windows[i].base)
+		}
+		to = w.s.Revision()
+		// The writer is within the batch in which it made one of them.
+		if to < base && !w.wait(ctx, func() bool { return w.s.Revision() >= base }) {
+			return windows, 0, false
+		}
+		current := to >= base
+		for i, l := range w.logs {
+			current = current && l.window.Load() == windows[i] // it has all up to the revision
+		}
+		if current {
+			return windows, to, true
+		}
+	}
+}
+
 func said(hits []hit, what tracked) bool {
 	return slices.ContainsFunc(hits, func(h hit) bool { return h.what == what })
 }
 
 // walk gives up to room states of (cursor, to] and the revision that it came to.
-func (w *walker) walk(to, known workload.Revision, room int) (hits []hit, end workload.Revision) {
+func (w *walker) walk(windows [2]*logWindow, to workload.Revision, room int) (hits []hit, end workload.Revision) {
 	end = to
-	for _, l := range w.logs {
+	for i := range w.logs {
 		n := len(hits)
-		for _, e := range l.after(w.cursor, to) {
+		for _, e := range windows[i].after(w.cursor, to) {
 			if e.rev > end {
 				break
 			}
-			st := e.what.state()
-			if st.entity.Revision != e.rev {
-				w.ahead = max(w.ahead, st.entity.Revision)
-				continue
-			}
-			if !w.wants(st, known) {
+			h := hit{what: e.what, st: e.what.state()}
+			if rev := h.st.entity.Revision; rev != e.rev {
+				w.ahead = max(w.ahead, rev)
+				if h.st.told != e.rev || !w.owed(h.st) {
+					continue
+				}
+				h.st, h.later = ended(h.st), rev
+			} else if !w.wants(h.st) {
 				continue
 			}
 			if len(hits)-n == room {
 				end = e.rev - 1
 				break
 			}
-			hits = append(hits, hit{e.what, st})
+			hits = append(hits, h)
 		}
 	}
 	return cutHits(hits, end, room)
@@ -217,12 +258,12 @@ func cutHits(hits []hit, end workload.Revision, room int) ([]hit, workload.Revis
 		end = hits[room].st.entity.Revision - 1
 		hits = hits[:room]
 	}
-	return hits, end
+	return slices.DeleteFunc(hits, func(h hit) bool { return h.later != 0 && h.later <= end }), end
 }
 
-// wants says whether a state is news to a reader who knows all up to known.
-func (w *walker) wants(st state, known workload.Revision) bool {
-	told := !w.all && st.told != 0 && st.told <= known
+// wants says whether a state is news to the reader.
+func (w *walker) wants(st state) bool {
+	told := !w.all && st.told != 0 && st.told <= w.known
 	switch {
 	case st.quiet && !w.all:
 		return false
@@ -233,6 +274,23 @@ func (w *walker) wants(st state, known workload.Revision) bool {
 	default:
 		return true
 	}
+}
+
+// owed reports whether a reader who does not keep tombstones has to be told here
+// of an end, though what has ended has been dropped since. The removal has a place
+// of its own; but where the batch ends before that, whoever resumes from here, and
+// the next batch, take the reader for told of all up to here.
+func (w *walker) owed(st state) bool { return !w.all && !st.quiet && st.removed && st.told > w.known }
+
+// ended is what was left of an entity when its end was told.
+func ended(st state) state {
+	e := workload.Entity{Kind: st.entity.Kind, Gone: true, Revision: st.told}
+	if c := st.entity.Container; c != nil {
+		e.Container = &workload.Container{ID: c.ID}
+	} else {
+		e.Process = &workload.Process{Key: st.entity.Process.Key}
+	}
+	return state{entity: e, removed: true, told: st.told}
 }
 
 // behind reports whether there is anything to walk for.

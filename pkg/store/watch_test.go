@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -436,7 +437,8 @@ func TestAReaderInTheMiddleOfABatchWaitsForItsEnd(t *testing.T) {
 	w := newWalker(s, workload.Selector{})
 	s.mu.Lock() // what Apply does, in two halves
 	s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "a2")).Container)
-	hits, end := w.walk(s.Revision(), 0, maxBatch)
+	windows, to, _ := w.pin(t.Context())
+	hits, end := w.walk(windows, to, maxBatch)
 	if len(hits) != 1 || end >= w.ahead {
 		t.Fatalf("%d hits up to %d, ahead %d: the half batch was not noticed", len(hits), end, w.ahead)
 	}
@@ -461,6 +463,80 @@ func TestAReaderInTheMiddleOfABatchWaitsForItsEnd(t *testing.T) {
 		labels = append(labels, changeLabel(c))
 	}
 	if diff := cmp.Diff([]string{"a2", "b2", "bookmark"}, labels); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The end of something is left out where a batch finds it dropped already, which
+// is newer than the batch may say. A batch that is full ends there; the next one
+// takes the reader for told.
+func TestWhatIsDroppedWhileAFullBatchIsMadeIsNotLeftWithTheReader(t *testing.T) {
+	s := New(Options{})
+	k := key(7, 1)
+	s.Apply(put(onHost(k)), putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "a")))
+	w := newWalker(s, workload.Selector{Kinds: both})
+	have := map[string]bool{}
+	take := func() {
+		b, _ := w.next(t.Context())
+		for _, c := range b.Changes {
+			if c.Type == workload.ChangeSet || c.Type == workload.ChangeUnset {
+				have[entityID(c.Entity)] = c.Type == workload.ChangeSet && !c.Entity.Gone
+			}
+		}
+	}
+	take()
+	if want := (map[string]bool{k.String(): true, docker("aaaa").String(): true}); !maps.Equal(have, want) {
+		t.Fatalf("the reader has %v", have)
+	}
+	s.Apply(put(exited(onHost(k), second, 0)), gone(docker("aaaa"), second))
+	for i := range maxBatch + 50 {
+		s.Apply(put(onHost(key(workload.PID(100+i), 1))))
+	}
+	s.mu.Lock() // the first half of an Apply
+	s.expire(second + workload.KTime(DefaultGrace))
+	take()
+	s.publishBatchLocked()
+	s.mu.Unlock()
+	for w.behind() {
+		take()
+	}
+	if have[k.String()] || have[docker("aaaa").String()] {
+		t.Errorf("the reader still has what has ended: the process %t, the container %t", have[k.String()], have[docker("aaaa").String()])
+	}
+}
+
+// A window that the writer makes anew within a batch lacks what that batch has
+// changed. As of the revision before, a reader would find nothing in its place
+// and take the rest for the whole.
+func TestAReaderDoesNotWalkAWindowThatIsNewerThanItsRevision(t *testing.T) {
+	s := New(Options{})
+	putNamed(s, "aaaa", "a")
+	w := newWalker(s, workload.Selector{})
+	s.mu.Lock() // what Apply does, in two halves
+	before := s.contLog.window.Load()
+	for i := 0; s.contLog.window.Load() == before; i++ {
+		s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), fmt.Sprint("a", i))).Container)
+	}
+	s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "last")).Container)
+	got := make(chan Batch)
+	go func() {
+		b, _ := w.next(t.Context())
+		got <- b
+	}()
+	for s.contLog.waiters.Load() == 0 { // until the reader waits for the writer
+		select {
+		case b := <-got:
+			t.Fatalf("a batch from the middle: %+v", b)
+		default:
+		}
+	}
+	s.publishBatchLocked()
+	s.mu.Unlock()
+	var labels []string
+	for _, c := range (<-got).Changes {
+		labels = append(labels, changeLabel(c))
+	}
+	if diff := cmp.Diff([]string{"last", "bookmark"}, labels); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
