@@ -16,7 +16,13 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(anotherUserEnv) != "" {
+		beAnotherUser()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // agent is a fake that knows one container, in which every process is.
 type agent struct {
