@@ -346,10 +346,12 @@ func (m *machine) lineage(e evLineage) {
 			return
 		}
 	}
-	for i, l := range e.lineage {
+	for _, l := range e.lineage { // all of them first: what is below is linked to them
 		if old := m.cgroups[l.CgroupID]; old != nil && old.named && old.path != l.Path && old.path != "" && e.at > old.knownAt && !m.bugs.has(bugCgroupReuseUnnoticed) {
 			defer m.replace(old, e.at)()
 		}
+	}
+	for i, l := range e.lineage {
 		g := m.cgroupOf(l.CgroupID)
 		var parent uint64
 		if i+1 < len(e.lineage) {

@@ -1118,6 +1118,21 @@ func TestSandboxesAndServicesAreTheHosts(t *testing.T) {
 	r.want(71, workload.StatusHost, "")
 }
 
+// A's cgroup was removed and its id came again, above a new one; only the new one's
+// lineage is read, leaf first.
+func TestANewCgroupIsNotBelowTheOldOneOfItsParentsID(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.task(70, 10, 9, []workload.PIDNamespace{ns(900, 1)})
+	r.feed(evLineage{id: workload.CgroupID{ID: 9}, at: r.now, lineage: []workload.CgroupPath{
+		{CgroupID: workload.CgroupID{ID: 9}, Path: "/elsewhere/x"}, {CgroupID: workload.CgroupID{ID: 3}, Path: "/elsewhere"}, {CgroupID: workload.CgroupID{ID: 1}, Path: "/"},
+	}})
+	r.asHost(r.proc(70, 10, 9, ns(900, 1)))
+	if p := r.want(70, workload.StatusUnknown, ""); strings.Contains(p.Reason, "claims") {
+		t.Errorf("it is unknown because %s", p.Reason)
+	}
+}
+
 // The making of a cgroup is heard once more after its removal.
 func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
 	r := newRig(t)

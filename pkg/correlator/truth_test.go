@@ -178,7 +178,10 @@ func (w *truth) rmdir(id workload.CgroupID) {
 	for _, c := range w.below(id) {
 		w.rmdir(c)
 	}
-	path := w.names[id]
+	path, there := w.names[id]
+	if !there { // two runtimes shared it: freed twice, its id would be two cgroups' at once
+		return
+	}
 	delete(w.names, id)
 	delete(w.parents, id)
 	w.free = append(w.free, simFree{id, w.pass()})
