@@ -24,10 +24,11 @@ import (
 )
 
 // Flow-control windows, on this side: a reply of a thousand answers is some
-// 200 KiB and should not wait for a window update on its way.
+// 200 KiB and should not wait for a window update on its way. More than that is
+// only what an agent sends, and both sides hold, for a stream that nobody reads.
 const (
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
+	streamWindow = 256 << 10
+	connWindow   = 1 << 20
 )
 
 // newConn makes the gRPC side of a client with nothing that costs time at the

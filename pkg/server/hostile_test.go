@@ -194,8 +194,8 @@ func TestAReaderThatIsStuckDelaysOnlyItself(t *testing.T) {
 			c := &workload.Container{Name: strings.Repeat("x", 32<<10)}
 			batch := []workload.Change{{Type: workload.ChangeSet, Entity: workload.Entity{Kind: workload.KindContainer, Container: c}}}
 			for ctx.Err() == nil {
-				// The client's window holds 1 MiB, which are 32 batches.
-				if sent++; sent == 20 {
+				// The client's window holds 256 KiB, which are 8 batches.
+				if sent++; sent == 5 {
 					close(stuck)
 				}
 				if !yield(batch) {

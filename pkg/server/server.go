@@ -102,7 +102,8 @@ type Server struct {
 
 	sessions sessions
 	watchers atomic.Int64
-	stopping chan struct{} // closed when running streams have to end
+	encoded  atomic.Pointer[encodings] // see shared
+	stopping chan struct{}             // closed when running streams have to end
 	stopOnce sync.Once
 }
 
@@ -138,6 +139,8 @@ func New(opt Options) (*Server, error) {
 const (
 	streamWindow = 256 << 10
 	connWindow   = 1 << 20
+	// readBuffer is for each connection, also an idle one. Requests are small.
+	readBuffer = 4 << 10
 )
 
 func (s *Server) grpcOptions() []grpc.ServerOption {
@@ -153,6 +156,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.SharedWriteBuffer(true), // a connection that writes nothing holds none
 		grpc.ConnectionTimeout(s.opt.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A peer that stopped reading: the kernel's buffer fills and the ping gets no answer.

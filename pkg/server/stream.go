@@ -73,12 +73,13 @@ func (s *Server) streamEntities(ctx context.Context, req *wire.Bytes, out *chunk
 		s.watchers.Add(-1)
 		return status.Errorf(codes.ResourceExhausted, "%d streams are open, which is the limit", s.opt.MaxWatchers)
 	}
-	defer s.watchers.Add(-1)
+	defer s.leaveStream()
 	watchCtx, cancel := s.untilStop(ctx)
 	defer cancel()
 	for batch := range s.opt.Backend.Watch(watchCtx, sel) {
+		shared := s.shared()
 		for _, ch := range batch {
-			if err := out.add(wire.AppendChange(out.b, ch)); err != nil {
+			if err := out.add(shared.append(out.b, ch)); err != nil {
 				return err
 			}
 		}
@@ -93,6 +94,26 @@ func (s *Server) streamEntities(ctx context.Context, req *wire.Bytes, out *chunk
 		return status.Error(codes.Unavailable, "the agent is stopping")
 	default:
 		return status.Error(codes.Unavailable, "the stream broke: resume it from the last revision")
+	}
+}
+
+// shared gives where changes are encoded once for all streams, nil while there is
+// but one.
+func (s *Server) shared() *encodings {
+	if s.watchers.Load() < 2 {
+		return nil
+	}
+	if e := s.encoded.Load(); e != nil {
+		return e
+	}
+	s.encoded.CompareAndSwap(nil, new(encodings))
+	return s.encoded.Load() // nil again where all others have just left
+}
+
+// leaveStream counts a stream out; the last but one takes what they shared with it.
+func (s *Server) leaveStream() {
+	if s.watchers.Add(-1) < 2 {
+		s.encoded.Store(nil)
 	}
 }
 
