@@ -237,6 +237,9 @@ func (w *sim) digest() string {
 		if p.attacker || w.unseen(p) || p.truth != nil && p.truth.contested { // how far it got depends on when it was noticed
 			continue
 		}
+		if p.truth == nil && len(p.pidns) > 0 && !w.beside(p) { // nor whether it was judged before its maker ended
+			continue
+		}
 		var c string
 		if a.Process != nil {
 			c = a.Process.Container.ID
