@@ -54,6 +54,7 @@ type Collector struct {
 	envAllow map[string]bool
 	// index is that of the running Watch, nil without one.
 	index atomic.Pointer[index]
+	scans scans
 
 	mu      sync.Mutex // guards all below
 	learned map[string]root
@@ -76,7 +77,7 @@ func New(opts Options) (*Collector, error) {
 		roots = append(roots, filepath.Clean(g))
 	}
 	opts.Roots = roots
-	c := &Collector{opts: opts, log: opts.Logger, envAllow: make(map[string]bool), learned: make(map[string]root)}
+	c := &Collector{opts: opts, log: opts.Logger, envAllow: make(map[string]bool), learned: make(map[string]root), scans: newScans()}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

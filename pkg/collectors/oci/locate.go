@@ -16,7 +16,7 @@ import (
 // Bounds of one Locate.
 const (
 	maxClaims = 16
-	// maxScan is how many states one Locate reads where no index is there: about a second's worth.
+	// maxScan is how many states are read for those who locate where no index is there: about a second's worth.
 	maxScan = 4096
 )
 
@@ -144,27 +144,4 @@ func (c *Collector) locateState(ctx context.Context, e workload.Evidence) (workl
 type place struct {
 	root root
 	id   string
-}
-
-// placesFor gives the states worth reading: those that the index names and
-// those that it does not know yet; without an index all, up to maxScan.
-func (c *Collector) placesFor(ctx context.Context, e workload.Evidence) ([]place, error) {
-	idx := c.index.Load()
-	places := idx.lookup(e)
-	for _, r := range c.roots() {
-		if r.bundles || ctx.Err() != nil {
-			continue
-		}
-		list, _ := subdirs(r.path)
-		for _, d := range list {
-			if !validID(d.name) || idx.knows(r.path, d) {
-				continue
-			}
-			if len(places) == maxScan {
-				return places, fmt.Errorf("more than %d states: %w", maxScan, collectors.ErrUnavailable)
-			}
-			places = append(places, place{root: r, id: d.name})
-		}
-	}
-	return places, nil
 }

@@ -3,10 +3,14 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
@@ -31,9 +35,14 @@ func hybridRoot(t testing.TB) string { return t.TempDir() }
 // TestLocate runs without a Watch, with one, and with one that has heard of
 // nothing yet: the index must not change an answer.
 func TestLocate(t *testing.T) {
-	for _, watching := range []string{"no", "yes", "deaf"} {
+	for _, watching := range []string{"no", "yes", "deaf", "no, in a crowd", "deaf, in a crowd"} {
 		run := testRun(t)
 		moby := mkdir(t, run+"/docker/runtime-runc/moby")
+		if strings.HasSuffix(watching, "crowd") {
+			for i := range fewStates {
+				makeRunc(t, moby, fmt.Sprint("other", i), fmt.Sprint("/docker/other", i))
+			}
+		}
 		makeRunc(t, moby, "victim", "/docker/victim")
 		makeRunc(t, moby, "nested", "/docker/victim/nested")
 		anywhere := makeRunc(t, mkdir(t, run+"/containerd/runc/shop"), "web", "/any/path/at-all")
@@ -41,7 +50,7 @@ func TestLocate(t *testing.T) {
 		switch watching {
 		case "yes":
 			startWatch(t, c)
-		case "deaf":
+		case "deaf", "deaf, in a crowd":
 			idx := newIndex()
 			idx.setRoots(c.roots())
 			c.index.Store(idx)
@@ -73,6 +82,72 @@ func TestLocate(t *testing.T) {
 				t.Errorf("%s (watching: %s): %v, %v; want %q", tc.name, watching, got, err, tc.want)
 			}
 		}
+	}
+}
+
+// Those who locate while somebody else reads the states wait, and one more look
+// serves them all: it began after they had asked.
+func TestThoseWhoLocateTogetherReadTheStatesOnce(t *testing.T) {
+	run := testRun(t)
+	root := mkdir(t, run+"/runc")
+	const crowd = 100
+	for i := range crowd {
+		makeRunc(t, root, fmt.Sprint("c", i), fmt.Sprint("/c/", i))
+	}
+	c := newCollector(t, Options{RunDir: run, CgroupRoot: hybridRoot(t)})
+	c.scans.turn <- struct{}{} // somebody reads
+	var all sync.WaitGroup
+	for i := range crowd + 1 { // the last one is none of them yet
+		all.Go(func() {
+			id := fmt.Sprint("c", i)
+			got, err := c.Locate(t.Context(), workload.Evidence{Cgroups: at(8, fmt.Sprint("/c/", i))})
+			if err != nil || got.ID != id {
+				t.Errorf("%s is %v, %v", id, got, err)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	all.Go(func() {
+		if _, err := c.Locate(ctx, workload.Evidence{Cgroups: at(8, "/c/1")}); !errors.Is(err, context.Canceled) {
+			t.Errorf("whoever does not wait any longer is told %v", err)
+		}
+	})
+	for c.scans.waiting.Load() < crowd+2 {
+		runtime.Gosched()
+	}
+	makeRunc(t, root, fmt.Sprint("c", crowd), fmt.Sprint("/c/", crowd))
+	cancel()
+	for c.scans.waiting.Load() > crowd+1 {
+		runtime.Gosched()
+	}
+	<-c.scans.turn
+	all.Wait()
+	if n := c.scans.made.Load(); n != 1 {
+		t.Errorf("the states were read %d times", n)
+	}
+	if c.scans.last != nil {
+		t.Error("what was read is kept though nobody waits")
+	}
+}
+
+// A scan that could not read a state does not say that it is nobody's.
+func TestAScanThatCouldNotReadAStateDeniesNothing(t *testing.T) {
+	run := testRun(t)
+	root := mkdir(t, run+"/runc")
+	for i := range fewStates + 1 {
+		makeRunc(t, root, fmt.Sprint("c", i), fmt.Sprint("/c/", i))
+	}
+	c := newCollector(t, Options{RunDir: run, CgroupRoot: hybridRoot(t)})
+	asked := workload.Evidence{Cgroups: at(8, "/somebody/else")}
+	if _, err := c.Locate(t.Context(), asked); !errors.Is(err, collectors.ErrNotFound) {
+		t.Errorf("a cgroup of none of them: %v", err)
+	}
+	write(t, root+"/c0/state.json", []byte("{"))
+	if _, err := c.Locate(t.Context(), asked); !errors.Is(err, collectors.ErrUnavailable) {
+		t.Errorf("it may be that of the one that could not be read: %v", err)
+	}
+	if got, err := c.Locate(t.Context(), workload.Evidence{Cgroups: at(8, "/c/1")}); err != nil || got.ID != "c1" {
+		t.Errorf("the others are not found: %v, %v", got, err)
 	}
 }
 
