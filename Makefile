@@ -35,7 +35,7 @@ fuzz: ## every fuzz target in turn (FUZZ_TIME=10m in all)
 	FUZZ_TIME=$(FUZZ_TIME) scripts/fuzz.sh
 
 torture: ## the long forms of the oracle, attacks, faults, simulator and fuzzing; hours (PARTS="oracle sim" TORTURE_SCALE=10)
-	scripts/torture.sh $(PARTS)
+	TORTURE_SCALE=$(TORTURE_SCALE) scripts/torture.sh $(PARTS)
 
 lint: ## formatting, linters, generated files, go.mod
 	scripts/packages.sh lint

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -477,23 +478,45 @@ func startSleepers(t *testing.T, n int) sleepers {
 		cmd.Stdout, cmd.Stderr = log, log // a file: a container keeps it open, and nobody waits for that
 		return cmd.Run()
 	}
-	made := 0
+	var bundles []string
+	for i := range n {
+		bundles = append(bundles, bundle(i))
+	}
 	t.Cleanup(func() {
-		for i := range made {
+		sideBySide(n, func(i int) { // --force: it may not be there
 			if err := runc("delete", "--force", f.prefix+strconv.Itoa(i)); err != nil {
 				t.Errorf("runc delete: %v", err)
 			}
-		}
+		})
 		removeSleeperCgroups(t, f.prefix)
 	})
-	for i := range n {
-		if err := runc("run", "--detach", "--bundle", bundle(i), f.prefix+strconv.Itoa(i)); err != nil {
-			b, _ := os.ReadFile(log.Name())
-			t.Fatalf("runc run: %v: %s", err, b)
+	sideBySide(n, func(i int) {
+		if t.Failed() {
+			return
 		}
-		made++
+		if err := runc("run", "--detach", "--bundle", bundles[i], f.prefix+strconv.Itoa(i)); err != nil {
+			b, _ := os.ReadFile(log.Name())
+			t.Errorf("runc run: %v: %s", err, b)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
 	}
 	return f
+}
+
+// sideBySide calls one with 0 to n-1, a few at a time.
+func sideBySide(n int, one func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				one(i)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // sleeperBundle gives a bundle for each container, all with one root.
