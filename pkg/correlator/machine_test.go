@@ -1133,6 +1133,94 @@ func TestANewCgroupIsNotBelowTheOldOneOfItsParentsID(t *testing.T) {
 	}
 }
 
+// A process in A's namespaces is in a cgroup with a name that every source denies.
+func TestANameIsNotBelievedOfAProcessInAnothersNamespaces(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(40, 2, "/docker/"+idB)
+	stray := r.proc(140, 10, 40, ns(500, 9))
+	r.feed(kernel.Event{Type: kernel.Task, Process: stray})
+	r.asHost(stray, r.proc(100, 10, 3, ns(500, 1)))
+	if p := r.want(140, workload.StatusUnknown, ""); !strings.Contains(p.Reason, "its namespaces are those of") {
+		t.Errorf("it is unknown because %s", p.Reason)
+	}
+}
+
+// What /proc said is as old as its reading: a move that was heard meanwhile is newer.
+func TestWhatWasReadReplacesNothingNewer(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.startB()
+	r.fork(130, 10, 1)
+	before := r.now
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(130, 10, 4), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 4}}})
+	r.want(130, workload.StatusContainer, idB)
+	r.feed(evProcess{pid: 130, proc: r.proc(130, 10, 3), at: before})
+	r.want(130, workload.StatusContainer, idB)
+}
+
+// An engine is asked about B and describes A.
+func TestADescriptionOfAnotherContainerIsNotTaken(t *testing.T) {
+	r := newRig(t)
+	r.startB()
+	q := r.take(reqPrefill, docker)
+	r.answer(q, &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "other", State: workload.StateRunning}, nil)
+	if c := r.m.find(workload.ContainerID{Runtime: "docker", ID: idB}); c.layers[docker] != nil {
+		t.Errorf("B is described as %+v", c.layers[docker])
+	}
+	if c := r.m.find(workload.ContainerID{Runtime: "docker", ID: idA}); c != nil {
+		t.Errorf("A is known by it: %v", c.ids)
+	}
+	r.want(200, workload.StatusContainer, idB)
+}
+
+// A container's last process ends, and nobody hears of it; then the sources deny what
+// is gone. Whose it was, nobody knows any more.
+func TestWhoMayHaveEndedIsReadBeforeItIsTheHosts(t *testing.T) {
+	r := newRig(t)
+	odd := r.proc(150, 10, 1, ns(700, 1)) // in no cgroup, so that no other rule decides
+	r.feed(kernel.Event{Type: kernel.Fork, Process: odd})
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	r.after(3000)
+	r.want(150, workload.StatusUnknown, "")
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, gone: true, at: r.now})
+	r.want(150, workload.StatusUnknown, "")
+}
+
+// The low-level runtime has called a process A's init, in a cgroup that bears B's
+// name; then an engine calls it B's.
+func TestABarePIDIsNotTakenFromTheContainerWhoseInitItIs(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(40, 2, "/docker/"+idB)
+	r.task(150, 10, 40, []workload.PIDNamespace{ns(700, 1)})
+	r.feed(evListed{source: oci, container: r.state(idA, 150, "/somewhere/else")})
+	r.denyFiles(idB)
+	r.feed(evListed{source: docker, container: bareInit(idB, 150)})
+	r.denyFiles(idB)
+	if p := r.m.procs[150]; p.member != nil || p.status == workload.StatusContainer {
+		t.Errorf("it is %s of %q: %s", p.status, p.member.label(), p.reason)
+	}
+}
+
+// In the host's PID namespace only the mount namespace shows where one came from
+// who left a container's cgroups, once that was not seen.
+func TestWhoLeftAContainerUnseenIsToldByItsMountNamespace(t *testing.T) {
+	r := newRig(t)
+	in := func(pid, parent workload.PID, cgroup uint64) kernel.Process {
+		p := r.proc(pid, parent, cgroup)
+		p.MountNS = 77
+		return p
+	}
+	r.mkdir(40, 1, "/odd")
+	r.mkdir(41, 1, "/user.slice")
+	r.feed(kernel.Event{Type: kernel.Task, Process: in(150, 10, 40)}) // an init, not registered yet
+	r.feed(evListed{source: oci, container: r.state(idA, 150, "/not/there")})
+	r.feed(kernel.Event{Type: kernel.Task, Process: in(151, 1, 41)})
+	r.asHost(in(150, 10, 40), in(151, 1, 41))
+	r.want(150, workload.StatusUnknown, "")
+	r.want(151, workload.StatusUnknown, "")
+}
+
 // The making of a cgroup is heard once more after its removal.
 func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
 	r := newRig(t)
