@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/bpf"
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // linkFD finds the file descriptor of a link among our own, as anybody could
@@ -413,5 +416,69 @@ func suspectsNobody(t *testing.T, tr *Tracer, typ Type, detached uint64) {
 	t.Helper()
 	if s := of1(tr.Stats(), typ); s.Detached != detached || !s.Attached {
 		t.Errorf("%+v", s)
+	}
+}
+
+// Where the places are taken by processes that no audit has looked at, one that
+// shows a silence would pass unseen: the next check looks at them, not the fifth.
+func TestAProcessWithoutAPlaceHasTheOthersLookedAtAtOnce(t *testing.T) {
+	tr := newTracer(t, TracerOptions{})
+	c := startChild(t, nil, "", "/bin/cat")
+	c.awaitComm("cat")
+	if _, err := tr.drainRings(func(Event) {}); err != nil {
+		t.Fatal(err)
+	}
+	growOld()
+	checks(t, tr, 1)
+	if tr.canary.audited != 0 {
+		t.Fatal("an audit at the first check: nothing is shown")
+	}
+	p := Process{Key: workload.ProcessKey{PID: workload.PID(c.Process.Pid), Start: uint64(bootTime())}}
+	for range watchPlaces { // in any of its places is somebody now
+		tr.canary.forked(&p)
+		p.Key.Start++
+	}
+	if !tr.canary.crowded {
+		t.Fatal("it found a place")
+	}
+	checks(t, tr, 1)
+	if tr.canary.audited != 2 || tr.canary.crowded {
+		t.Errorf("after check %d the last audit is that of %d", tr.canary.checks, tr.canary.audited)
+	}
+	suspectsNobody(t, tr, Exec, 0)
+}
+
+// churn forks and ends processes, some of which live for a while, until the test ends.
+func churn(t *testing.T) {
+	t.Helper()
+	c := exec.Command("/bin/sh", "-c", "while :; do (:); /bin/true; sleep 0.3 & (:); (:); done")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Kill(-c.Process.Pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		_ = c.Wait() // it was killed
+	})
+}
+
+func TestAHostWhosePIDsChurnRaisesNoAlarmAndHidesNoSilence(t *testing.T) {
+	churn(t)
+	tr := newTracer(t, TracerOptions{})
+	silence(t, program1(tr, Exec))
+	record(t, tr)
+	d := deeds{tr: tr, typ: Exec, next: 2}
+	s := awaitStats(t, tr, "noticed", func(s Stats) bool { return d.noticed(t, s) })
+	t.Logf("noticed at check %d", s.Checks)
+	if d.done > 1 {
+		t.Errorf("noticed after %d tries", d.done)
+	}
+	s = awaitStats(t, tr, "an audit more", func(now Stats) bool { return now.Checks > s.Checks+auditPause+1 })
+	for _, p := range s.Programs {
+		if want := map[bool]uint64{true: 1}[p.Type == Exec]; p.Detached != want {
+			t.Errorf("%s was taken for broken %d times", p.Name, p.Detached)
+		}
 	}
 }
