@@ -40,7 +40,10 @@ flock 9
 if [ ! -e "$root/.complete" ]; then
 	part=$root.part
 	rm -rf --one-file-system "$part"
-	debootstrap --variant=minbase --include="$packages" "$suite" "$part" "$from" >"$cache/debootstrap.log" 2>&1 || {
+	bootstrap() { debootstrap "$@" --variant=minbase --include="$packages" "$suite" "$part" "$from" >"$cache/debootstrap.log" 2>&1; }
+	# One package of two hundred that does not come is asked for again; what came stays.
+	bootstrap --download-only || bootstrap --download-only || bootstrap --download-only || true
+	bootstrap || {
 		tail -n 20 "$cache/debootstrap.log" >&2
 		echo "nspawn-guest.sh: debootstrap of $suite did not finish; the log is $cache/debootstrap.log" >&2
 		exit 1
