@@ -44,6 +44,10 @@ STATUS says what was found: container; container (claimed) if only a cgroup's
 name says so; host, which is a finding and not a guess; unknown or conflict with
 the reason. "exited" is added for what is gone and still remembered.
 
+No runtime is waited for, unless --wait says how long. But about a container
+that has just begun the first answer of its engine is, for 250 ms at most, where
+that is on its way.
+
 Without an agent the answer comes from /proc, cgroups and runtimes, and says so
 on standard error.
 

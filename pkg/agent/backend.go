@@ -65,28 +65,44 @@ func (b backend) some(ctx context.Context, peer server.Peer, qs []workload.Query
 		b.a.resolver.ResolveAll(ctx, qs, out)
 		return
 	}
+	if len(qs) == 1 {
+		out[0] = b.one(ctx, peer, qs[0])
+		return
+	}
+	asked := slices.Clone(qs)
+	for i := range asked {
+		asked[i] = about(peer, qs[i])
+	}
+	b.a.resolver.ResolveAll(ctx, asked, out)
 	for i := range qs {
-		out[i] = b.one(ctx, peer, qs[i])
+		answered(peer, qs[i], &out[i])
 	}
 }
 
 func (b backend) one(ctx context.Context, peer server.Peer, q workload.Query) workload.Result {
-	if !q.Self {
-		return b.a.resolver.Resolve(ctx, q)
-	}
-	if peer.PID == 0 {
-		return workload.Result{Query: q, Err: fmt.Errorf("the asker's PID cannot be seen from the agent's PID namespace: %w", workload.ErrUnavailable)}
-	}
-	asked := q
-	asked.Self = false
-	if peer.Key.Inode != 0 || peer.Key.Start != 0 {
-		asked.Key = peer.Key
-	} else {
-		asked.PID = peer.PID
-	}
-	res := b.a.resolver.Resolve(ctx, asked)
-	res.Query = q
+	res := b.a.resolver.Resolve(ctx, about(peer, q))
+	answered(peer, q, &res)
 	return res
+}
+
+// about makes the asker's question about itself one about its process.
+func about(peer server.Peer, q workload.Query) workload.Query {
+	switch {
+	case !q.Self || peer.PID == 0:
+	case peer.Key.Inode != 0 || peer.Key.Start != 0:
+		q.Self, q.Key = false, peer.Key
+	default:
+		q.Self, q.PID = false, peer.PID
+	}
+	return q
+}
+
+// answered puts the question back as it was asked.
+func answered(peer server.Peer, q workload.Query, res *workload.Result) {
+	res.Query = q
+	if q.Self && peer.PID == 0 {
+		*res = workload.Result{Query: q, Err: fmt.Errorf("the asker's PID cannot be seen from the agent's PID namespace: %w", workload.ErrUnavailable)}
+	}
 }
 
 func (b backend) List(ctx context.Context, sel workload.Selector) iter.Seq[workload.Entity] {

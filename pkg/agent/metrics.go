@@ -50,6 +50,8 @@ func metrics() map[string]*metric {
 	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped.", prometheus.CounterValue, "type")
 	add("pidigree_repairs_total", "Snapshots taken after a loss, or because a BPF program is missing.", prometheus.CounterValue)
 	add("pidigree_conflicts_total", "Processes found in conflict.", prometheus.CounterValue)
+	add("pidigree_questions_waited_total", "Questions about a container that had just begun which waited for the first answer of its engine, and got it.", prometheus.CounterValue)
+	add("pidigree_questions_waited_in_vain_total", "Those that had no answer within 250 ms of the engine being asked.", prometheus.CounterValue)
 	add("pidigree_lag_seconds", "Age of the last kernel event when it was applied.", prometheus.GaugeValue)
 	add("pidigree_source_up", "1 while the source answers.", prometheus.GaugeValue, "source")
 	add("pidigree_source_calls_total", "Calls to a source, by method.", prometheus.CounterValue, "source", "method")
@@ -96,6 +98,8 @@ func (e *exporter) Collect(ch chan<- prometheus.Metric) {
 	each(put, "pidigree_kernel_skipped_total", s.Kernel.Skipped)
 	put("pidigree_repairs_total", float64(s.Kernel.Repairs))
 	put("pidigree_conflicts_total", float64(cs.Conflicts))
+	put("pidigree_questions_waited_total", float64(cs.Settled))
+	put("pidigree_questions_waited_in_vain_total", float64(cs.Unsettled))
 	put("pidigree_lag_seconds", s.Kernel.Lag.Seconds())
 	for _, src := range s.Sources {
 		if src.Name == tombsSource {

@@ -25,10 +25,14 @@ const (
 )
 
 // call gives fn a deadline and a turn, and counts it.
-func (m *member) call(ctx context.Context, method string, fn func(context.Context) error) error {
+func (m *member) call(ctx context.Context, method string, fn func(context.Context) error) (err error) {
 	m.count(method)
 	bounded, cancel := context.WithTimeout(ctx, m.opts.CallTimeout)
 	defer cancel()
+	if method == methodLookup {
+		m.owes()
+		defer func() { m.said(ctx, err) }()
+	}
 	release, err := m.turn(bounded, method)
 	if err == nil {
 		err = m.contain(method, func() error { return fn(bounded) })
@@ -39,6 +43,38 @@ func (m *member) call(ctx context.Context, method string, fn func(context.Contex
 	}
 	m.answered(ctx, err)
 	return err
+}
+
+// owes notes that a lookup is under way.
+func (m *member) owes() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.owed == 0 {
+		m.owedSince = time.Now()
+	}
+	m.owed++
+}
+
+// said notes the end of a lookup. The caller's own impatience says nothing about the source.
+func (m *member) said(ctx context.Context, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.owed--
+	switch {
+	case err == nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrNotMine):
+		m.refused, m.owedSince = false, time.Now()
+	case ctx.Err() == nil:
+		m.refused = true
+	}
+}
+
+// prompt reports whether the source can be expected to answer: it is there, had
+// an answer to the last lookup that ended, and has not been silent for so long
+// while it owes one. Files do not count, for they can be read of an engine that hangs.
+func (m *member) prompt(silence time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status.State == stateRunning && !m.refused && (m.owed == 0 || time.Since(m.owedSince) < silence)
 }
 
 // turn waits for one of the method's slots.

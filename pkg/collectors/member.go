@@ -49,6 +49,12 @@ type member struct {
 	lastLine string
 	// panickedAt is when a panic was last logged.
 	panickedAt time.Time
+	// owed are the lookups under way; owedSince is when the source was last asked
+	// while it owed nothing, or last answered while it did.
+	owed      int
+	owedSince time.Time
+	// refused: the last lookup that ended had no answer.
+	refused bool
 }
 
 func newMember(c Collector, opts *SupervisorOptions) *member {

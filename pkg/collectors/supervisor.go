@@ -189,6 +189,14 @@ func (s *Supervisor) Prefill(ctx context.Context, name string, id workload.Conta
 	return m.describe(ctx, methodPrefill, id, p.Prefill)
 }
 
+// Prompt reports whether a source is worth a short wait for an answer that is
+// under way: it runs, answered the last Lookup that ended, and, where it owes
+// answers, gave one or was first asked less than silence ago. Memory only.
+func (s *Supervisor) Prompt(name string, silence time.Duration) bool {
+	m := s.byName[name]
+	return m != nil && m.prompt(silence)
+}
+
 // Nudge tells every collector that asks at intervals that this is a good time.
 // It returns at once.
 func (s *Supervisor) Nudge() {

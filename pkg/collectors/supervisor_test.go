@@ -482,3 +482,51 @@ func TestASocketThatWasReplacedIsReconnected(t *testing.T) {
 	cancel()
 	<-done
 }
+
+func TestASourceIsPromptWhileItAnswers(t *testing.T) {
+	const silence = 250 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		f := collectortest.NewFake("fake")
+		f.Put(web("a"))
+		f.Set(collectortest.Behaviour{Absent: true})
+		r := start(t, collectors.SupervisorOptions{}, f)
+		lookUp := func(b collectortest.Behaviour) {
+			b.Only = []string{"lookup"}
+			f.Set(b)
+			go func() { _, _ = r.Lookup(t.Context(), "fake", web("a").ID) }()
+			synctest.Wait()
+		}
+		prompt := func(want bool, when string) {
+			t.Helper()
+			if r.Prompt("fake", silence) != want {
+				t.Errorf("%s: prompt is %v", when, !want)
+			}
+		}
+		synctest.Wait()
+		prompt(false, "absent")
+		f.Set(collectortest.Behaviour{})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		prompt(true, "there, and never asked")
+		lookUp(collectortest.Behaviour{Err: collectors.ErrUnavailable})
+		prompt(false, "it refused the last call")
+		lookUp(collectortest.Behaviour{Err: collectors.ErrNotFound})
+		prompt(true, "not to be found is an answer")
+		lookUp(collectortest.Behaviour{Delay: time.Second})
+		time.Sleep(silence - 1)
+		prompt(true, "it has been silent for less than it may")
+		lookUp(collectortest.Behaviour{})
+		time.Sleep(silence - 1)
+		prompt(true, "it answered another call meanwhile")
+		time.Sleep(1)
+		prompt(false, "it owes an answer for too long")
+		time.Sleep(time.Second)
+		prompt(true, "it has answered all")
+		lookUp(collectortest.Behaviour{Hung: true})
+		time.Sleep(time.Minute)
+		prompt(false, "its last call had no answer")
+		if r.Prompt("nobody", silence) {
+			t.Error("a source that does not exist is prompt")
+		}
+	})
+}

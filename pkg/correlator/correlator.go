@@ -79,6 +79,9 @@ type Correlator struct {
 	// snapshots makes one follow the other: the machine knows of one at a time.
 	snapshots sync.Mutex
 
+	// settled and unsettled count questions that waited for an engine.
+	settled, unsettled atomic.Uint64
+
 	work  sync.WaitGroup
 	calls chan struct{} // a place for each request under way
 
@@ -93,6 +96,11 @@ type Correlator struct {
 	isReady  bool
 	lagNanos int64
 	deadline workload.KTime
+	// settlers are what the questions wait for that wait for engines.
+	settlers  map[*container]*settling
+	questions int
+
+	at func() workload.KTime // now, but in tests
 }
 
 // maxCalls bounds the requests that are carried out at once; more wait their turn.
@@ -115,6 +123,7 @@ func New(o Options) (*Correlator, error) {
 	c := &Correlator{
 		opts: o, index: map[string]int{}, ready: make(chan struct{}), wake: make(chan struct{}, 1),
 		calls: make(chan struct{}, maxCalls), listed: map[string]bool{}, secondAt: map[string]workload.KTime{},
+		settlers: map[*container]*settling{}, at: now,
 	}
 	var err error
 	c.sup, err = collectors.NewSupervisor(collectors.SupervisorOptions{
@@ -159,6 +168,9 @@ type Stats struct {
 	Conflicts uint64
 	// Lag is how old the last event was when it was applied.
 	Lag time.Duration
+	// Settled counts questions that waited for the first answer of an engine, and
+	// got it; Unsettled those that waited in vain.
+	Settled, Unsettled uint64
 	// Processes, Cgroups and Containers are what the machine holds.
 	Processes, Cgroups, Containers int
 }
@@ -169,6 +181,7 @@ func (c *Correlator) Stats() Stats {
 	defer c.mu.Unlock()
 	return Stats{
 		Repairs: c.m.repairs, Conflicts: c.m.conflicts, Lag: time.Duration(c.lagNanos),
+		Settled: c.settled.Load(), Unsettled: c.unsettled.Load(),
 		Processes: len(c.m.procs), Cgroups: len(c.m.cgroups), Containers: len(c.m.all),
 	}
 }
@@ -186,7 +199,7 @@ func (c *Correlator) Run(ctx context.Context) error {
 			return fmt.Errorf("first snapshot: %w", err)
 		}
 		c.mu.Lock()
-		c.snapped = now()
+		c.snapped = c.at()
 		c.mu.Unlock()
 		c.checkReady()
 		return nil
@@ -211,7 +224,7 @@ func now() workload.KTime {
 }
 
 func (c *Correlator) onEvent(e kernel.Event) {
-	at := now()
+	at := c.at()
 	if c.opts.NestedCgroups {
 		e.Cgroup.PathCut = true
 	}
@@ -231,7 +244,7 @@ func (c *Correlator) onEvent(e kernel.Event) {
 }
 
 func (c *Correlator) feed(in any) {
-	at := now()
+	at := c.at()
 	c.mu.Lock()
 	reqs := c.stepLocked(at, in)
 	c.mu.Unlock()
@@ -246,6 +259,9 @@ func (c *Correlator) stepLocked(at workload.KTime, in any) []request {
 		c.opts.Store.Apply(out.changes...)
 	}
 	c.opts.Store.SetAsOf(at)
+	if _, event := in.(*kernel.Event); !event && len(c.settlers) > 0 {
+		c.settleLocked()
+	}
 	if next := c.m.next(); next != 0 && (c.deadline == 0 || next < c.deadline) {
 		c.deadline = next
 		select {
@@ -276,7 +292,7 @@ func (c *Correlator) clock(ctx context.Context) {
 			c.feed(evTick{})
 		}
 		c.checkReady()
-		at := now()
+		at := c.at()
 		if at-expired >= expireEvery {
 			expired = at
 			c.opts.Store.Apply(store.Change{Expire: at})
@@ -331,7 +347,7 @@ func (c *Correlator) do(ctx context.Context, r request) {
 	case reqPrefill, reqLookup, reqLocate:
 		c.ask(ctx, r)
 	case reqLineage:
-		at := now()
+		at := c.at()
 		l, err := c.opts.Cgroups.Lineage(r.cgroup)
 		c.feed(evLineage{id: r.cgroup, lineage: l, err: err, at: at})
 	case reqProcess:
@@ -370,7 +386,7 @@ const (
 
 func (c *Correlator) readProcess(ctx context.Context, pid workload.PID) {
 	for try := 1; ; try++ {
-		at := now()
+		at := c.at()
 		p, err := c.opts.Source.Process(pid)
 		switch {
 		case err == nil:
@@ -413,7 +429,7 @@ func (c *Correlator) sweep() {
 	c.mu.Lock()
 	idle := c.m.idleCgroups()
 	c.mu.Unlock()
-	at := now()
+	at := c.at()
 	for _, id := range idle {
 		if _, err := c.opts.Cgroups.Path(id); errors.Is(err, pcgroup.ErrGone) {
 			c.feed(evEvent{kernel.Event{Type: kernel.CgroupRmdir, Time: at, Cgroup: kernel.Cgroup{ID: id}}})
@@ -422,13 +438,13 @@ func (c *Correlator) sweep() {
 }
 
 func (c *Correlator) onListed(source string, l collectors.Listing) {
-	began := now() - workload.KTime(time.Since(l.Began))
+	began := c.at() - workload.KTime(time.Since(l.Began))
 	c.feed(evListEnd{source: c.index[source], complete: l.Complete, began: began})
 	c.mu.Lock()
 	c.listed[source] = true
-	again := now() > c.secondAt[source]+secondPause && c.ctx.Load() != nil
+	again := c.at() > c.secondAt[source]+secondPause && c.ctx.Load() != nil
 	if again {
-		c.secondAt[source] = now()
+		c.secondAt[source] = c.at()
 		c.work.Go(func() { c.listAgain(source) })
 	}
 	c.mu.Unlock()
@@ -477,7 +493,7 @@ func (c *Correlator) becomeReady() []workload.SourceStatus {
 	if c.isReady || c.snapped == 0 {
 		return nil
 	}
-	if now() < c.snapped+readyPatience && !c.allListedLocked() {
+	if c.at() < c.snapped+readyPatience && !c.allListedLocked() {
 		return nil
 	}
 	c.isReady = true
@@ -505,7 +521,7 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 	if known != nil && known() {
 		return nil
 	}
-	at := now()
+	at := c.at()
 	p, err := c.opts.Source.Process(pid)
 	switch {
 	case errors.Is(err, kernel.ErrGone):
@@ -515,7 +531,7 @@ func (c *Correlator) Observe(ctx context.Context, pid workload.PID, known func()
 	}
 	c.feed(evProcess{pid: pid, proc: p, at: at})
 	for _, id := range c.unknownCgroups(pid) {
-		at := now()
+		at := c.at()
 		l, err := c.opts.Cgroups.Lineage(id)
 		c.feed(evLineage{id: id, lineage: l, err: err, at: at})
 	}

@@ -12,11 +12,11 @@ import (
 // which is as long. Whose the PIDs are that are asked about again and again is
 // looked up for many of them at once.
 func (r *Resolver) ResolveAll(ctx context.Context, questions []workload.Query, results []workload.Result) {
-	for len(questions) > 0 {
-		n := min(len(questions), lookSize)
-		r.part(ctx, questions[:n], results[:n])
-		questions, results = questions[n:], results[n:]
+	for from := 0; from < len(questions); from += lookSize {
+		to := min(from+lookSize, len(questions))
+		r.part(ctx, questions[from:to], results[from:to])
 	}
+	r.settleAll(ctx, questions, results)
 }
 
 func (r *Resolver) part(ctx context.Context, questions []workload.Query, results []workload.Result) {
@@ -57,7 +57,7 @@ func plain(q *workload.Query) bool {
 func (r *Resolver) each(ctx context.Context, questions []workload.Query, results []workload.Result, done *[lookSize]bool) {
 	for i := range questions {
 		if done == nil || !done[i] {
-			results[i] = r.Resolve(ctx, questions[i])
+			results[i] = r.once(ctx, questions[i])
 		}
 	}
 }

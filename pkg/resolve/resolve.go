@@ -8,8 +8,9 @@
 // makes the key of the process that this holds, looks that up, and so speaks of
 // one process instance only. A hit costs three system calls and waits for no
 // lock, or one for hundreds of PIDs that are asked about again and again: their
-// pidfds are held. A miss asks the correlator to observe the process, once. Runtimes are never waited
-// for, unless the question says how long.
+// pidfds are held. A miss asks the correlator to observe the process, once. Runtimes are not waited
+// for, unless the question says how long, with one exception: a container that has just begun and about which
+// an engine that is well is giving its first answer at that moment.
 //
 // All methods may be called concurrently.
 package resolve
@@ -27,11 +28,14 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// Observer brings what the kernel knows of a process now into the store, where
-// known does not already report true after pending events were delivered.
-// *correlator.Correlator is one.
+// Observer is what may bring more into the store. *correlator.Correlator is one.
 type Observer interface {
+	// Observe brings what the kernel knows of a process now, where known does not
+	// already report true after pending events were delivered.
 	Observe(ctx context.Context, pid workload.PID, known func() bool) error
+	// Settle waits, shortly, for what engines that are well are saying about a
+	// container for the first time, and reports whether any of it came.
+	Settle(ctx context.Context, id workload.ContainerID) bool
 }
 
 // Options configure a Resolver. Store, Cgroups and Observer are required.
@@ -79,6 +83,15 @@ func (r *Resolver) Held() int { return int(r.held.count.Load()) }
 // Resolve answers one question. The error says what is wrong with the question
 // (workload.ErrInvalid, ErrNotFound, ErrAmbiguous); unknown and conflict are answers.
 func (r *Resolver) Resolve(ctx context.Context, q workload.Query) workload.Result {
+	res := r.once(ctx, q)
+	if owed(&q, &res) && r.settle(ctx, res.Answer.Container().ID) {
+		res = r.once(ctx, q)
+	}
+	return res
+}
+
+// once answers from what is known, or within the time that the question gives.
+func (r *Resolver) once(ctx context.Context, q workload.Query) workload.Result {
 	res := workload.Result{Query: q}
 	res.Answer, res.Err = r.answer(ctx, q)
 	if q.Wait > 0 && res.Err == nil && !complete(res.Answer) {

@@ -21,7 +21,8 @@ type Query struct {
 	Container string
 	// At asks about the past: who had the PID then. Zero is now.
 	At time.Time
-	// Wait bounds how long to wait until the answer is complete. Zero: do not wait for any runtime.
+	// Wait bounds how long to wait until the answer is complete. Zero: wait for no runtime but one
+	// that is giving its first answer about a container that has just begun, and that 250 ms at most.
 	Wait time.Duration
 	// Explain fills Explanation.
 	Explain bool

@@ -141,7 +141,8 @@ type Query struct {
 	Subject isQuery_Subject `protobuf_oneof:"subject"`
 	// Asks about the past: who had the PID then. Absent is now.
 	At *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`
-	// How long to wait until the answer is complete. Absent: do not wait for any runtime.
+	// How long to wait until the answer is complete. Absent: wait for no runtime but one that is
+	// giving its first answer about a container that has just begun, and that 250 ms at most.
 	Wait *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
 	// Whether to give the evidence, hop by hop.
 	Explain       bool `protobuf:"varint,9,opt,name=explain,proto3" json:"explain,omitempty"`
