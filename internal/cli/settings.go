@@ -174,7 +174,9 @@ func runSettings() []setting {
 			key: "nice", value: "-10", arg: "N",
 			field: func(c *AgentConfig) any { return &c.Nice },
 			help:  "priority that the agent gives itself, -20 (most) to 19; 0 changes nothing",
-			more:  "On a busy host an agent of equal priority waits for a CPU while the container starts. Without CAP_SYS_NICE the agent says so and runs on.",
+			more: "On a busy host an agent of equal priority waits for a CPU while the container starts. Without CAP_SYS_NICE the agent says so and runs on. " +
+				"A kernel that schedules sessions as groups (`sched_autogroup_enabled`) compares these first: an agent that leads its session, as a service does, gives the group the same priority. " +
+				"Where cgroups have CPU weights, it is that of the agent's cgroup which counts among them: `CPUWeight=` of its unit.",
 			check: func(c *AgentConfig) error { return checkRange(c.Nice, -20, 19) },
 		},
 		{

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -76,7 +77,8 @@ type Options struct {
 	StateDir string
 	// MetricsAddress serves Prometheus metrics; empty for none.
 	MetricsAddress string
-	// Nice is the priority that the agent gives itself; 0 leaves it as it is.
+	// Nice is the priority that the agent gives itself; 0 leaves it as it is. The
+	// scheduling group of a session that the process leads gets the same.
 	Nice int
 	// Notify tells systemd when the agent is ready.
 	Notify bool
@@ -356,8 +358,12 @@ func (a *Agent) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]wor
 }
 
 // setPriority gives every thread of the process a nice value: on Linux it is a
-// thread's, and threads to come take their maker's.
+// thread's, and threads to come take their maker's. Its scheduling group gets the
+// same, for that is what competes with containers.
 func setPriority(nice int) error {
+	if err := setGroupPriority(nice); err != nil {
+		return err
+	}
 	for range 2 { // a thread made meanwhile by one not yet done is caught the second time
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {
@@ -374,4 +380,20 @@ func setPriority(nice int) error {
 		}
 	}
 	return nil
+}
+
+// setGroupPriority gives a nice value to the group in which the kernel schedules
+// our session (sched_autogroup_enabled). A thread's own counts only within such a
+// group, and containers are outside of it: without this an agent of raised
+// priority waits with all the other groups for a CPU. It leaves a session alone
+// that somebody else leads, whose other processes it would raise as well.
+func setGroupPriority(nice int) error {
+	if sid, err := unix.Getsid(0); err != nil || sid != os.Getpid() {
+		return nil
+	}
+	err := os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(nice)), 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EINVAL) { // this kernel makes no such groups
+		return nil
+	}
+	return err
 }

@@ -28,8 +28,12 @@ import (
 var update = flag.Bool("update", false, "write docs/metrics.md anew")
 
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) != "" {
+	switch os.Getenv(roleEnv) {
+	case "alone":
 		beAlone()
+		return
+	case "prior":
+		bePrior()
 		return
 	}
 	goleak.VerifyTestMain(m)

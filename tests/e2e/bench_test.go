@@ -47,6 +47,7 @@ func BenchmarkAContainerAsksAboutItself(b *testing.B) {
 				b.Run(name, func(b *testing.B) {
 					f := f
 					f.args = append(slices.Clone(f.args), "--nice", nice)
+					f.equal = nice == "0"
 					measureSelf(b, docker, containerd, fl, f)
 				})
 			}
@@ -58,7 +59,7 @@ func measureSelf(b *testing.B, docker *collectortest.Dockerd, containerd *collec
 	proxied := between(b, docker, containerd)
 	proxied.docker.DropEvents(f.drop)
 	proxied.containerd.DropEvents(f.drop)
-	proxied.options.Args = f.args
+	proxied.options.Args, proxied.options.Equal = f.args, f.equal
 	agent := harness.StartAgent(b, programs, proxied.options)
 	trace := harness.TraceExecs(b, "asker")
 	for b.Loop() {
@@ -97,6 +98,9 @@ func reportLeads(b *testing.B, reports []report, execs map[int]workload.KTime) {
 		p := r.Answer.Process
 		if at, ok := execs[int(p.Key.PID)]; ok {
 			traced = append(traced, float64(at-known))
+			if at < known {
+				b.Logf("late by %s: %s", round(time.Duration(known-at)), r.story())
+			}
 			if p.Exec > 0 {
 				apart = max(apart, float64(at-p.Exec), float64(p.Exec-at))
 			}

@@ -51,9 +51,10 @@ type fleet struct {
 
 // A form is a way in which pidigree may have to do without something.
 type form struct {
-	name string
-	args []string
-	drop bool // drop every runtime event
+	name  string
+	args  []string
+	drop  bool // drop every runtime event
+	equal bool // the agent is in one session with the engines
 }
 
 func forms() []form {

@@ -37,6 +37,9 @@ type AgentOptions struct {
 	// NoOCI leaves out where the engines' runc keeps its state, as on a host
 	// where nobody thought of it.
 	NoOCI bool
+	// Equal leaves the agent in the session of the tests and their engines, which
+	// the kernel may schedule as one group. Otherwise it leads its own, as a service does.
+	Equal bool
 	// Args are added to the command line.
 	Args []string
 }
@@ -51,6 +54,7 @@ type Agent struct {
 	tb       testing.TB
 	programs Programs
 	argv     []string
+	equal    bool
 	p        *process
 }
 
@@ -63,7 +67,7 @@ func StartAgent(tb testing.TB, programs Programs, opts AgentOptions) *Agent {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	a := &Agent{Dir: dir, Socket: dir + "/run/pidigree.sock", tb: tb, programs: programs}
+	a := &Agent{Dir: dir, Socket: dir + "/run/pidigree.sock", tb: tb, programs: programs, equal: opts.Equal}
 	a.argv = append([]string{programs.Pidigree, "agent"}, a.flags(opts)...)
 	tb.Cleanup(a.cleanup)
 	a.Start()
@@ -108,7 +112,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 // Start starts the agent, again after Stop or Kill, and waits until it is ready.
 func (a *Agent) Start() {
 	a.tb.Helper()
-	p, err := start(a.Dir+"/log", cleanEnv(), a.argv...)
+	p, err := start(a.Dir+"/log", cleanEnv(), !a.equal, a.argv...)
 	if err != nil {
 		a.tb.Fatal(err)
 	}

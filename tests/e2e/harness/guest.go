@@ -86,7 +86,7 @@ func (g *Guest) boot(root string) error {
 		"--capability=all", "--system-call-filter=add_key keyctl bpf perf_event_open",
 		// overlay2 cannot lie on the overlay that --volatile makes.
 		"--bind="+g.dir+"/docker:/var/lib/docker", "--bind="+g.Share+":"+guestShare)
-	g.p, err = start(g.dir+"/console", append(cleanEnv(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1"), argv...)
+	g.p, err = start(g.dir+"/console", append(cleanEnv(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1"), false, argv...)
 	if err != nil {
 		return err
 	}

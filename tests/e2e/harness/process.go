@@ -22,10 +22,11 @@ type process struct {
 }
 
 // start runs argv with the log as its output. The program dies with the tests.
-func start(log string, env []string, argv ...string) (*process, error) {
+// Its session is ours, or one of its own.
+func start(log string, env []string, session bool, argv ...string) (*process, error) {
 	p := &process{log: log, done: make(chan struct{})}
 	started := make(chan error, 1)
-	go p.own(env, argv, started)
+	go p.own(env, session, argv, started)
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", argv[0], err)
 	}
@@ -34,7 +35,7 @@ func start(log string, env []string, argv ...string) (*process, error) {
 
 // own starts and waits on one thread: the kernel sends Pdeathsig when the
 // thread that forked ends.
-func (p *process) own(env, argv []string, started chan<- error) {
+func (p *process) own(env []string, session bool, argv []string, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -46,9 +47,7 @@ func (p *process) own(env, argv []string, started chan<- error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = out, out
-	// A session of its own, as whoever starts services makes one: the kernel may
-	// schedule the agent together with all others in ours, the engines and their clients.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: !session, Setsid: session}
 	if err := cmd.Start(); err != nil {
 		started <- err
 		return

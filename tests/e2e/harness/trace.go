@@ -38,7 +38,7 @@ func TraceExecs(tb testing.TB, comm string) *Trace {
 	// bpftrace 0.17 looks for tracefs below debugfs; mounted for it alone.
 	script := `mount -t debugfs debugfs /sys/kernel/debug && mount -t tracefs tracefs /sys/kernel/debug/tracing; exec bpftrace -B line -e "$1"`
 	var err error
-	if t.p, err = start(t.out, cleanEnv(), "unshare", "--mount", "sh", "-c", script, "sh", program); err != nil {
+	if t.p, err = start(t.out, cleanEnv(), false, "unshare", "--mount", "sh", "-c", script, "sh", program); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = t.p.stop(syscall.SIGINT, 10*time.Second) })
