@@ -41,9 +41,6 @@ var bugNames = map[bug]string{
 	bugEscapeForgotten:          "who left its cgroup is judged as if it had not",
 	bugLateForkEndsNext:         "a late fork ends the next process with its PID",
 	bugMovesByPIDAlone:          "moves are kept by PID alone",
-	bugBarePIDTakesMembers:      "a bare PID makes a member of one container another's init",
-	bugStaleDenial:              "what was denied before a bare PID was said counts against it",
-	bugNameOfTheDead:            "a name is believed of who may have ended",
 	bugStrangerIsHost:           "a container that no source knows is the host's",
 	bugSilenceIsDenial:          "a source that cannot say has denied",
 }

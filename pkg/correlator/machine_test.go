@@ -1221,6 +1221,28 @@ func TestWhoLeftAContainerUnseenIsToldByItsMountNamespace(t *testing.T) {
 	r.want(151, workload.StatusUnknown, "")
 }
 
+// A process is moved into a cgroup and back before anything else is heard of it.
+func TestWhoWasMovedThereAndBackBeforeItWasKnownHasLeft(t *testing.T) {
+	r := newRig(t)
+	p := r.proc(150, 10, 1, ns(700, 1))
+	for _, to := range []uint64{40, 1} {
+		r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: p, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: to}}})
+	}
+	r.feed(kernel.Event{Type: kernel.Task, Process: p})
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	r.asHost(p, r.proc(10, 1, 1))
+	r.want(150, workload.StatusUnknown, "")
+}
+
+// A host's process ends in a cgroup that has A's id: A's may be gone, and this one new.
+func TestAnEndAloneMakesNoMember(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.fork(150, 10, 1)
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(150, 10, 3), Exit: workload.Exit{Known: true}})
+	r.want(150, workload.StatusUnknown, "")
+}
+
 // The making of a cgroup is heard once more after its removal.
 func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
 	r := newRig(t)

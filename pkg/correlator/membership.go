@@ -57,6 +57,9 @@ func (m *machine) join(p *proc, v *verdict) {
 		if y.over(p.setAt) && !p.lost && !m.looksContained(p) {
 			return // nobody enters a container that has ended: the id may be another cgroup's
 		}
+		if p.ending && !p.lost && !m.looksContained(p) {
+			return // its end alone shows it there: a cgroup made since, with that id, is heard of later
+		}
 		if y.begunAfter(p) {
 			return // and nobody was in it before it began
 		}
@@ -213,7 +216,7 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		m.locateSoon(p.set)
 	case p.lost && p.exit == nil && before != workload.StatusContainer && m.namesOlder(p):
 		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it was made; it is being read again"
-	case before != workload.StatusContainer && m.unreadSince(p, p.set.deniedAt) && !m.bugs.has(bugNameOfTheDead):
+	case before != workload.StatusContainer && m.unreadSince(p, p.set.deniedAt):
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; where it is now is being read"
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed

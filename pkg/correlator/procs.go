@@ -29,6 +29,8 @@ type proc struct {
 	// was put into another cgroup. Sandboxes stay where they are made; so it is a
 	// container's, coming or escaping.
 	left bool
+	// ending: its exit is being applied.
+	ending bool
 	// joined: it, or one above it, came into its PID namespace from outside (nsenter).
 	joined bool
 	entry  workload.Entry
@@ -254,7 +256,21 @@ func (m *machine) current(e *kernel.Event) *proc {
 	p = m.newProc(e)
 	p.lost = true
 	m.fromParent(p)
+	m.wasMoved(p)
 	return p
+}
+
+// wasMoved remembers that a process had been moved before it was known, which where
+// it was found may not show: there and back.
+func (m *machine) wasMoved(p *proc) {
+	if p.member != nil || !m.looksContained(p) {
+		return
+	}
+	for _, mv := range m.moves[p.kp.Key.PID] {
+		if (mv.of.Start != 0 || mv.of.Inode != 0) && mv.of.Same(p.kp.Key) {
+			p.left = true
+		}
+	}
 }
 
 // fromParent handles a process whose fork was missed. Its real parent, checked
@@ -436,6 +452,7 @@ func (m *machine) exit(e *kernel.Event) {
 	if p == nil || m.bugs.has(bugExitForgotten) {
 		return
 	}
+	p.ending = true
 	if p.set == nil || e.Process.Cgroups.N > 0 { // its last move and exec may have been lost
 		m.place(p, e.Process.Cgroups, e.Time)
 	}

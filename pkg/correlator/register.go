@@ -125,7 +125,7 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		m.conflicts++ // who says when it started calls it another's init
 		return
 	}
-	if o := p.member; o != nil && o != c && bare && !o.sharesID(c) && !m.bugs.has(bugBarePIDTakesMembers) {
+	if o := p.member; o != nil && o != c && bare && !o.sharesID(c) {
 		m.conflicts++ // it came from another container, where names like c's may be given
 		return
 	}
@@ -178,7 +178,7 @@ func (m *machine) exactPending(c *container, at workload.KTime) bool {
 			continue
 		}
 		m.askFirst(c, i)
-		if a.silent && a.stage != askDone || a.stage == askFirst && (a.tries == 0 || a.deniedOf < at && !m.bugs.has(bugStaleDenial)) {
+		if a.silent && a.stage != askDone || a.stage == askFirst && (a.tries == 0 || a.deniedOf < at) {
 			return true
 		}
 	}
