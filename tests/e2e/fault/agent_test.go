@@ -28,7 +28,7 @@ import (
 // TestTheAgentItselfFails takes from the agent what it needs. SIGKILL at random
 // instants is TestAKilledAgentIsRebuiltExactly of tests/e2e.
 func TestTheAgentItselfFails(t *testing.T) {
-	disk := smallDisk(t)
+	disk := smallDisk(t, "64m")
 	b := newBed(t, startContainerd(t), false, "--state-dir", disk)
 	for range *rounds {
 		for _, f := range []trouble{b.stopped(), b.twoAtOnce(), b.withoutFiles(), b.withoutDisk(disk)} {
@@ -108,10 +108,10 @@ func (b *bed) withoutFiles() trouble {
 }
 
 // smallDisk mounts a file system that is soon full.
-func smallDisk(t *testing.T) string {
+func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("pidigree-test", dir, "tmpfs", 0, "size=64m,mode=0700")); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("pidigree-test", dir, "tmpfs", 0, "size="+size+",mode=0700")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -185,6 +185,130 @@ func TestAnAgentWithTooLittleMemoryIsRight(t *testing.T) {
 	none := func() error { return nil }
 	for range *rounds {
 		b.endure(trouble{name: "a heap of 8 MiB", begin: none, end: none, during: b.change})
+	}
+}
+
+// TestAnAgentThatIsKilledForItsMemoryComesBack has the kernel kill it at the
+// limit of its cgroup, while containers start and end. The next one knows all.
+func TestAnAgentThatIsKilledForItsMemoryComesBack(t *testing.T) {
+	b := newBed(t, startContainerd(t), false)
+	limit := memoryCgroup(t)
+	b.endure(trouble{
+		name: "killed for its memory", silent: true, spares: true,
+		begin: func() error { return limit.confine(b.agent.PID(), 1<<20) },
+		during: func() {
+			fd, err := unix.PidfdOpen(b.agent.PID(), 0)
+			if err != nil {
+				return // it is gone
+			}
+			defer unix.Close(fd)
+			b.change()
+			for began := time.Now(); lives(fd); b.storm(100, 1000) {
+				if time.Since(began) > patience {
+					b.Fatal("the agent lives over its limit")
+				}
+			}
+		},
+		end: func() error {
+			if n, err := limit.kills(); err != nil || n == 0 {
+				return fmt.Errorf("the kernel has killed %d for their memory: nothing was shown: %w", n, err)
+			}
+			b.agent.Kill() // waits for who is dead
+			b.agent.Start()
+			return nil
+		},
+	})
+}
+
+// memoryLimit is a cgroup of a test's own.
+type memoryLimit struct {
+	dir string
+	v2  bool
+}
+
+func memoryCgroup(t *testing.T) memoryLimit {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, own, v2 := "/sys/fs/cgroup", "", true
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case strings.Contains(","+f[1]+",", ",memory,"):
+			root, own, v2 = "/sys/fs/cgroup/memory", f[2], false
+		case f[0] == "0" && v2:
+			own = f[2]
+		}
+	}
+	m := memoryLimit{dir: filepath.Join(root, own, fmt.Sprintf("pidigree-test-%d", os.Getpid())), v2: v2}
+	if v2 { // no process may be beside a cgroup with controllers but in the root
+		m.dir = filepath.Join(root, filepath.Base(m.dir))
+	}
+	if err := os.Mkdir(m.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for began := time.Now(); ; tick(context.Background(), 10*time.Millisecond) {
+			if err := os.Remove(m.dir); err == nil || time.Since(began) > patience {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+		}
+	})
+	return m
+}
+
+// confine puts a process under a limit in bytes. What it has already is charged
+// where it was.
+func (m memoryLimit) confine(pid int, limit int64) error {
+	file := map[bool]string{false: "memory.limit_in_bytes", true: "memory.max"}[m.v2]
+	return errors.Join(
+		os.WriteFile(filepath.Join(m.dir, file), strconv.AppendInt(nil, limit, 10), 0),
+		os.WriteFile(filepath.Join(m.dir, "cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0))
+}
+
+// kills is how often the kernel has killed for want of memory there.
+func (m memoryLimit) kills() (n int, err error) {
+	file := map[bool]string{false: "memory.oom_control", true: "memory.events"}[m.v2]
+	text, err := os.ReadFile(filepath.Join(m.dir, file))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "oom_kill %d", &n); err == nil {
+			return n, nil
+		}
+	}
+	return 0, nil
+}
+
+// TestAnAgentWhoseLogHasNoRoomGoesOn has one small disk full under the log and the
+// state directory, from the agent's start on.
+func TestAnAgentWhoseLogHasNoRoomGoesOn(t *testing.T) {
+	disk := smallDisk(t, "256k")
+	b := newBed(t, startContainerd(t), false, "--state-dir", disk)
+	log := filepath.Join(disk, "log")
+	b.agent.Stop()
+	if err := errors.Join(os.Remove(b.agent.Dir+"/log"), os.Symlink(log, b.agent.Dir+"/log"), os.WriteFile(log, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	f := b.withoutDisk(disk)
+	if err := f.begin(); err != nil {
+		t.Fatal(err)
+	}
+	b.agent.Start()
+	pid := b.agent.PID()
+	f.name, f.begin = "a full disk under the log", func() error { return nil }
+	b.endure(f)
+	if b.agent.PID() != pid || syscall.Kill(pid, 0) != nil {
+		t.Error("the agent has ended")
+	}
+	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "msg=ready") {
+		t.Errorf("the log had room: nothing was shown (%v)", err)
 	}
 }
 
