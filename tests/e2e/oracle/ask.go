@@ -30,7 +30,7 @@ type pending struct {
 	raw    string // what the command line printed
 }
 
-// askTimeout bounds one call. The client gives up far earlier; a command line
+// askTimeout bounds one call. The client gives up earlier; a command line
 // alone looks at the whole host first, on a machine that others load.
 const askTimeout = 3 * time.Minute
 
@@ -108,6 +108,8 @@ func (o *Oracle) askCommand(ctx context.Context, way Way, batch []pending) Way {
 	argv := slices.Concat(o.opts.Command, []string{"--socket", o.opts.Socket, "who", "-o", "json"})
 	if way == Alone {
 		argv = append(argv, "--no-agent", "--timeout", askTimeout.String())
+	} else {
+		argv = append(argv, "--timeout", o.opts.Timeout.String())
 	}
 	for _, b := range batch {
 		argv = append(argv, commandWord(b.q.Query))

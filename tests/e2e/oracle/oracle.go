@@ -49,6 +49,8 @@ type Options struct {
 	// test's engines are. With them the command line is asked without an agent,
 	// too (Alone), and is held to what it says by itself while none runs.
 	Env []string
+	// Timeout is how long an agent that does not react is waited for. Default 5 s.
+	Timeout time.Duration
 	// Rate bounds the sweeps, in lookups a second and way. Default 300, which
 	// leaves the machine to the test; negative is without bound.
 	Rate int
@@ -100,6 +102,7 @@ type Oracle struct {
 func Start(tb testing.TB, opts Options) *Oracle {
 	tb.Helper()
 	opts.Rate = cmp.Or(opts.Rate, 300)
+	opts.Timeout = cmp.Or(opts.Timeout, 5*time.Second)
 	opts.CommandEvery = cmp.Or(opts.CommandEvery, time.Second)
 	opts.Patience = cmp.Or(opts.Patience, 3*time.Second)
 	dir, err := os.MkdirTemp("/tmp", "pdo") // t.TempDir is too long for a socket's path
@@ -208,7 +211,7 @@ func (o *Oracle) asking() (*client.Client, error) {
 		return nil, net.ErrClosed
 	}
 	if o.client == nil {
-		c, err := client.New(client.Options{Socket: o.opts.Socket})
+		c, err := client.New(client.Options{Socket: o.opts.Socket, Timeout: o.opts.Timeout})
 		if err != nil {
 			return nil, err
 		}
