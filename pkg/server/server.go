@@ -157,7 +157,6 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.ReadBufferSize(readBuffer),
-		grpc.SharedWriteBuffer(true), // a connection that writes nothing holds none
 		grpc.ConnectionTimeout(s.opt.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A peer that stopped reading: the kernel's buffer fills and the ping gets no answer.
