@@ -59,34 +59,25 @@ func (r *Resolver) unregistered(ctx context.Context, l pcgroup.Lineage) workload
 const maxInhabitants = 4096
 
 // inhabitants says why the processes of a cgroup do not make it the host's; ""
-// if one of them does, and none is a container's. Those that are unknown decide
-// nothing: beside a host's process they are its children, on their way into a
-// container. A cgroup without processes is the host's if it holds other ones: a
-// container's is made with neither.
+// if one of them does. Others beside that one decide nothing: they are on their
+// way into a container, or of one that has no cgroups of its own. A cgroup without
+// processes is the host's if it holds other ones: a container's is made with neither.
 func (r *Resolver) inhabitants(ctx context.Context, id workload.CgroupID) string {
 	pids, err := r.cgroups.Processes(id)
 	switch {
 	case err != nil:
 		return "no source has registered it, and its processes cannot be listed"
-	case len(pids) > maxInhabitants:
-		return fmt.Sprintf("no source has registered it, and %d processes are too many to ask about", len(pids))
-	case len(pids) == 0 && !r.cgroups.HasChildren(id):
+	case len(pids) == 0 && r.cgroups.HasChildren(id):
+		return ""
+	case len(pids) == 0:
 		return "no source has registered it, and no process is in it"
 	}
-	host := len(pids) == 0
-	for _, pid := range pids {
-		switch a, err := r.PID(ctx, pid); {
-		case err != nil || a.Exited:
-		case a.Status == workload.StatusHost:
-			host = true
-		case a.Status != workload.StatusUnknown:
-			return fmt.Sprintf("no source has registered it, and its process %d is not the host's", pid)
+	for _, pid := range pids[:min(len(pids), maxInhabitants)] {
+		if a, err := r.PID(ctx, pid); err == nil && !a.Exited && a.Status == workload.StatusHost {
+			return ""
 		}
 	}
-	if !host {
-		return "no source has registered it, and none of its processes is known to be the host's"
-	}
-	return ""
+	return "no source has registered it, and none of its processes is known to be the host's"
 }
 
 // cgroupPath answers for a path inside a hierarchy, or below the cgroup mount.

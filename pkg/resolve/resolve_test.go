@@ -334,6 +334,7 @@ func TestACgroupThatNoSourceHasRegisteredIsWhatItsProcessesAre(t *testing.T) {
 		"it only holds another":          {"", true, false, workload.StatusHost},
 		"a process of the host":          {workload.StatusHost, false, false, workload.StatusHost},
 		"one of nobody, beside a host's": {workload.StatusUnknown, false, true, workload.StatusHost},
+		"a container's, beside a host's": {workload.StatusContainer, false, true, workload.StatusHost},
 		"a process that nobody knows":    {workload.StatusUnknown, false, false, workload.StatusUnknown},
 		"one of nobody, beside a cgroup": {workload.StatusUnknown, true, false, workload.StatusUnknown},
 		"a process of a container":       {workload.StatusContainer, false, false, workload.StatusUnknown},
