@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,8 +33,9 @@ type engine struct {
 	tb  testing.TB
 	d   *daemon
 	cli string
-	// choose are the client's arguments that make it ask this daemon.
-	choose []string
+	// choose gives the client's arguments that make it ask this daemon, at the
+	// address that it has by now: a test may put a proxy in its place.
+	choose func() []string
 }
 
 // PID is the daemon's.
@@ -49,12 +49,12 @@ func (e *engine) Log() string { return e.d.tail() }
 
 // Exec runs the client, docker or ctr, and gives its output.
 func (e *engine) Exec(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, e.cli, append(slices.Clone(e.choose), args...)...)
+	return run(ctx, e.cli, append(e.choose(), args...)...)
 }
 
 // CLI is the path of the client and the arguments that choose this engine, for
 // tests that run it by themselves.
-func (e *engine) CLI() (string, []string) { return e.cli, slices.Clone(e.choose) }
+func (e *engine) CLI() (string, []string) { return e.cli, e.choose() }
 
 // must runs the client, gives its output, and ends the test if it fails.
 func (e *engine) must(args ...string) string {
@@ -112,7 +112,7 @@ func StartDockerd(tb testing.TB, opts EngineOptions) *Dockerd {
 		RuncRoot:   dir + "/exec/runtime-runc/moby",
 		Containerd: dir + "/exec/containerd/containerd.sock",
 	}
-	e.engine = engine{tb: tb, cli: cli, choose: []string{"--host", e.Host}}
+	e.engine = engine{tb: tb, cli: cli, choose: func() []string { return []string{"--host", e.Host} }}
 	e.d = &daemon{name: "dockerd", log: dir + "/dockerd.log", argv: append([]string{
 		bin, "--config-file", dir + "/daemon.json", "--host", e.Host, "--data-root", e.Root, "--exec-root", e.ExecRoot,
 		"--pidfile", dir + "/d.pid", "--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false",
@@ -246,7 +246,7 @@ func StartContainerd(tb testing.TB, opts EngineOptions) *Containerd {
 		State:    dir + "/state",
 		RuncRoot: dir + "/runc",
 	}
-	e.engine = engine{tb: tb, cli: cli, choose: []string{"--address", e.Address}}
+	e.engine = engine{tb: tb, cli: cli, choose: func() []string { return []string{"--address", e.Address} }}
 	e.d = &daemon{name: "containerd", log: dir + "/containerd.log", argv: append([]string{bin, "--config", dir + "/config.toml"}, opts.Args...)}
 	tb.Cleanup(e.cleanup)
 	if err := os.WriteFile(dir+"/config.toml", []byte(containerdConfig(dir)), 0o600); err != nil {
