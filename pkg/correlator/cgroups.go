@@ -103,8 +103,8 @@ func (m *machine) mkdir(e *kernel.Event) {
 		defer m.replace(old, e.Time)()
 	}
 	g := m.cgroupOf(e.Cgroup.ID)
-	g.knownAt = max(g.knownAt, e.Time)
 	if e.Cgroup.PathCut {
+		g.knownAt = max(g.knownAt, e.Time)
 		// Where a path is cut, whoever nests deep enough chooses how it ends.
 		m.askLineage(g)
 		return
@@ -112,7 +112,7 @@ func (m *machine) mkdir(e *kernel.Event) {
 	if parent := m.cgroups[workload.CgroupID{Hierarchy: g.id.Hierarchy, ID: e.Cgroup.Parent}]; parent != nil && parent.cannotHold(e) && !m.bugs.has(bugCgroupReuseUnnoticed) {
 		defer m.replace(parent, e.Time)()
 	}
-	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level)
+	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level, e.Time)
 	m.followClaim(g, e.Time)
 }
 
@@ -201,8 +201,12 @@ func (m *machine) replace(g *cgroup, at workload.KTime) func() {
 	}
 }
 
-// learn sets a cgroup's place in its hierarchy.
-func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32) {
+// learn sets a cgroup's place in its hierarchy, as of an instant. What was known
+// already judges only those anew who were made since it was known: every lineage
+// that is read ends at the same few cgroups, with all processes below them.
+func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32, at workload.KTime) {
+	news, was := !g.named, g.knownAt
+	g.knownAt = max(g.knownAt, at)
 	if !g.named {
 		g.named = true
 		g.path = path
@@ -215,12 +219,34 @@ func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32) {
 			p.named, p.root, p.path = true, true, "/"
 		}
 		m.link(g, p)
+		news = true
 		if !p.root && p.parent == nil {
 			m.askLineage(p)
 		}
 	}
-	m.gen++
-	m.resettle(g)
+	switch {
+	case news:
+		m.gen++
+		m.resettle(g)
+	case g.knownAt > was && !g.root:
+		m.settleSince(g, was)
+	}
+}
+
+// settleSince judges those in a cgroup anew who are younger than an instant.
+func (m *machine) settleSince(g *cgroup, at workload.KTime) {
+	var ps []*proc
+	for s := range g.sets {
+		for p := range s.procs {
+			if p.since() > at {
+				ps = append(ps, p)
+			}
+		}
+	}
+	slices.SortFunc(ps, compareProcs)
+	for _, p := range ps {
+		m.settle(p)
+	}
 }
 
 func (m *machine) link(g, parent *cgroup) {
@@ -369,12 +395,11 @@ func (m *machine) lineage(e evLineage) {
 
 func (m *machine) learnRead(g *cgroup, path string, parent uint64, at workload.KTime) {
 	g.asked = false
-	g.knownAt = max(g.knownAt, at)
 	level := uint32(2)
 	if strings.Count(path, "/") == 1 {
 		level = 1
 	}
-	m.learn(g, path, parent, level)
+	m.learn(g, path, parent, level, at)
 }
 
 // lineageFailed: the cgroup is gone or cannot be read. Those still in it are

@@ -19,6 +19,11 @@ func (m *machine) forget(p *proc) {
 	if m.ghosts.byPID[p.kp.Key.PID] == p {
 		delete(m.ghosts.byPID, p.kp.Key.PID)
 	}
+	if in := m.inMount[p.kp.MountNS]; in != nil {
+		if delete(in, p); len(in) == 0 {
+			delete(m.inMount, p.kp.MountNS)
+		}
+	}
 	for _, ns := range p.kp.PIDNS {
 		if in := m.inNS[ns.Inum]; in != nil {
 			delete(in, p)

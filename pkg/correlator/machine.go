@@ -141,7 +141,9 @@ type machine struct {
 	byPIDNS map[uint32]*container
 	// inNS are the processes in or below each PID namespace.
 	inNS map[uint32]map[*proc]struct{}
-	all  []*container
+	// inMount are the processes in each mount namespace, the dead among them.
+	inMount map[uint32]map[*proc]struct{}
+	all     []*container
 	// partial are the sources that are there and have not said all that they have:
 	// their last list was not complete, or the first has yet to come.
 	partial map[int]bool
@@ -183,6 +185,7 @@ func newMachine(cfg config) *machine {
 		byBare:  map[string]*container{},
 		byPIDNS: map[uint32]*container{},
 		inNS:    map[uint32]map[*proc]struct{}{},
+		inMount: map[uint32]map[*proc]struct{}{},
 
 		partial: map[int]bool{},
 		claimed: map[*proc]struct{}{},
@@ -292,6 +295,14 @@ func (s *snapshot) begin(at workload.KTime) {
 	*s = snapshot{active: true, at: at, seen: map[workload.PID]workload.ProcessKey{}, unsure: s.unsure}
 }
 
+// judgeLater has a process judged at the snapshot's end, once.
+func (s *snapshot) judgeLater(p *proc) {
+	if !p.unsure {
+		p.unsure = true
+		s.unsure = append(s.unsure, p)
+	}
+}
+
 // snapshotEnd ends every process that the snapshot should have had and had not:
 // its exit was lost, so its status is not known.
 func (m *machine) snapshotEnd() {
@@ -308,6 +319,9 @@ func (m *machine) snapshotEnd() {
 		if p.seenAt < s.at || m.bugs.has(bugSnapshotEndsTheNewborn) {
 			m.end(p, workload.Exit{At: s.at}, s.at)
 		}
+	}
+	for _, p := range s.unsure {
+		p.unsure = false
 	}
 	for _, p := range s.unsure {
 		m.settle(p)

@@ -171,7 +171,7 @@ func (m *machine) unsureOf(p *proc, v *verdict) bool {
 		return false
 	}
 	if m.snapshot.active { // and who of them has ended is being read
-		m.snapshot.unsure = append(m.snapshot.unsure, p)
+		m.snapshot.judgeLater(p)
 		return true
 	}
 	return p.exit == nil && m.namesOlder(p)
@@ -299,7 +299,7 @@ func (m *machine) judgeHost(p *proc) {
 	}
 	if p.lost && p.hostIn != p.set && m.snapshot.active && m.looksContained(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; who else is in them is being read"
-		m.snapshot.unsure = append(m.snapshot.unsure, p)
+		m.snapshot.judgeLater(p)
 		return
 	}
 	if p.lost && p.hostIn != p.set && m.amongOthers(p) {
@@ -348,16 +348,13 @@ func (m *machine) likeItsInit(p *proc) bool {
 
 // amongOthers reports whether somebody in the same mount namespace, in another
 // cgroup, is of a container or of nobody knows whom: with the history lost, what
-// has left a container in the host's PID namespace is told by nothing else. All
-// processes are gone through; few are in namespaces of their own and unknown.
+// has left a container in the host's PID namespace is told by nothing else. The
+// dead count, too: their container may have ended with them.
 func (m *machine) amongOthers(p *proc) bool {
 	if !m.looksContained(p) {
 		return false
 	}
-	if slices.ContainsFunc(m.ghosts.queue, p.sharesFate) { // whose container may have ended with it
-		return true
-	}
-	for _, q := range m.procs {
+	for q := range m.inMount[p.kp.MountNS] {
 		if p.sharesFate(q) {
 			return true
 		}
@@ -365,10 +362,10 @@ func (m *machine) amongOthers(p *proc) bool {
 	return false
 }
 
-// sharesFate reports whether q, in p's mount namespace and another cgroup, or moved
+// sharesFate reports whether q, of p's mount namespace, in another cgroup, or moved
 // or called an init, is not known to be the host's.
 func (p *proc) sharesFate(q *proc) bool {
-	return q != p && q.kp.MountNS == p.kp.MountNS && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost
+	return q != p && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost
 }
 
 // unlisted reports whether a source that has files could not list all of its own.

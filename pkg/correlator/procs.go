@@ -58,6 +58,7 @@ type proc struct {
 	read bool // it is being read from /proc
 	// outerIn is the set that counts it as one of the host's PID namespace.
 	outerIn *cgset
+	unsure  bool // it waits for the snapshot's end
 }
 
 // move is an attach event of a process that is not known yet.
@@ -110,8 +111,22 @@ func (m *machine) newProc(e *kernel.Event) *proc {
 			m.inNS[ns.Inum][p] = struct{}{}
 		}
 	}
+	m.mounts(p, p.kp.MountNS)
 	m.dirtyProc(p)
 	return p
+}
+
+// mounts keeps the processes by their mount namespace.
+func (m *machine) mounts(p *proc, ns uint32) {
+	if in := m.inMount[p.kp.MountNS]; p.kp.MountNS != ns {
+		if delete(in, p); len(in) == 0 {
+			delete(m.inMount, p.kp.MountNS)
+		}
+	}
+	if m.inMount[ns] == nil {
+		m.inMount[ns] = map[*proc]struct{}{}
+	}
+	m.inMount[ns][p] = struct{}{}
 }
 
 // inherit takes membership from the parent, and nothing else (rule 6).
@@ -305,6 +320,7 @@ func (m *machine) refresh(p *proc, e *kernel.Event) {
 	if k.Comm != p.kp.Comm {
 		m.dirtyProc(p) // the exec may have been lost
 	}
+	m.mounts(p, k.MountNS)
 	p.kp = k
 	p.countOuter()
 	m.place(p, e.Process.Cgroups, e.Time)
