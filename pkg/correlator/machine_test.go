@@ -1223,15 +1223,23 @@ func TestWhoLeftAContainerUnseenIsToldByItsMountNamespace(t *testing.T) {
 
 // A process is moved into a cgroup and back before anything else is heard of it.
 func TestWhoWasMovedThereAndBackBeforeItWasKnownHasLeft(t *testing.T) {
-	r := newRig(t)
-	p := r.proc(150, 10, 1, ns(700, 1))
-	for _, to := range []uint64{40, 1} {
-		r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: p, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: to}}})
+	for name, late := range map[string]bool{"its fork is not heard": false, "its fork is heard last": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			p := r.proc(150, 10, 1, ns(700, 1))
+			born := kernel.Event{Type: kernel.Fork, Process: p, Time: r.now}
+			for _, to := range []uint64{40, 1} {
+				r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: p, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: to}}})
+			}
+			r.feed(kernel.Event{Type: kernel.Task, Process: p})
+			if late {
+				r.feed(born)
+			}
+			r.feed(evListEnd{source: oci, complete: true, began: r.now})
+			r.asHost(p, r.proc(10, 1, 1))
+			r.want(150, workload.StatusUnknown, "")
+		})
 	}
-	r.feed(kernel.Event{Type: kernel.Task, Process: p})
-	r.feed(evListEnd{source: oci, complete: true, began: r.now})
-	r.asHost(p, r.proc(10, 1, 1))
-	r.want(150, workload.StatusUnknown, "")
 }
 
 // A host's process ends in a cgroup that has A's id: A's may be gone, and this one new.

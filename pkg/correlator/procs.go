@@ -138,7 +138,7 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	}
 	p.member, p.taint, p.user, p.entry = parent.member, parent.taint, parent.user, parent.entry
 	// Born elsewhere than its parent is known to be: its parent has moved, or it was made so.
-	p.left = parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && elsewhere(parent.set.key, e.Process.Cgroups)
+	p.left = p.left || parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && elsewhere(parent.set.key, e.Process.Cgroups)
 	p.joined = parent.joined
 	if p.kp.MountNS == parent.kp.MountNS && innermost(p).Inum == innermost(parent).Inum {
 		p.hostIn = parent.hostIn
