@@ -30,7 +30,7 @@ func (m *machine) locate(p *proc) {
 	if c := m.verdict(s).candidate; c != nil && c.pending() {
 		return
 	}
-	if !m.verdict(s).known {
+	if !m.verdict(s).known || m.listsSoon() {
 		m.locateSoon(s)
 		return
 	}
@@ -51,6 +51,16 @@ func (m *machine) locate(p *proc) {
 	}
 	m.locateAbove(p, ev)
 }
+
+// listsSoon reports whether the machine has begun just now, and the files are still
+// being listed: the list says of a thousand containers at once what would else be
+// asked a thousand times, and each question reads what the list does.
+func (m *machine) listsSoon() bool {
+	return m.now < m.begun+firstList && m.unlisted()
+}
+
+// firstList is how long the first list of the files is waited for.
+const firstList = 2 * workload.KTime(time.Second)
 
 // maxAbove bounds how far up the files of the runtimes are asked.
 const maxAbove = 16

@@ -144,6 +144,8 @@ type machine struct {
 	// inMount are the processes in each mount namespace, the dead among them.
 	inMount map[uint32]map[*proc]struct{}
 	all     []*container
+	// begun is the instant of the first input.
+	begun workload.KTime
 	// partial are the sources that are there and have not said all that they have:
 	// their last list was not complete, or the first has yet to come.
 	partial map[int]bool
@@ -203,6 +205,9 @@ func (m *machine) step(now workload.KTime, in any) output {
 	m.out.changes = m.out.changes[:0]
 	m.out.requests = m.out.requests[:0]
 	m.now = max(m.now, now)
+	if m.begun == 0 {
+		m.begun = m.now
+	}
 	m.handle(in)
 	m.runTimers()
 	m.flush()

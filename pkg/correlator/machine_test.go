@@ -834,18 +834,51 @@ func TestAReadNameThatDiffersIsThatOfAnotherCgroup(t *testing.T) {
 // A source knows a container's own cgroup; what is made below it is the container's.
 func TestTheFilesAreAskedAboutTheCgroupsAboveAsWell(t *testing.T) {
 	r := newRig(t)
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
 	r.mkdir(20, 1, "/odd")
 	r.mkdir(21, 20, "/odd/below")
 	r.task(300, 10, 21, []workload.PIDNamespace{ns(700, 5)})
-	var asked []string
-	for _, q := range r.reqs {
-		if q.kind == reqLocate && q.source == oci {
-			asked = append(asked, q.evidence.Cgroups[0].Path)
-		}
-	}
-	if !slices.Equal(asked, []string{"/odd/below", "/odd"}) {
+	if asked := r.located(); !slices.Equal(asked, []string{"/odd/below", "/odd"}) {
 		t.Errorf("asked about %q", asked)
 	}
+}
+
+// What the first list of the files will say is not asked beside it, unless it takes long.
+func TestNobodyIsAskedBesideTheFirstListOfTheFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		listed bool
+		after  int // ms
+		want   int
+	}{
+		"it goes on":       {false, 1000, 0},
+		"it has ended":     {true, 1000, 1},
+		"it takes minutes": {false, 3000, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mkdir(20, 1, "/odd")
+			r.task(300, 10, 20, []workload.PIDNamespace{ns(700, 5)})
+			if c.listed {
+				r.feed(evListEnd{source: oci, complete: true, began: r.now})
+			}
+			for range c.after / 100 {
+				r.after(100)
+			}
+			if asked := r.located(); len(asked) != c.want {
+				t.Errorf("asked about %q", asked)
+			}
+		})
+	}
+}
+
+// located lists the cgroups that the files were asked about.
+func (r *rig) located() (paths []string) {
+	for _, q := range r.reqs {
+		if q.kind == reqLocate && q.source == oci {
+			paths = append(paths, q.evidence.Cgroups[0].Path)
+		}
+	}
+	return paths
 }
 
 // What a container's neighbours leave behind in its cgroup dies with it, and then

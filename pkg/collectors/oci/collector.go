@@ -55,6 +55,7 @@ type Collector struct {
 	// index is that of the running Watch, nil without one.
 	index atomic.Pointer[index]
 	scans scans
+	shims shims
 
 	mu      sync.Mutex // guards all below
 	learned map[string]root

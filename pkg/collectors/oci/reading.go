@@ -152,7 +152,7 @@ func (c *Collector) describe(s *reading) *workload.Container {
 	if s.state != nil {
 		out.Created = s.state.created
 		out.Run = c.runOf(s.state)
-		if id := c.shimAlias(s.root, s.id, s.state.pid); !id.IsZero() {
+		if id := c.shimAlias(s); !id.IsZero() {
 			out.Aliases = []workload.ContainerID{id}
 		}
 		annotations = s.state.annotations

@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -219,8 +221,39 @@ func TestRealContainerdsRuncStateIsFoundThroughItsShimsOptions(t *testing.T) {
 		collectortest.AwaitKind(t, hints, collectors.HintStarted, "web")
 	}
 	checkRun(t, c, want)
+	alias := []workload.ContainerID{{Runtime: "containerd", Instance: e.Address, Namespace: "oci-shop", ID: "web"}}
+	if !slices.Equal(h.Layer.Aliases, alias) {
+		t.Errorf("aliases %v, want %v", h.Layer.Aliases, alias)
+	}
+	killInit(t, e.InitPID("oci-shop", "web"))
+	if got, err := c.Lookup(t.Context(), want); err != nil || got.State != workload.StateExited || !slices.Equal(got.Aliases, alias) {
+		t.Errorf("once it has ended: %+v, %v", got, err) // it would be another than containerd's
+	}
 	e.Ctr("--namespace", "oci-shop", "tasks", "rm", "--force", "web")
 	collectortest.AwaitKind(t, hints, collectors.HintDeleted, "web")
+}
+
+// killInit ends a process and returns when it has ended.
+func killInit(tb testing.TB, pid int) {
+	tb.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		tb.Fatal(err)
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n != 1 || err != nil {
+			tb.Fatalf("process %d has not ended: %v", pid, err)
+		}
+		return
+	}
 }
 
 func TestTheCollectorKeepsTheContractOnRealRunc(t *testing.T) {

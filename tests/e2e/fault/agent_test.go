@@ -194,7 +194,7 @@ func TestAnAgentThatIsKilledForItsMemoryComesBack(t *testing.T) {
 	b := newBed(t, startContainerd(t), false)
 	limit := memoryCgroup(t)
 	b.endure(trouble{
-		name: "killed for its memory", silent: true, spares: true,
+		name: "killed for its memory", silent: true,
 		begin: func() error { return limit.confine(b.agent.PID(), 1<<20) },
 		during: func() {
 			fd, err := unix.PidfdOpen(b.agent.PID(), 0)

@@ -298,10 +298,6 @@ type trouble struct {
 	ends bool
 	// silent: the agent itself cannot answer.
 	silent bool
-	// spares: no init is killed. An agent that starts beside a containerd's container
-	// that has ended lists it twice, by runc's state and by containerd's (see
-	// docs/robustness.md, known open).
-	spares bool
 }
 
 // nothing is the fault that is none: what the others are measured against.
@@ -321,11 +317,7 @@ func (b *bed) endure(f trouble) {
 		b.Fatal(err)
 	}
 	over := time.After(max(f.lasts, time.Second))
-	sig := syscall.SIGKILL
-	if f.spares {
-		sig = 0
-	}
-	if err := syscall.Kill(pid, sig); err != nil && !f.ends {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !f.ends {
 		b.Errorf("kill the init of %s: %v", victim.party, err)
 	}
 	if f.during != nil {
