@@ -62,6 +62,20 @@ func (m *machine) askAll(c *container) {
 	}
 }
 
+// askListed asks about a container whose cgroup was found, and not heard to be
+// made: the first list of the files may be about to say all.
+func (m *machine) askListed(c *container) {
+	if !m.listsSoon() {
+		m.askAll(c)
+		return
+	}
+	m.at(m.now+locateDelay, func() {
+		if !c.forgotten {
+			m.askListed(c)
+		}
+	})
+}
+
 func (m *machine) askFirst(c *container, i int) {
 	a := &c.asks[i]
 	if a.stage != askNone {

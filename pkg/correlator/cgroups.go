@@ -113,7 +113,7 @@ func (m *machine) mkdir(e *kernel.Event) {
 		defer m.replace(parent, e.Time)()
 	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level, e.Time)
-	m.followClaim(g, e.Time)
+	m.followClaim(g, e.Time, m.askAll)
 }
 
 // cannotHold reports whether a cgroup of this id that got a child must be a later
@@ -297,9 +297,9 @@ func claimAt(p pcgroup.Parsed, path string) (workload.ContainerID, bool) {
 // followClaim follows up a name that claims a container. Below a registered cgroup
 // a name is the container's own business: nothing is asked then, unless few are
 // pending, because a host engine may legitimately nest (--cgroup-parent).
-func (m *machine) followClaim(g *cgroup, at workload.KTime) {
+func (m *machine) followClaim(g *cgroup, at workload.KTime, ask func(*container)) {
 	if g.claim.IsZero() {
-		m.followGuess(g)
+		m.followGuess(g, ask)
 		return
 	}
 	if g.candidate != nil {
@@ -322,12 +322,12 @@ func (m *machine) followClaim(g *cgroup, at workload.KTime) {
 	}
 	c.mark(workload.MarkCgroup, "kernel", at)
 	c.mark(workload.MarkClaim, "kernel", m.now)
-	m.askAll(c)
+	ask(c)
 	m.dirtyContainer(c)
 }
 
 // followGuess asks the sources about a container by a path that may be its.
-func (m *machine) followGuess(g *cgroup) {
+func (m *machine) followGuess(g *cgroup, ask func(*container)) {
 	if g.guess.IsZero() || g.guessed != nil || g.reg != nil || g.deepestAbove() != nil {
 		return
 	}
@@ -340,7 +340,7 @@ func (m *machine) followGuess(g *cgroup) {
 	if !g.released { // else it was removed before its name was read
 		c.claimedBy++
 	}
-	m.askAll(c)
+	ask(c)
 }
 
 // maxNestedClaims bounds what a container can make us ask by naming its child cgroups.
@@ -389,7 +389,7 @@ func (m *machine) lineage(e evLineage) {
 		m.learnRead(g, l.Path, parent, e.at)
 	}
 	for _, l := range e.lineage {
-		m.followClaim(m.cgroupOf(l.CgroupID), m.now)
+		m.followClaim(m.cgroupOf(l.CgroupID), m.now, m.askListed)
 	}
 }
 
