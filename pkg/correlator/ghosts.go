@@ -19,18 +19,9 @@ func (m *machine) forget(p *proc) {
 	if m.ghosts.byPID[p.kp.Key.PID] == p {
 		delete(m.ghosts.byPID, p.kp.Key.PID)
 	}
-	if in := m.inMount[p.kp.MountNS]; in != nil {
-		if delete(in, p); len(in) == 0 {
-			delete(m.inMount, p.kp.MountNS)
-		}
-	}
+	m.inMount.remove(p.kp.MountNS, p)
 	for _, ns := range p.kp.PIDNS {
-		if in := m.inNS[ns.Inum]; in != nil {
-			delete(in, p)
-			if len(in) == 0 {
-				delete(m.inNS, ns.Inum)
-			}
-		}
+		m.inNS.remove(ns.Inum, p)
 	}
 	m.leave(p)
 }

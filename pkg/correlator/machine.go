@@ -140,9 +140,9 @@ type machine struct {
 	byBare  map[string]*container
 	byPIDNS map[uint32]*container
 	// inNS are the processes in or below each PID namespace.
-	inNS map[uint32]map[*proc]struct{}
+	inNS procsByNS
 	// inMount are the processes in each mount namespace, the dead among them.
-	inMount map[uint32]map[*proc]struct{}
+	inMount procsByNS
 	all     []*container
 	// begun is the instant of the first input.
 	begun workload.KTime
@@ -186,8 +186,8 @@ func newMachine(cfg config) *machine {
 		conts:   map[workload.ContainerID]*container{},
 		byBare:  map[string]*container{},
 		byPIDNS: map[uint32]*container{},
-		inNS:    map[uint32]map[*proc]struct{}{},
-		inMount: map[uint32]map[*proc]struct{}{},
+		inNS:    procsByNS{},
+		inMount: procsByNS{},
 
 		partial: map[int]bool{},
 		claimed: map[*proc]struct{}{},

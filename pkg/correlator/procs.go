@@ -105,28 +105,28 @@ func (m *machine) newProc(e *kernel.Event) *proc {
 	m.procs[e.Process.Key.PID] = p
 	for _, ns := range e.Process.PIDNS {
 		if ns.Inum != 0 {
-			if m.inNS[ns.Inum] == nil {
-				m.inNS[ns.Inum] = map[*proc]struct{}{}
-			}
-			m.inNS[ns.Inum][p] = struct{}{}
+			m.inNS.add(ns.Inum, p)
 		}
 	}
-	m.mounts(p, p.kp.MountNS)
+	m.inMount.add(p.kp.MountNS, p)
 	m.dirtyProc(p)
 	return p
 }
 
-// mounts keeps the processes by their mount namespace.
-func (m *machine) mounts(p *proc, ns uint32) {
-	if in := m.inMount[p.kp.MountNS]; p.kp.MountNS != ns {
-		if delete(in, p); len(in) == 0 {
-			delete(m.inMount, p.kp.MountNS)
-		}
+// procsByNS are processes by a namespace's inode number.
+type procsByNS map[uint32]map[*proc]struct{}
+
+func (b procsByNS) add(ns uint32, p *proc) {
+	if b[ns] == nil {
+		b[ns] = map[*proc]struct{}{}
 	}
-	if m.inMount[ns] == nil {
-		m.inMount[ns] = map[*proc]struct{}{}
+	b[ns][p] = struct{}{}
+}
+
+func (b procsByNS) remove(ns uint32, p *proc) {
+	if delete(b[ns], p); len(b[ns]) == 0 {
+		delete(b, ns)
 	}
-	m.inMount[ns][p] = struct{}{}
 }
 
 // inherit takes membership from the parent, and nothing else (rule 6).
@@ -320,7 +320,10 @@ func (m *machine) refresh(p *proc, e *kernel.Event) {
 	if k.Comm != p.kp.Comm {
 		m.dirtyProc(p) // the exec may have been lost
 	}
-	m.mounts(p, k.MountNS)
+	if k.MountNS != p.kp.MountNS {
+		m.inMount.remove(p.kp.MountNS, p)
+		m.inMount.add(k.MountNS, p)
+	}
 	p.kp = k
 	p.countOuter()
 	m.place(p, e.Process.Cgroups, e.Time)

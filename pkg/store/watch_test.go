@@ -427,6 +427,25 @@ func TestStuckWatchersDelayNobody(t *testing.T) {
 	wg.Wait()
 }
 
+// waitsForTheWriter has a reader ask for its next batch, which must not come as
+// long as the writer is in the middle of one.
+func waitsForTheWriter(t *testing.T, s *Store, w *walker) <-chan Batch {
+	t.Helper()
+	got := make(chan Batch)
+	go func() {
+		b, _ := w.next(t.Context())
+		got <- b
+	}()
+	for s.contLog.waiters.Load() == 0 { // until the reader waits for the writer
+		select {
+		case b := <-got:
+			t.Fatalf("a batch from the middle: %+v", b)
+		default:
+		}
+	}
+	return got
+}
+
 // A batch that the writer has begun shows in the latest versions before its
 // revision does. A reader then finds entities newer than it may say, and must
 // neither leave them out nor say half of the batch.
@@ -442,18 +461,7 @@ func TestAReaderInTheMiddleOfABatchWaitsForItsEnd(t *testing.T) {
 	if len(hits) != 1 || end >= w.ahead {
 		t.Fatalf("%d hits up to %d, ahead %d: the half batch was not noticed", len(hits), end, w.ahead)
 	}
-	got := make(chan Batch)
-	go func() {
-		b, _ := w.next(t.Context())
-		got <- b
-	}()
-	for s.contLog.waiters.Load() == 0 { // until the reader waits for the writer
-		select {
-		case b := <-got:
-			t.Fatalf("a batch from the middle: %+v", b)
-		default:
-		}
-	}
+	got := waitsForTheWriter(t, s, w)
 	s.changeContainer(putLayer(docker("bbbb"), "docker", named(docker("bbbb"), "b2")).Container)
 	s.rev.Store(uint64(s.head))
 	s.contLog.wake()
@@ -518,18 +526,7 @@ func TestAReaderDoesNotWalkAWindowThatIsNewerThanItsRevision(t *testing.T) {
 		s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), fmt.Sprint("a", i))).Container)
 	}
 	s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "last")).Container)
-	got := make(chan Batch)
-	go func() {
-		b, _ := w.next(t.Context())
-		got <- b
-	}()
-	for s.contLog.waiters.Load() == 0 { // until the reader waits for the writer
-		select {
-		case b := <-got:
-			t.Fatalf("a batch from the middle: %+v", b)
-		default:
-		}
-	}
+	got := waitsForTheWriter(t, s, w)
 	s.publishBatchLocked()
 	s.mu.Unlock()
 	var labels []string
