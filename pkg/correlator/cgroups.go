@@ -233,12 +233,12 @@ func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32, at 
 	}
 }
 
-// settleSince judges those in a cgroup anew who are younger than an instant.
+// settleSince judges those in a cgroup anew who came into it after an instant.
 func (m *machine) settleSince(g *cgroup, at workload.KTime) {
 	var ps []*proc
 	for s := range g.sets {
 		for p := range s.procs {
-			if p.since() > at {
+			if p.arrived() > at {
 				ps = append(ps, p)
 			}
 		}

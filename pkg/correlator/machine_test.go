@@ -271,21 +271,56 @@ func TestANameThatEverySourceDeniesIsAClaim(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(3, 2, "/docker/"+idA)
 	r.fork(100, 10, 3, ns(500, 1))
-	for range 40 {
-		reqs := r.reqs
-		r.reqs = nil
-		for _, q := range reqs {
-			if q.kind == reqPrefill || q.kind == reqLookup || q.kind == reqLocate {
-				r.answer(q, nil, collectors.ErrNotFound)
-			}
-			if q.kind == reqProcess { // it has not ended meanwhile
-				r.feed(evProcess{pid: q.pid, proc: r.proc(100, 10, 3, ns(500, 1)), at: r.now})
-			}
-		}
-		r.after(500)
+	for range 2 {
+		r.asHost(r.proc(100, 10, 3, ns(500, 1)))
 	}
 	if p := r.want(100, workload.StatusContainer, idA); p.Confidence != workload.Claimed {
 		t.Errorf("confidence %q, want claimed", p.Confidence)
+	}
+	r.reqs = nil
+	r.fork(101, 100, 3, ns(500, 2))
+	r.want(101, workload.StatusContainer, idA)
+	if n := r.asked(reqLineage, 0); n > 0 {
+		t.Errorf("the name was read %d times for a child", n)
+	}
+}
+
+// The removal of a cgroup is not heard, nor what has its id now. A process of the
+// host's that is put there, be it younger or older than the name, gets no name.
+func TestANameThatIsOlderThanAnArrivalIsReadAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		born bool
+		path string
+		want workload.Status
+		id   string
+	}{
+		"it came later, and the cgroup is another":  {true, "/user.slice", workload.StatusHost, ""},
+		"it is older, and the cgroup is another":    {false, "/user.slice", workload.StatusHost, ""},
+		"it came later, and the cgroup is the same": {true, "/docker/" + idA, workload.StatusContainer, idA},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			if !c.born {
+				r.fork(190, 10, 1)
+			}
+			r.mkdir(3, 2, "/docker/"+idA)
+			r.fork(180, 10, 3)
+			r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(180, 10, 3), Exit: workload.Exit{Known: true}})
+			r.asHost() // all deny it
+			if c.born {
+				r.fork(190, 10, 1)
+			}
+			r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(190, 10, 3), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 3}}})
+			r.want(190, workload.StatusUnknown, "")
+			q := r.take(reqLineage, 0)
+			again := []workload.CgroupPath{{CgroupID: q.cgroup, Path: c.path}, {CgroupID: workload.CgroupID{ID: 1}, Path: "/"}}
+			r.feed(evLineage{id: q.cgroup, lineage: again, at: r.now})
+			for r.asked(reqProcess, 0) > 0 {
+				q := r.take(reqProcess, 0)
+				r.feed(evProcess{pid: q.pid, proc: r.proc(190, 10, 3), at: r.now})
+			}
+			r.want(190, c.want, c.id)
+		})
 	}
 }
 
@@ -1041,7 +1076,10 @@ func TestANameIsBelievedOnceItsProcessWasSeenAgain(t *testing.T) {
 		r.reqs = nil
 		for _, q := range reqs {
 			read = read || q.kind == reqProcess && q.pid == 100
-			if q.kind != reqProcess && q.kind != reqSweep {
+			switch q.kind {
+			case reqLineage:
+				r.feed(evLineage{id: q.cgroup, lineage: r.lineage(q.cgroup), at: r.now})
+			case reqPrefill, reqLookup, reqLocate:
 				r.answer(q, nil, collectors.ErrNotFound)
 			}
 		}

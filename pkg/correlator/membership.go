@@ -178,11 +178,12 @@ func (m *machine) unsureOf(p *proc, v *verdict) bool {
 }
 
 // namesOlder reports whether the name of one of its cgroups was heard or read
-// before the process was made, and has it read.
+// before the process was seen in it, and has it read: nobody keeps a cgroup that
+// is empty, and where its removal was not heard its id may be another one's.
 func (m *machine) namesOlder(p *proc) bool {
 	older := false
 	for _, g := range p.set.cgroups {
-		if !g.root && g.knownAt < p.since() {
+		if !g.root && g.knownAt < p.arrived() {
 			m.askLineage(g)
 			older = true
 		}
@@ -194,7 +195,7 @@ func (m *machine) namesOlder(p *proc) bool {
 // claim, only when it is the only one and every source has said that it does
 // not know that id: whoever borrows a name that a source knows gets nothing.
 func (m *machine) judgeClaim(p *proc, v *verdict) {
-	c, before := v.candidate, p.status
+	c, new := v.candidate, p.namedIn != p.set
 	p.status = workload.StatusUnknown
 	switch {
 	case m.borrowed(p) != nil:
@@ -207,19 +208,20 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", which no source has registered yet"
 	case c.registered() || len(c.layers) > 0:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", whose own cgroup is another one or not registered"
-	case p.exit != nil && before != workload.StatusContainer:
+	case p.exit != nil && new:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", and it ended before anybody could deny it"
 	case m.looksContained(p) && p.set.owner != nil:
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + ", a source says that it belongs to " + p.set.owner.label()
-	case m.looksContained(p) && before != workload.StatusContainer && (p.set.located < maxLocate || p.set.locating > 0):
+	case m.looksContained(p) && new && (p.set.located < maxLocate || p.set.locating > 0):
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; the sources are being asked whose it is"
 		m.locateSoon(p.set)
-	case p.lost && p.exit == nil && before != workload.StatusContainer && m.namesOlder(p):
-		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it was made; it is being read again"
-	case before != workload.StatusContainer && m.unreadSince(p, p.set.deniedAt):
+	case p.exit == nil && new && m.namesOlder(p):
+		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it came there; it is being read again"
+	case new && m.unreadSince(p, p.set.deniedAt):
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; where it is now is being read"
 	default:
 		p.status, p.conf = workload.StatusContainer, workload.Claimed
+		p.namedIn = p.set
 		c.claimedOnly = true
 		m.dirtyContainer(c)
 	}
@@ -461,6 +463,9 @@ func (p *proc) since() workload.KTime {
 	return workload.KTime(p.kp.Key.Start)
 }
 
+// arrived is an instant at which a process is known to have been in its cgroups.
+func (p *proc) arrived() workload.KTime { return max(p.since(), p.placedAt) }
+
 // deniedBefore reports whether what the sources denied may have been another
 // cgroup than the one that this process is in: its id may have come again unheard.
 // The names are read and the sources asked once more, since it was made.
@@ -470,7 +475,7 @@ func (m *machine) deniedBefore(p *proc) bool {
 		return false
 	}
 	read := !m.namesOlder(p)
-	if read && s.askedAt < p.since() {
+	if read && s.askedAt < p.arrived() {
 		s.located = min(s.located, maxLocate-1)
 		m.locateSoon(s)
 		return true

@@ -17,6 +17,9 @@ type proc struct {
 	set    *cgset
 	// setAt is the stamp of the fact that the set comes from; older facts are ignored.
 	setAt workload.KTime
+	// placedAt is since when it has been seen in this set: a name that was known
+	// before may be that of an earlier cgroup with the same id.
+	placedAt workload.KTime
 	// seenAt is the stamp of the last fact that showed it alive.
 	seenAt workload.KTime
 	// member is the container it belongs to (rule 5), nil for none.
@@ -53,6 +56,9 @@ type proc struct {
 	// hostIn is the set of cgroups in which it, or who forked it into the same
 	// namespaces, was found to be the host's.
 	hostIn *cgset
+	// namedIn is the set of cgroups in which it, or who forked it there, was found to
+	// be of the container that their name claims.
+	namedIn *cgset
 	// runs is the container whose run it is or was the init of.
 	runs *container
 	read bool // it is being read from /proc
@@ -141,7 +147,7 @@ func (m *machine) inherit(p *proc, e *kernel.Event) {
 	p.left = p.left || parent.left || p.member == nil && m.looksContained(parent) && parent.set != nil && elsewhere(parent.set.key, e.Process.Cgroups)
 	p.joined = parent.joined
 	if p.kp.MountNS == parent.kp.MountNS && innermost(p).Inum == innermost(parent).Inum {
-		p.hostIn = parent.hostIn
+		p.hostIn, p.namedIn = parent.hostIn, parent.namedIn
 	}
 	if in := innermost(p); in.Inum != innermost(parent).Inum {
 		p.joined = in.PID != 1
@@ -448,10 +454,20 @@ func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
 		s.procs[p] = struct{}{}
 		m.leave(p)
 		p.set = s
+		p.placedAt = m.placing(at)
 		p.countOuter()
 		m.dirtyProc(p)
 	}
 	m.settle(p)
+}
+
+// placing is from when on a name is not older than a process that is found in its
+// cgroup at an instant: within a snapshot no id comes again.
+func (m *machine) placing(at workload.KTime) workload.KTime {
+	if m.snapshot.active {
+		return min(at, m.snapshot.at)
+	}
+	return at
 }
 
 // over reports whether one of the cgroups was gone before an instant: who is in
