@@ -53,6 +53,15 @@ type Lister interface {
 	List(ctx context.Context) iter.Seq2[*workload.Container, error]
 }
 
+// PodCollector is a collector that knows pods.
+type PodCollector interface {
+	// LookupPod gives what can be said quickly about one pod, by its UID, with at
+	// most one call. ErrNotFound: the source works and has no such pod (yet).
+	LookupPod(ctx context.Context, uid string) (*workload.Pod, error)
+	// ListPods lists the pods that it has, for start-up and repair.
+	ListPods(ctx context.Context) iter.Seq2[*workload.Pod, error]
+}
+
 // Watcher is a collector that hears of changes by itself. Hints are lossy by
 // design: nothing may depend on one. Watch blocks until ctx ends or the source
 // breaks, and calls fn from one goroutine; fn does not block.
@@ -104,4 +113,7 @@ type Hint struct {
 	ID   workload.ContainerID
 	// Layer is what the event itself said, nil if nothing: it is merged as if looked up, and wins nothing by being early.
 	Layer *workload.Container
+	// Pod is set, and ID and Layer are not, where the hint is about a pod: what the
+	// source says of it now, or with HintDeleted just its UID.
+	Pod *workload.Pod
 }

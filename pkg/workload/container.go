@@ -165,9 +165,17 @@ type Container struct {
 	Security *Security
 	// Bundle is the OCI bundle's directory on the host.
 	Bundle string
-	// Sandbox marks a pod's sandbox (pause) container.
+	// Sandbox marks a pod's sandbox (pause, infra) container.
 	Sandbox bool
 	Pod     *PodRef
+	// Role is what it is in its pod, where somebody said.
+	Role Role
+	// Attempt counts how often the kubelet has made the container anew in its pod, from 0.
+	Attempt uint32
+	// Annotations are those that its engine keeps beside the labels.
+	Annotations map[string]string
+	// Reason is the engine's word for why it ended: "Completed", "Error", "OOMKilled".
+	Reason string
 
 	// Run is the current or last run.
 	Run *Run
@@ -192,6 +200,7 @@ func (c *Container) Clone() *Container {
 	n := *c
 	n.Aliases = slices.Clone(c.Aliases)
 	n.Labels = maps.Clone(c.Labels)
+	n.Annotations = maps.Clone(c.Annotations)
 	n.Env = maps.Clone(c.Env)
 	n.Networks = slices.Clone(c.Networks)
 	for i := range n.Networks {
@@ -238,12 +247,6 @@ type PodRef struct {
 	UID       string
 	Name      string
 	Namespace string
-}
-
-// Pod is a Kubernetes or podman pod.
-type Pod struct {
-	PodRef
-	Labels map[string]string
 }
 
 // Task is an ECS task.
