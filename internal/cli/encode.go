@@ -69,13 +69,6 @@ type markJSON struct {
 	SinceFirstNs int64  `json:"sinceFirstNs"`
 }
 
-type podJSON struct {
-	UID       string            `json:"uid"`
-	Name      string            `json:"name"`
-	Namespace string            `json:"namespace"`
-	Labels    map[string]string `json:"labels,omitempty"`
-}
-
 type taskJSON struct {
 	ARN     string `json:"arn"`
 	Cluster string `json:"cluster"`
@@ -165,6 +158,10 @@ type containerJSON struct {
 	Missing      []string          `json:"missing"`
 	Truncated    []string          `json:"truncated,omitempty"`
 	ClaimedPaths []string          `json:"claimedPaths,omitempty"`
+	Role         string            `json:"role,omitempty"`
+	Attempt      uint32            `json:"attempt,omitempty"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
+	Reason       string            `json:"reason,omitempty"`
 }
 
 type networkJSON struct {
@@ -260,6 +257,7 @@ func containerObject(c *workload.Container) containerJSON {
 		Networks: convert(c.Networks, networkObject), Ports: convert(c.Ports, portObject),
 		Mounts: convert(c.Mounts, mountObject), Limits: limitsObject(c.Limits), Security: securityObject(c.Security),
 		Bundle: c.Bundle, Sources: provenance(c.Sources), Missing: list(c.Missing), Truncated: c.Truncated,
+		Role: string(c.Role), Attempt: c.Attempt, Annotations: c.Annotations, Reason: c.Reason,
 	}
 	if o.Runtime == "" {
 		o.Runtime = c.ID.Runtime
@@ -336,20 +334,6 @@ func timelineObject(marks []workload.Mark) []markJSON {
 	return convert(marks, func(m workload.Mark) markJSON {
 		return markJSON{What: m.What, Source: m.Source, AtNs: int64(m.At), SinceFirstNs: int64(m.At - marks[0].At)}
 	})
-}
-
-func podObject(p *workload.Pod) *podJSON {
-	if p == nil {
-		return nil
-	}
-	return &podJSON{UID: p.UID, Name: p.Name, Namespace: p.Namespace, Labels: p.Labels}
-}
-
-func podRefObject(p *workload.PodRef) *podJSON {
-	if p == nil {
-		return nil
-	}
-	return &podJSON{UID: p.UID, Name: p.Name, Namespace: p.Namespace}
 }
 
 func taskObject(t *workload.Task) *taskJSON {

@@ -306,6 +306,27 @@ func exitedContainer() *workload.Container {
 		Pod:        &workload.PodRef{UID: "6f1e", Name: "shop-0", Namespace: "prod"},
 		Run:        &workload.Run{Init: workload.ProcessKey{PID: 777, Start: 5e9}},
 		Confidence: workload.Confirmed, Sources: []workload.Provenance{{Source: "containerd", At: 5e9}},
+		Role: workload.RoleMain, Attempt: 3, Annotations: map[string]string{"io.kubernetes.container.hash": "5bd2"}, Reason: "OOMKilled",
+	}
+}
+
+// fullPod has every field set.
+func fullPod() *workload.Pod {
+	return &workload.Pod{
+		PodRef: *exitedContainer().Pod, Runtime: "containerd", Labels: map[string]string{"app": "shop"},
+		Annotations: map[string]string{"kubernetes.io/config.source": "file"}, IPs: []string{"10.88.0.7", "fd00::7"}, HostNetwork: true,
+		RuntimeHandler: "runsc", Sandboxes: []workload.ContainerID{{Runtime: "containerd", Namespace: "k8s.io", ID: webID}},
+		Phase: "Running", QoS: "Burstable", Node: "node-1", ServiceAccount: "default", Static: true, ConfigHash: "0123abcd",
+		Conditions: []workload.PodCondition{{Type: "Ready", Status: "False", Reason: "ContainersNotReady"}},
+		Owners:     []workload.PodOwner{{Kind: "StatefulSet", Name: "shop", UID: "77aa", Controller: true}},
+		Containers: []workload.PodContainer{
+			{Name: "worker", Role: workload.RoleMain, ID: exitedContainer().ID, Image: "shop:2", State: workload.StateExited, Restarts: 3},
+			{Name: "proxy", Role: workload.RoleSidecar, Image: "proxy:1", Ready: true},
+		},
+		Volumes: []workload.PodVolume{{Name: "conf", Kind: "configMap", Source: "shop-conf"}},
+		Created: testNow.Add(-3 * time.Hour), Started: testNow.Add(-2 * time.Hour), Deleted: testNow.Add(-time.Minute),
+		Sources: []workload.Provenance{{Source: "cri", At: 5e9}, {Source: "kubelet", At: 6e9}}, Missing: []string{"podman"},
+		Truncated: []string{"labels"},
 	}
 }
 
@@ -390,7 +411,7 @@ func testLists(web, worker, inner, bad *workload.Container) map[workload.Kind][]
 		},
 		workload.KindProcess: {{Kind: workload.KindProcess, Process: webProcess()}, {Kind: workload.KindProcess, Process: sshd}, {Kind: workload.KindProcess, Process: evil}},
 		workload.KindPod: {
-			{Kind: workload.KindPod, Pod: &workload.Pod{PodRef: *worker.Pod}},
+			{Kind: workload.KindPod, Pod: fullPod(), Revision: 46},
 			{Kind: workload.KindPod, Pod: &workload.Pod{PodRef: *bad.Pod}, Gone: true},
 		},
 		workload.KindImage: {

@@ -10,6 +10,9 @@ var (
 	states = []workload.State{
 		"", workload.StateCreated, workload.StateRunning, workload.StatePaused, workload.StateRestarting, workload.StateExited,
 	}
+	roles = []workload.Role{
+		"", workload.RoleMain, workload.RoleInit, workload.RoleSidecar, workload.RoleEphemeral,
+	}
 	statuses = []workload.Status{
 		"", workload.StatusUnknown, workload.StatusContainer, workload.StatusHost, workload.StatusConflict,
 	}

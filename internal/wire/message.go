@@ -8,7 +8,7 @@ import "encoding/binary"
 // once, for both directions.
 type message[T any] struct {
 	fields []field[T]
-	at     [32]uint8 // index in fields + 1, by number
+	at     [64]uint8 // index in fields + 1, by number
 	// byHand, where it is set, stands in the place of the rows.
 	byHand *byHand[T]
 }

@@ -129,16 +129,15 @@ var containerMessage = table(
 	texts(27, func(c *workload.Container) *[]string { return &c.Missing }),
 	list(28, markMessage, func(c *workload.Container) *[]workload.Mark { return &c.Timeline }),
 	texts(29, func(c *workload.Container) *[]string { return &c.Truncated }),
+	enum(30, roles, func(c *workload.Container) *workload.Role { return &c.Role }),
+	number(31, func(c *workload.Container) *uint32 { return &c.Attempt }),
+	textMap(32, func(c *workload.Container) *map[string]string { return &c.Annotations }),
+	text(33, func(c *workload.Container) *string { return &c.Reason }),
 )
 
 var serviceMessage = table(
 	text(1, func(s *workload.Service) *string { return &s.Unit }),
 	text(2, func(s *workload.Service) *string { return &s.Slice }),
-)
-
-var podMessage = table(
-	value(1, podRefMessage, func(p *workload.Pod) *workload.PodRef { return &p.PodRef }),
-	textMap(2, func(p *workload.Pod) *map[string]string { return &p.Labels }),
 )
 
 var taskMessage = table(

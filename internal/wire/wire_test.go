@@ -66,6 +66,10 @@ func rows() []row {
 		rowOf(serviceMessage, &pb.Service{}),
 		rowOf(processMessage, &pb.Process{}, "container_index", "cgroups_index"),
 		rowOf(podMessage, &pb.Pod{}),
+		rowOf(podOwnerMessage, &pb.PodOwner{}),
+		rowOf(podConditionMessage, &pb.PodCondition{}),
+		rowOf(podContainerMessage, &pb.PodContainer{}),
+		rowOf(podVolumeMessage, &pb.PodVolume{}),
 		rowOf(taskMessage, &pb.Task{}),
 		rowOf(imageMessage, &pb.Image{}),
 		rowOf(hopMessage, &pb.Hop{}),
@@ -196,6 +200,7 @@ func TestEveryWordOfAnEnumerationHasItsNumber(t *testing.T) {
 		of    protoreflect.Enum
 	}{
 		{asStrings(states), pb.ContainerState(0)},
+		{asStrings(roles), pb.ContainerRole(0)},
 		{asStrings(statuses), pb.Status(0)},
 		{asStrings(confidences), pb.Confidence(0)},
 		{asStrings(entries), pb.Entry(0)},

@@ -15,7 +15,7 @@ import (
 // zero field means its default. Engines accept a 64 MiB label and 100,000 of
 // them; a store of 10,000 containers can not.
 type Bounds struct {
-	// Name bounds names and short words: name, hostname, user, pod, network. Default 256.
+	// Name bounds names and short words: name, hostname, user, pod, network, reason. Default 256.
 	Name int
 	// Image bounds each part of the image reference. Default 1 KiB.
 	Image int
@@ -25,16 +25,19 @@ type Bounds struct {
 	Key int
 	// Value bounds the value of a label or variable. Default 4 KiB.
 	Value int
-	// Entries bounds the labels, and the variables. Default 256.
+	// Entries bounds the labels, the annotations, and the variables. Default 256.
 	Entries int
-	// Bytes bounds the strings of the labels, the variables, the networks, the
-	// ports, the mounts and the claimed paths, each in all. Default 64 KiB.
+	// Bytes bounds the strings of the labels, the annotations, the variables, the
+	// networks, the ports, the mounts and the claimed paths, each in all; of a pod
+	// also those of its containers and volumes. Default 64 KiB.
 	Bytes int
 	// Total bounds all of these together, claimed paths and labels first. Default 256 KiB.
 	Total int
-	// Mounts, Networks, Ports and Caps bound the lists. Defaults 256, 64, 256, 64.
+	// Mounts, Networks, Ports and Caps bound the lists, Mounts also a pod's
+	// containers and volumes. Defaults 256, 64, 256, 64.
 	Mounts, Networks, Ports, Caps int
-	// Few bounds the short lists: addresses of a network, aliases, claimed paths. Default 32.
+	// Few bounds the short lists: addresses, aliases, claimed paths, a pod's
+	// sandboxes, conditions and owners. Default 32.
 	Few int
 	// Keep are the prefixes of the keys that stay when not all can. An image's
 	// maker chooses labels too, and may not crowd out those of the orchestrator.
@@ -67,11 +70,18 @@ func (b Bounds) Apply(c *workload.Container) {
 	c.Ports = b.ports(&t, c.Ports)
 	c.Mounts = b.mounts(&t, c.Mounts)
 	c.Env = b.dict(&t, "env", c.Env)
-	if len(t.cut) > 0 {
-		all := append(slices.Clone(c.Truncated), t.cut...)
-		slices.Sort(all)
-		c.Truncated = slices.Compact(all)
+	c.Annotations = b.dict(&t, "annotations", c.Annotations)
+	c.Truncated = t.truncated(c.Truncated)
+}
+
+// truncated adds what was cut to what had been cut before.
+func (t *trimmer) truncated(before []string) []string {
+	if len(t.cut) == 0 {
+		return before
 	}
+	all := append(slices.Clone(before), t.cut...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func (b Bounds) withDefaults() Bounds {
@@ -107,6 +117,8 @@ func (b Bounds) words(t *trimmer, c *workload.Container) {
 	t.text("hostname", &c.Hostname, b.Name)
 	t.text("user", &c.User, b.Name)
 	t.text("bundle", &c.Bundle, b.Path)
+	t.text("role", (*string)(&c.Role), b.Name)
+	t.text("reason", &c.Reason, b.Name)
 	t.text("image", &c.Image.Name, b.Image)
 	t.text("image", &c.Image.Tag, b.Image)
 	t.text("image", &c.Image.Digest, b.Image)

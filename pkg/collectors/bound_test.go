@@ -31,6 +31,8 @@ func ordinary() *workload.Container {
 		Security: &workload.Security{AddedCaps: []string{"CAP_NET_ADMIN"}},
 		Pod:      &workload.PodRef{UID: "u", Name: "p", Namespace: "n"},
 		Run:      &workload.Run{ClaimedPaths: []string{"/docker/4f3a"}},
+
+		Role: workload.RoleMain, Attempt: 2, Annotations: map[string]string{"note": "x"}, Reason: "Error",
 	}
 }
 
@@ -73,6 +75,12 @@ func TestBoundCutsAndNamesWhatItCut(t *testing.T) {
 			func(c *workload.Container) bool { return len(c.Ports) == 256 }},
 		"made-up capabilities": {func(c *workload.Container) { c.Security.AddedCaps = make([]string, 10000) }, "security",
 			func(c *workload.Container) bool { return len(c.Security.AddedCaps) == 64 }},
+		"an annotation of a megabyte": {func(c *workload.Container) { c.Annotations["big"] = long }, "annotations",
+			func(c *workload.Container) bool {
+				return len(c.Annotations["big"]) == 4096 && c.Annotations["note"] == "x"
+			}},
+		"a reason of a megabyte": {func(c *workload.Container) { c.Reason = long }, "reason",
+			func(c *workload.Container) bool { return len(c.Reason) == 256 }},
 		"a long pod name": {func(c *workload.Container) { c.Pod.Name = long }, "pod",
 			func(c *workload.Container) bool { return len(c.Pod.Name) == 256 }},
 		"claimed paths without end": {func(c *workload.Container) { c.Run.ClaimedPaths = make([]string, 1000) }, "run",

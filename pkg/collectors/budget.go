@@ -55,7 +55,7 @@ func Reading(env map[string]bool) boundjson.Limits {
 // Budget is one row of docs/budgets.md.
 type Budget struct{ What, Limit, Field string }
 
-// Budgets lists all budgets of a container, for the documentation.
+// Budgets lists all budgets of a container and a pod, for the documentation.
 func Budgets() []Budget {
 	b, r := Bounds{}.withDefaults(), Reading(nil)
 	bytes := func(n int) string {
@@ -70,12 +70,12 @@ func Budgets() []Budget {
 		return fmt.Sprintf("%d bytes", n)
 	}
 	return []Budget{
-		{"name, host name, user, pod, runtime, each", bytes(b.Name), "name, hostname, user, pod, runtime"},
+		{"name, host name, user, pod, runtime, reason, each", bytes(b.Name), "name, hostname, user, pod, runtime, reason"},
 		{"each part of the image's reference", bytes(b.Image), "image"},
 		{"the bundle's path", bytes(b.Path), "bundle"},
-		{"the key of a label or variable", bytes(b.Key), "labels, env"},
-		{"the value of a label or variable", bytes(b.Value), "labels, env"},
-		{"labels; variables of the allow-list", fmt.Sprintf("%d each", b.Entries), "labels, env"},
+		{"the key of a label, annotation or variable", bytes(b.Key), "labels, annotations, env"},
+		{"the value of a label, annotation or variable", bytes(b.Value), "labels, annotations, env"},
+		{"labels; annotations; variables of the allow-list", fmt.Sprintf("%d each", b.Entries), "labels, annotations, env"},
 		{"mounts", fmt.Sprint(b.Mounts), "mounts"},
 		{"networks", fmt.Sprint(b.Networks), "networks"},
 		{"addresses of a network", fmt.Sprint(b.Few), "networks"},
@@ -83,7 +83,11 @@ func Budgets() []Budget {
 		{"added capabilities", fmt.Sprint(b.Caps), "security"},
 		{"cgroup paths that a source claims", fmt.Sprint(b.Few), "run"},
 		{"aliases", fmt.Sprint(b.Few), "aliases"},
-		{"all labels, all variables, all mounts, networks, ports, claimed paths", bytes(b.Bytes) + " each", "the field"},
+		{"a pod: its namespace, node, phase and other words, each", bytes(b.Name), "the field"},
+		{"a pod: addresses, sandboxes, conditions, owners", fmt.Sprintf("%d each", b.Few), "ips, sandboxes, conditions, owners"},
+		{"a pod: containers, volumes", fmt.Sprintf("%d each", b.Mounts), "containers, volumes"},
+		{"a pod: the image of a container, the source of a volume", bytes(b.Image) + ", " + bytes(b.Path), "containers, volumes"},
+		{"all labels, all annotations, all variables, all mounts, networks, ports, claimed paths, a pod's containers, its volumes", bytes(b.Bytes) + " each", "the field"},
 		{"all of these together", bytes(b.Total), "the fields"},
 		{"read: a string", bytes(r.String), "the field"},
 		{"read: members of a list or object of JSON", fmt.Sprint(r.Members), "the field, spec or config"},

@@ -186,6 +186,13 @@ func mergeExit(dst *container, in merging) {
 	dst.Exit = &e
 }
 
+func mergeReason(dst *container, in merging) {
+	if dst.State == workload.StateRunning || dst.State == workload.StatePaused {
+		return
+	}
+	pick(func(c *container) *string { return &c.Reason }, notZero)(dst, in)
+}
+
 func kernelExits(c *container) []*workload.Exit {
 	switch {
 	case c == nil:

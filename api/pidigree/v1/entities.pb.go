@@ -98,6 +98,67 @@ func (ContainerState) EnumDescriptor() ([]byte, []int) {
 	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{0}
 }
 
+// ContainerRole is what a container is in its pod.
+type ContainerRole int32
+
+const (
+	// Nobody said, or it is in none.
+	ContainerRole_CONTAINER_ROLE_UNSPECIFIED ContainerRole = 0
+	// One of those that the pod is for.
+	ContainerRole_CONTAINER_ROLE_MAIN ContainerRole = 1
+	// Runs to its end before the others start.
+	ContainerRole_CONTAINER_ROLE_INIT ContainerRole = 2
+	// An init container that goes on beside the others.
+	ContainerRole_CONTAINER_ROLE_SIDECAR ContainerRole = 3
+	// Put into a running pod, to debug it.
+	ContainerRole_CONTAINER_ROLE_EPHEMERAL ContainerRole = 4
+)
+
+// Enum value maps for ContainerRole.
+var (
+	ContainerRole_name = map[int32]string{
+		0: "CONTAINER_ROLE_UNSPECIFIED",
+		1: "CONTAINER_ROLE_MAIN",
+		2: "CONTAINER_ROLE_INIT",
+		3: "CONTAINER_ROLE_SIDECAR",
+		4: "CONTAINER_ROLE_EPHEMERAL",
+	}
+	ContainerRole_value = map[string]int32{
+		"CONTAINER_ROLE_UNSPECIFIED": 0,
+		"CONTAINER_ROLE_MAIN":        1,
+		"CONTAINER_ROLE_INIT":        2,
+		"CONTAINER_ROLE_SIDECAR":     3,
+		"CONTAINER_ROLE_EPHEMERAL":   4,
+	}
+)
+
+func (x ContainerRole) Enum() *ContainerRole {
+	p := new(ContainerRole)
+	*p = x
+	return p
+}
+
+func (x ContainerRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ContainerRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_pidigree_v1_entities_proto_enumTypes[1].Descriptor()
+}
+
+func (ContainerRole) Type() protoreflect.EnumType {
+	return &file_pidigree_v1_entities_proto_enumTypes[1]
+}
+
+func (x ContainerRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ContainerRole.Descriptor instead.
+func (ContainerRole) EnumDescriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{1}
+}
+
 // Confidence says what an identity rests on.
 type Confidence int32
 
@@ -135,11 +196,11 @@ func (x Confidence) String() string {
 }
 
 func (Confidence) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[1].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[2].Descriptor()
 }
 
 func (Confidence) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[1]
+	return &file_pidigree_v1_entities_proto_enumTypes[2]
 }
 
 func (x Confidence) Number() protoreflect.EnumNumber {
@@ -148,7 +209,7 @@ func (x Confidence) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Confidence.Descriptor instead.
 func (Confidence) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{1}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{2}
 }
 
 // Status is the kind of an answer. Unknown and conflict are answers, not
@@ -197,11 +258,11 @@ func (x Status) String() string {
 }
 
 func (Status) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[2].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[3].Descriptor()
 }
 
 func (Status) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[2]
+	return &file_pidigree_v1_entities_proto_enumTypes[3]
 }
 
 func (x Status) Number() protoreflect.EnumNumber {
@@ -210,7 +271,7 @@ func (x Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Status.Descriptor instead.
 func (Status) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{2}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{3}
 }
 
 // Entry says how a process came into its container.
@@ -250,11 +311,11 @@ func (x Entry) String() string {
 }
 
 func (Entry) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[3].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[4].Descriptor()
 }
 
 func (Entry) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[3]
+	return &file_pidigree_v1_entities_proto_enumTypes[4]
 }
 
 func (x Entry) Number() protoreflect.EnumNumber {
@@ -263,7 +324,7 @@ func (x Entry) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry.Descriptor instead.
 func (Entry) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{3}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{4}
 }
 
 // EntityKind is the kind of an entity.
@@ -319,11 +380,11 @@ func (x EntityKind) String() string {
 }
 
 func (EntityKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[4].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[5].Descriptor()
 }
 
 func (EntityKind) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[4]
+	return &file_pidigree_v1_entities_proto_enumTypes[5]
 }
 
 func (x EntityKind) Number() protoreflect.EnumNumber {
@@ -332,7 +393,7 @@ func (x EntityKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EntityKind.Descriptor instead.
 func (EntityKind) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{4}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{5}
 }
 
 // ProcessKey names one process for ever; a PID is reused, a key is not.
@@ -1456,7 +1517,15 @@ type Container struct {
 	// The first marks of the current run, oldest first.
 	Timeline []*Mark `protobuf:"bytes,28,rep,name=timeline,proto3" json:"timeline,omitempty"`
 	// The names of the fields that a budget cut.
-	Truncated     []string `protobuf:"bytes,29,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated []string `protobuf:"bytes,29,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	// What it is in its pod.
+	Role ContainerRole `protobuf:"varint,30,opt,name=role,proto3,enum=pidigree.v1.ContainerRole" json:"role,omitempty"`
+	// How often the kubelet has made it anew in its pod, from 0.
+	Attempt uint32 `protobuf:"varint,31,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The annotations that its engine keeps beside the labels.
+	Annotations map[string]string `protobuf:"bytes,32,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The engine's word for why it ended: Completed, Error, OOMKilled.
+	Reason        string `protobuf:"bytes,33,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1692,6 +1761,34 @@ func (x *Container) GetTruncated() []string {
 		return x.Truncated
 	}
 	return nil
+}
+
+func (x *Container) GetRole() ContainerRole {
+	if x != nil {
+		return x.Role
+	}
+	return ContainerRole_CONTAINER_ROLE_UNSPECIFIED
+}
+
+func (x *Container) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Container) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *Container) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // PIDNamespace is a PID namespace and the PID of a process in it.
@@ -2012,20 +2109,365 @@ func (x *Process) GetCgroupsIndex() uint32 {
 	return 0
 }
 
-// Pod is a Kubernetes or podman pod.
+// PodOwner is what made a pod: a ReplicaSet, a Job, a Node.
+type PodOwner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its kind.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Its uid.
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Whether it is the one that manages the pod.
+	Controller    bool `protobuf:"varint,4,opt,name=controller,proto3" json:"controller,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodOwner) Reset() {
+	*x = PodOwner{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodOwner) ProtoMessage() {}
+
+func (x *PodOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodOwner.ProtoReflect.Descriptor instead.
+func (*PodOwner) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PodOwner) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PodOwner) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodOwner) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodOwner) GetController() bool {
+	if x != nil {
+		return x.Controller
+	}
+	return false
+}
+
+// PodCondition is one condition of a pod's status.
+type PodCondition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ready, Initialized, PodScheduled, ...
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// True, False or Unknown.
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Why, in one word.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodCondition) Reset() {
+	*x = PodCondition{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodCondition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodCondition) ProtoMessage() {}
+
+func (x *PodCondition) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodCondition.ProtoReflect.Descriptor instead.
+func (*PodCondition) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PodCondition) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *PodCondition) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *PodCondition) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PodContainer is a container of a pod as the pod names it.
+type PodContainer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the pod.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is in the pod.
+	Role ContainerRole `protobuf:"varint,2,opt,name=role,proto3,enum=pidigree.v1.ContainerRole" json:"role,omitempty"`
+	// Its id; absent until the engine has made it.
+	Id *ContainerID `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// The image that was asked for.
+	Image string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// Where it is in its life.
+	State ContainerState `protobuf:"varint,5,opt,name=state,proto3,enum=pidigree.v1.ContainerState" json:"state,omitempty"`
+	// Whether it is ready.
+	Ready bool `protobuf:"varint,6,opt,name=ready,proto3" json:"ready,omitempty"`
+	// How often it was started anew.
+	Restarts      uint32 `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodContainer) Reset() {
+	*x = PodContainer{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodContainer) ProtoMessage() {}
+
+func (x *PodContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodContainer.ProtoReflect.Descriptor instead.
+func (*PodContainer) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PodContainer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodContainer) GetRole() ContainerRole {
+	if x != nil {
+		return x.Role
+	}
+	return ContainerRole_CONTAINER_ROLE_UNSPECIFIED
+}
+
+func (x *PodContainer) GetId() *ContainerID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *PodContainer) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *PodContainer) GetState() ContainerState {
+	if x != nil {
+		return x.State
+	}
+	return ContainerState_CONTAINER_STATE_UNSPECIFIED
+}
+
+func (x *PodContainer) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *PodContainer) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+// PodVolume is one volume of a pod, in short.
+type PodVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the pod.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// configMap, hostPath, emptyDir, ...
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What it is of, where that has a name or a path.
+	Source        string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodVolume) Reset() {
+	*x = PodVolume{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodVolume) ProtoMessage() {}
+
+func (x *PodVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodVolume.ProtoReflect.Descriptor instead.
+func (*PodVolume) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PodVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodVolume) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PodVolume) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+// Pod is a Kubernetes or podman pod, merged from all sources.
 type Pod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its identity.
 	Ref *PodRef `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	// Its labels.
-	Labels        map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The engine that runs it.
+	Runtime string `protobuf:"bytes,3,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// Its annotations.
+	Annotations map[string]string `protobuf:"bytes,4,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Its addresses, the primary first; none where it has the host's network.
+	Ips []string `protobuf:"bytes,5,rep,name=ips,proto3" json:"ips,omitempty"`
+	// Whether it shares the host's network namespace.
+	HostNetwork bool `protobuf:"varint,6,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	// The handler of its RuntimeClass, empty for the default one.
+	RuntimeHandler string `protobuf:"bytes,7,opt,name=runtime_handler,json=runtimeHandler,proto3" json:"runtime_handler,omitempty"`
+	// Its sandbox containers, the newest first.
+	Sandboxes []*ContainerID `protobuf:"bytes,8,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	// Pending, Running, Succeeded, Failed or Unknown.
+	Phase string `protobuf:"bytes,9,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Guaranteed, Burstable or BestEffort.
+	Qos string `protobuf:"bytes,10,opt,name=qos,proto3" json:"qos,omitempty"`
+	// The conditions of its status.
+	Conditions []*PodCondition `protobuf:"bytes,11,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// What made it.
+	Owners []*PodOwner `protobuf:"bytes,12,rep,name=owners,proto3" json:"owners,omitempty"`
+	// The containers that it is made of, whether they run or not.
+	Containers []*PodContainer `protobuf:"bytes,13,rep,name=containers,proto3" json:"containers,omitempty"`
+	// Its volumes.
+	Volumes []*PodVolume `protobuf:"bytes,14,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// The name of the node that it runs on.
+	Node string `protobuf:"bytes,15,opt,name=node,proto3" json:"node,omitempty"`
+	// The account that its processes have at the API server.
+	ServiceAccount string `protobuf:"bytes,16,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// Whether the kubelet got it from a file or an address.
+	Static bool `protobuf:"varint,17,opt,name=static,proto3" json:"static,omitempty"`
+	// The hash of a static pod's manifest.
+	ConfigHash string `protobuf:"bytes,18,opt,name=config_hash,json=configHash,proto3" json:"config_hash,omitempty"`
+	// When it was made.
+	Created *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=created,proto3" json:"created,omitempty"`
+	// When it was started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=started,proto3" json:"started,omitempty"`
+	// When somebody asked for its deletion.
+	Deleted *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The sources that said something about it, in order of arrival.
+	Sources []*Provenance `protobuf:"bytes,22,rep,name=sources,proto3" json:"sources,omitempty"`
+	// The sources that have not answered yet.
+	Missing []string `protobuf:"bytes,23,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The names of the fields that a budget cut.
+	Truncated     []string `protobuf:"bytes,24,rep,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2479,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2492,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{19}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Pod) GetRef() *PodRef {
@@ -2063,6 +2505,160 @@ func (x *Pod) GetRef() *PodRef {
 func (x *Pod) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *Pod) GetRuntime() string {
+	if x != nil {
+		return x.Runtime
+	}
+	return ""
+}
+
+func (x *Pod) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *Pod) GetIps() []string {
+	if x != nil {
+		return x.Ips
+	}
+	return nil
+}
+
+func (x *Pod) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
+	}
+	return false
+}
+
+func (x *Pod) GetRuntimeHandler() string {
+	if x != nil {
+		return x.RuntimeHandler
+	}
+	return ""
+}
+
+func (x *Pod) GetSandboxes() []*ContainerID {
+	if x != nil {
+		return x.Sandboxes
+	}
+	return nil
+}
+
+func (x *Pod) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Pod) GetQos() string {
+	if x != nil {
+		return x.Qos
+	}
+	return ""
+}
+
+func (x *Pod) GetConditions() []*PodCondition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+func (x *Pod) GetOwners() []*PodOwner {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *Pod) GetContainers() []*PodContainer {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *Pod) GetVolumes() []*PodVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Pod) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Pod) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *Pod) GetStatic() bool {
+	if x != nil {
+		return x.Static
+	}
+	return false
+}
+
+func (x *Pod) GetConfigHash() string {
+	if x != nil {
+		return x.ConfigHash
+	}
+	return ""
+}
+
+func (x *Pod) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Pod) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Pod) GetDeleted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *Pod) GetSources() []*Provenance {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Pod) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *Pod) GetTruncated() []string {
+	if x != nil {
+		return x.Truncated
 	}
 	return nil
 }
@@ -2082,7 +2678,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2690,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2703,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{20}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Task) GetArn() string {
@@ -2148,7 +2744,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2756,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2769,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{21}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Image) GetId() string {
@@ -2230,7 +2826,7 @@ type Entity struct {
 
 func (x *Entity) Reset() {
 	*x = Entity{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2838,7 @@ func (x *Entity) String() string {
 func (*Entity) ProtoMessage() {}
 
 func (x *Entity) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2851,7 @@ func (x *Entity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entity.ProtoReflect.Descriptor instead.
 func (*Entity) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{22}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Entity) GetKind() EntityKind {
@@ -2469,8 +3065,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04Mark\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xbd\n" +
-	"\n" +
+	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xaa\f\n" +
 	"\tContainer\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x122\n" +
 	"\aaliases\x18\x02 \x03(\v2\x18.pidigree.v1.ContainerIDR\aaliases\x120\n" +
@@ -2503,11 +3098,18 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\asources\x18\x1a \x03(\v2\x17.pidigree.v1.ProvenanceR\asources\x12\x18\n" +
 	"\amissing\x18\x1b \x03(\tR\amissing\x12-\n" +
 	"\btimeline\x18\x1c \x03(\v2\x11.pidigree.v1.MarkR\btimeline\x12\x1c\n" +
-	"\ttruncated\x18\x1d \x03(\tR\ttruncated\x1a9\n" +
+	"\ttruncated\x18\x1d \x03(\tR\ttruncated\x12.\n" +
+	"\x04role\x18\x1e \x01(\x0e2\x1a.pidigree.v1.ContainerRoleR\x04role\x12\x18\n" +
+	"\aattempt\x18\x1f \x01(\rR\aattempt\x12I\n" +
+	"\vannotations\x18  \x03(\v2'.pidigree.v1.Container.AnnotationsEntryR\vannotations\x12\x16\n" +
+	"\x06reason\x18! \x01(\tR\x06reason\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\fPIDNamespace\x12\x12\n" +
@@ -2542,11 +3144,65 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x0fcontainer_index\x18\x12 \x01(\rH\x00R\x0econtainerIndex\x88\x01\x01\x12(\n" +
 	"\rcgroups_index\x18\x13 \x01(\rH\x01R\fcgroupsIndex\x88\x01\x01B\x12\n" +
 	"\x10_container_indexB\x10\n" +
-	"\x0e_cgroups_index\"\x9d\x01\n" +
+	"\x0e_cgroups_index\"d\n" +
+	"\bPodOwner\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x04 \x01(\bR\n" +
+	"controller\"R\n" +
+	"\fPodCondition\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf7\x01\n" +
+	"\fPodContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x1a.pidigree.v1.ContainerRoleR\x04role\x12(\n" +
+	"\x02id\x18\x03 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x12\x14\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\x121\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1b.pidigree.v1.ContainerStateR\x05state\x12\x14\n" +
+	"\x05ready\x18\x06 \x01(\bR\x05ready\x12\x1a\n" +
+	"\brestarts\x18\a \x01(\rR\brestarts\"K\n" +
+	"\tPodVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"\xd4\b\n" +
 	"\x03Pod\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.pidigree.v1.PodRefR\x03ref\x124\n" +
-	"\x06labels\x18\x02 \x03(\v2\x1c.pidigree.v1.Pod.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x02 \x03(\v2\x1c.pidigree.v1.Pod.LabelsEntryR\x06labels\x12\x18\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\x12C\n" +
+	"\vannotations\x18\x04 \x03(\v2!.pidigree.v1.Pod.AnnotationsEntryR\vannotations\x12\x10\n" +
+	"\x03ips\x18\x05 \x03(\tR\x03ips\x12!\n" +
+	"\fhost_network\x18\x06 \x01(\bR\vhostNetwork\x12'\n" +
+	"\x0fruntime_handler\x18\a \x01(\tR\x0eruntimeHandler\x126\n" +
+	"\tsandboxes\x18\b \x03(\v2\x18.pidigree.v1.ContainerIDR\tsandboxes\x12\x14\n" +
+	"\x05phase\x18\t \x01(\tR\x05phase\x12\x10\n" +
+	"\x03qos\x18\n" +
+	" \x01(\tR\x03qos\x129\n" +
+	"\n" +
+	"conditions\x18\v \x03(\v2\x19.pidigree.v1.PodConditionR\n" +
+	"conditions\x12-\n" +
+	"\x06owners\x18\f \x03(\v2\x15.pidigree.v1.PodOwnerR\x06owners\x129\n" +
+	"\n" +
+	"containers\x18\r \x03(\v2\x19.pidigree.v1.PodContainerR\n" +
+	"containers\x120\n" +
+	"\avolumes\x18\x0e \x03(\v2\x16.pidigree.v1.PodVolumeR\avolumes\x12\x12\n" +
+	"\x04node\x18\x0f \x01(\tR\x04node\x12'\n" +
+	"\x0fservice_account\x18\x10 \x01(\tR\x0eserviceAccount\x12\x16\n" +
+	"\x06static\x18\x11 \x01(\bR\x06static\x12\x1f\n" +
+	"\vconfig_hash\x18\x12 \x01(\tR\n" +
+	"configHash\x124\n" +
+	"\acreated\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\astarted\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x124\n" +
+	"\adeleted\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x121\n" +
+	"\asources\x18\x16 \x03(\v2\x17.pidigree.v1.ProvenanceR\asources\x12\x18\n" +
+	"\amissing\x18\x17 \x03(\tR\amissing\x12\x1c\n" +
+	"\ttruncated\x18\x18 \x03(\tR\ttruncated\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
 	"\x04Task\x12\x10\n" +
@@ -2575,7 +3231,13 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x17CONTAINER_STATE_RUNNING\x10\x02\x12\x1a\n" +
 	"\x16CONTAINER_STATE_PAUSED\x10\x03\x12\x1e\n" +
 	"\x1aCONTAINER_STATE_RESTARTING\x10\x04\x12\x1a\n" +
-	"\x16CONTAINER_STATE_EXITED\x10\x05*Z\n" +
+	"\x16CONTAINER_STATE_EXITED\x10\x05*\x9b\x01\n" +
+	"\rContainerRole\x12\x1e\n" +
+	"\x1aCONTAINER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CONTAINER_ROLE_MAIN\x10\x01\x12\x17\n" +
+	"\x13CONTAINER_ROLE_INIT\x10\x02\x12\x1a\n" +
+	"\x16CONTAINER_ROLE_SIDECAR\x10\x03\x12\x1c\n" +
+	"\x18CONTAINER_ROLE_EPHEMERAL\x10\x04*Z\n" +
 	"\n" +
 	"Confidence\x12\x1a\n" +
 	"\x16CONFIDENCE_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -2615,91 +3277,113 @@ func file_pidigree_v1_entities_proto_rawDescGZIP() []byte {
 	return file_pidigree_v1_entities_proto_rawDescData
 }
 
-var file_pidigree_v1_entities_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_pidigree_v1_entities_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_pidigree_v1_entities_proto_goTypes = []any{
 	(ContainerState)(0),           // 0: pidigree.v1.ContainerState
-	(Confidence)(0),               // 1: pidigree.v1.Confidence
-	(Status)(0),                   // 2: pidigree.v1.Status
-	(Entry)(0),                    // 3: pidigree.v1.Entry
-	(EntityKind)(0),               // 4: pidigree.v1.EntityKind
-	(*ProcessKey)(nil),            // 5: pidigree.v1.ProcessKey
-	(*CgroupID)(nil),              // 6: pidigree.v1.CgroupID
-	(*CgroupPath)(nil),            // 7: pidigree.v1.CgroupPath
-	(*ContainerID)(nil),           // 8: pidigree.v1.ContainerID
-	(*Exit)(nil),                  // 9: pidigree.v1.Exit
-	(*ImageRef)(nil),              // 10: pidigree.v1.ImageRef
-	(*Run)(nil),                   // 11: pidigree.v1.Run
-	(*Network)(nil),               // 12: pidigree.v1.Network
-	(*Port)(nil),                  // 13: pidigree.v1.Port
-	(*Mount)(nil),                 // 14: pidigree.v1.Mount
-	(*Limits)(nil),                // 15: pidigree.v1.Limits
-	(*Security)(nil),              // 16: pidigree.v1.Security
-	(*PodRef)(nil),                // 17: pidigree.v1.PodRef
-	(*Provenance)(nil),            // 18: pidigree.v1.Provenance
-	(*Mark)(nil),                  // 19: pidigree.v1.Mark
-	(*Container)(nil),             // 20: pidigree.v1.Container
-	(*PIDNamespace)(nil),          // 21: pidigree.v1.PIDNamespace
-	(*Service)(nil),               // 22: pidigree.v1.Service
-	(*Process)(nil),               // 23: pidigree.v1.Process
-	(*Pod)(nil),                   // 24: pidigree.v1.Pod
-	(*Task)(nil),                  // 25: pidigree.v1.Task
-	(*Image)(nil),                 // 26: pidigree.v1.Image
-	(*Entity)(nil),                // 27: pidigree.v1.Entity
-	nil,                           // 28: pidigree.v1.Container.LabelsEntry
-	nil,                           // 29: pidigree.v1.Container.EnvEntry
-	nil,                           // 30: pidigree.v1.Pod.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(ContainerRole)(0),            // 1: pidigree.v1.ContainerRole
+	(Confidence)(0),               // 2: pidigree.v1.Confidence
+	(Status)(0),                   // 3: pidigree.v1.Status
+	(Entry)(0),                    // 4: pidigree.v1.Entry
+	(EntityKind)(0),               // 5: pidigree.v1.EntityKind
+	(*ProcessKey)(nil),            // 6: pidigree.v1.ProcessKey
+	(*CgroupID)(nil),              // 7: pidigree.v1.CgroupID
+	(*CgroupPath)(nil),            // 8: pidigree.v1.CgroupPath
+	(*ContainerID)(nil),           // 9: pidigree.v1.ContainerID
+	(*Exit)(nil),                  // 10: pidigree.v1.Exit
+	(*ImageRef)(nil),              // 11: pidigree.v1.ImageRef
+	(*Run)(nil),                   // 12: pidigree.v1.Run
+	(*Network)(nil),               // 13: pidigree.v1.Network
+	(*Port)(nil),                  // 14: pidigree.v1.Port
+	(*Mount)(nil),                 // 15: pidigree.v1.Mount
+	(*Limits)(nil),                // 16: pidigree.v1.Limits
+	(*Security)(nil),              // 17: pidigree.v1.Security
+	(*PodRef)(nil),                // 18: pidigree.v1.PodRef
+	(*Provenance)(nil),            // 19: pidigree.v1.Provenance
+	(*Mark)(nil),                  // 20: pidigree.v1.Mark
+	(*Container)(nil),             // 21: pidigree.v1.Container
+	(*PIDNamespace)(nil),          // 22: pidigree.v1.PIDNamespace
+	(*Service)(nil),               // 23: pidigree.v1.Service
+	(*Process)(nil),               // 24: pidigree.v1.Process
+	(*PodOwner)(nil),              // 25: pidigree.v1.PodOwner
+	(*PodCondition)(nil),          // 26: pidigree.v1.PodCondition
+	(*PodContainer)(nil),          // 27: pidigree.v1.PodContainer
+	(*PodVolume)(nil),             // 28: pidigree.v1.PodVolume
+	(*Pod)(nil),                   // 29: pidigree.v1.Pod
+	(*Task)(nil),                  // 30: pidigree.v1.Task
+	(*Image)(nil),                 // 31: pidigree.v1.Image
+	(*Entity)(nil),                // 32: pidigree.v1.Entity
+	nil,                           // 33: pidigree.v1.Container.LabelsEntry
+	nil,                           // 34: pidigree.v1.Container.EnvEntry
+	nil,                           // 35: pidigree.v1.Container.AnnotationsEntry
+	nil,                           // 36: pidigree.v1.Pod.LabelsEntry
+	nil,                           // 37: pidigree.v1.Pod.AnnotationsEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
 }
 var file_pidigree_v1_entities_proto_depIdxs = []int32{
-	6,  // 0: pidigree.v1.CgroupPath.cgroup:type_name -> pidigree.v1.CgroupID
-	5,  // 1: pidigree.v1.Run.init:type_name -> pidigree.v1.ProcessKey
-	7,  // 2: pidigree.v1.Run.cgroups:type_name -> pidigree.v1.CgroupPath
-	9,  // 3: pidigree.v1.Run.exit:type_name -> pidigree.v1.Exit
-	8,  // 4: pidigree.v1.Container.id:type_name -> pidigree.v1.ContainerID
-	8,  // 5: pidigree.v1.Container.aliases:type_name -> pidigree.v1.ContainerID
-	8,  // 6: pidigree.v1.Container.parent:type_name -> pidigree.v1.ContainerID
-	10, // 7: pidigree.v1.Container.image:type_name -> pidigree.v1.ImageRef
-	28, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
-	29, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
+	7,  // 0: pidigree.v1.CgroupPath.cgroup:type_name -> pidigree.v1.CgroupID
+	6,  // 1: pidigree.v1.Run.init:type_name -> pidigree.v1.ProcessKey
+	8,  // 2: pidigree.v1.Run.cgroups:type_name -> pidigree.v1.CgroupPath
+	10, // 3: pidigree.v1.Run.exit:type_name -> pidigree.v1.Exit
+	9,  // 4: pidigree.v1.Container.id:type_name -> pidigree.v1.ContainerID
+	9,  // 5: pidigree.v1.Container.aliases:type_name -> pidigree.v1.ContainerID
+	9,  // 6: pidigree.v1.Container.parent:type_name -> pidigree.v1.ContainerID
+	11, // 7: pidigree.v1.Container.image:type_name -> pidigree.v1.ImageRef
+	33, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
+	34, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
 	0,  // 10: pidigree.v1.Container.state:type_name -> pidigree.v1.ContainerState
-	31, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
-	31, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
-	31, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	9,  // 14: pidigree.v1.Container.exit:type_name -> pidigree.v1.Exit
-	12, // 15: pidigree.v1.Container.networks:type_name -> pidigree.v1.Network
-	13, // 16: pidigree.v1.Container.ports:type_name -> pidigree.v1.Port
-	14, // 17: pidigree.v1.Container.mounts:type_name -> pidigree.v1.Mount
-	15, // 18: pidigree.v1.Container.limits:type_name -> pidigree.v1.Limits
-	16, // 19: pidigree.v1.Container.security:type_name -> pidigree.v1.Security
-	17, // 20: pidigree.v1.Container.pod:type_name -> pidigree.v1.PodRef
-	11, // 21: pidigree.v1.Container.run:type_name -> pidigree.v1.Run
-	1,  // 22: pidigree.v1.Container.confidence:type_name -> pidigree.v1.Confidence
-	18, // 23: pidigree.v1.Container.sources:type_name -> pidigree.v1.Provenance
-	19, // 24: pidigree.v1.Container.timeline:type_name -> pidigree.v1.Mark
-	5,  // 25: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
-	6,  // 26: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
-	21, // 27: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
-	2,  // 28: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
-	1,  // 29: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
-	8,  // 30: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
-	3,  // 31: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
-	22, // 32: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
-	9,  // 33: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
-	17, // 34: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
-	30, // 35: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
-	4,  // 36: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
-	20, // 37: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
-	23, // 38: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
-	24, // 39: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
-	26, // 40: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
-	25, // 41: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
-	22, // 42: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	38, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
+	38, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
+	38, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	10, // 14: pidigree.v1.Container.exit:type_name -> pidigree.v1.Exit
+	13, // 15: pidigree.v1.Container.networks:type_name -> pidigree.v1.Network
+	14, // 16: pidigree.v1.Container.ports:type_name -> pidigree.v1.Port
+	15, // 17: pidigree.v1.Container.mounts:type_name -> pidigree.v1.Mount
+	16, // 18: pidigree.v1.Container.limits:type_name -> pidigree.v1.Limits
+	17, // 19: pidigree.v1.Container.security:type_name -> pidigree.v1.Security
+	18, // 20: pidigree.v1.Container.pod:type_name -> pidigree.v1.PodRef
+	12, // 21: pidigree.v1.Container.run:type_name -> pidigree.v1.Run
+	2,  // 22: pidigree.v1.Container.confidence:type_name -> pidigree.v1.Confidence
+	19, // 23: pidigree.v1.Container.sources:type_name -> pidigree.v1.Provenance
+	20, // 24: pidigree.v1.Container.timeline:type_name -> pidigree.v1.Mark
+	1,  // 25: pidigree.v1.Container.role:type_name -> pidigree.v1.ContainerRole
+	35, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
+	6,  // 27: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
+	7,  // 28: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
+	22, // 29: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
+	3,  // 30: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
+	2,  // 31: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
+	9,  // 32: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
+	4,  // 33: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
+	23, // 34: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
+	10, // 35: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
+	1,  // 36: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
+	9,  // 37: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
+	0,  // 38: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
+	18, // 39: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
+	36, // 40: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
+	37, // 41: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
+	9,  // 42: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
+	26, // 43: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
+	25, // 44: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
+	27, // 45: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
+	28, // 46: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
+	38, // 47: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	38, // 48: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
+	38, // 49: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
+	19, // 50: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
+	5,  // 51: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
+	21, // 52: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
+	24, // 53: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
+	29, // 54: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
+	31, // 55: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
+	30, // 56: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
+	23, // 57: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_entities_proto_init() }
@@ -2708,7 +3392,7 @@ func file_pidigree_v1_entities_proto_init() {
 		return
 	}
 	file_pidigree_v1_entities_proto_msgTypes[18].OneofWrappers = []any{}
-	file_pidigree_v1_entities_proto_msgTypes[22].OneofWrappers = []any{
+	file_pidigree_v1_entities_proto_msgTypes[26].OneofWrappers = []any{
 		(*Entity_Container)(nil),
 		(*Entity_Process)(nil),
 		(*Entity_Pod)(nil),
@@ -2721,8 +3405,8 @@ func file_pidigree_v1_entities_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_entities_proto_rawDesc), len(file_pidigree_v1_entities_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   26,
+			NumEnums:      6,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
