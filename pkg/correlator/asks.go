@@ -345,7 +345,7 @@ func (m *machine) locateNow(pid workload.PID) []request {
 		return nil
 	}
 	v := m.verdict(p.set)
-	if v.reg != nil || v.candidate != nil || p.set.owner != nil || !v.known {
+	if p.set.settled(m) || v.candidate != nil || p.set.owner != nil || !v.known {
 		return nil
 	}
 	ev := m.evidence(p)

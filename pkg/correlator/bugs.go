@@ -42,5 +42,6 @@ const (
 	bugLateForkEndsNext
 	bugMovesByPIDAlone
 	bugStrangerIsHost
+	bugBelowIsMember
 	bugs
 )

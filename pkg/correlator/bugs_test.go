@@ -42,6 +42,7 @@ var bugNames = map[bug]string{
 	bugLateForkEndsNext:         "a late fork ends the next process with its PID",
 	bugMovesByPIDAlone:          "moves are kept by PID alone",
 	bugStrangerIsHost:           "a container that no source knows is the host's",
+	bugBelowIsMember:            "whoever is below a container's cgroup is a member",
 	bugSilenceIsDenial:          "a source that cannot say has denied",
 }
 

@@ -75,6 +75,8 @@ type cgset struct {
 type verdict struct {
 	// reg is the deepest registered container; rival is set where another hierarchy names another one.
 	reg, rival *container
+	// direct: in some hierarchy it is in reg's own cgroup; else only below it.
+	direct bool
 	// known: every lineage is known to its root.
 	known bool
 	// claims are the distinct ids that unregistered names claim.
@@ -591,11 +593,11 @@ func (m *machine) addTo(v *verdict, g *cgroup) {
 	}
 	switch {
 	case reg == nil:
-	case v.reg == nil || v.reg == reg:
-		v.reg = reg
-	case reg.within(v.reg):
-		v.reg = reg
-	case !v.reg.within(reg):
+	case v.reg == reg:
+		v.direct = v.direct || g.reg == reg
+	case v.reg == nil || reg.within(v.reg) || !v.direct && reg.below(v.reg):
+		v.reg, v.direct = reg, g.reg == reg
+	case !v.reg.within(reg) && (g.reg == reg || !v.reg.below(reg)):
 		v.rival = reg
 	}
 	for p := g; p != nil && v.service == nil; p = p.parent {

@@ -144,6 +144,20 @@ func (c *container) within(o *container) bool {
 	return false
 }
 
+// below reports whether a cgroup of the container's is below one of another's: an
+// engine of the host's put it there. Where another hierarchy shows no more than that
+// a process is below the other's, its own cgroup may not be known or registered yet.
+func (c *container) below(o *container) bool {
+	return c.run != nil && slices.ContainsFunc(c.run.cgroups, func(g *cgroup) bool {
+		for p := g.parent; p != nil; p = p.parent {
+			if p.reg != nil {
+				return p.reg == o
+			}
+		}
+		return false
+	})
+}
+
 func (c *container) registered() bool { return c.run != nil && len(c.run.cgroups) > 0 }
 
 func (c *container) mark(what, source string, at workload.KTime) {

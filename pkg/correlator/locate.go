@@ -11,9 +11,14 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// settled reports whether registration has decided the set, so that nobody need be asked.
+// settled reports whether registration has decided the set, so that nobody need be
+// asked. Who is below a container's cgroup may be another's that is not registered.
 func (s *cgset) settled(m *machine) bool {
-	return s == nil || m.verdict(s).reg != nil
+	if s == nil {
+		return true
+	}
+	v := m.verdict(s)
+	return v.reg != nil && v.direct
 }
 
 // maxLocate bounds how often the sources are asked about one set of cgroups.
@@ -201,11 +206,11 @@ const locateDelay = 100 * workload.KTime(time.Millisecond)
 
 // locateSet asks again on behalf of whoever is left in the set.
 func (m *machine) locateSet(s *cgset) {
-	if m.sets[s.key] != s || m.verdict(s).reg != nil {
+	if m.sets[s.key] != s || s.settled(m) {
 		return
 	}
 	for _, p := range sortedSet(s.procs) {
-		if p.exit == nil && m.looksContained(p) {
+		if p.exit == nil && p.member == nil && m.looksContained(p) {
 			m.locate(p)
 			return
 		}

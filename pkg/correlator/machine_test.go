@@ -416,6 +416,106 @@ func TestCgroupParentBelowAnotherContainerIsItsOwnContainer(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+// startBelowA is runc 1.1 that makes B with a cgroup below A's: its init is moved
+// there while it is the host's in all its namespaces, and makes what becomes B's init.
+func (r *rig) startBelowA() {
+	r.mkdir(5, 3, "/docker/"+idA+"/"+idB)
+	r.fork(198, 10, 1) // runc init
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(198, 10, 5), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 5}}})
+	r.fork(199, 198, 5)
+	r.fork(200, 199, 5, ns(600, 1))
+}
+
+func TestAnEngineOfTheHostsBelowAContainerMakesItsOwn(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.startBelowA()
+	for _, pid := range []workload.PID{198, 199, 200} {
+		r.want(pid, workload.StatusUnknown, "")
+	}
+	r.hint(idB, 200, "/docker/"+idA+"/"+idB)
+	r.exec(200, 10, 5, ns(600, 1))
+	r.fork(201, 200, 5, ns(600, 2))
+	for _, pid := range []workload.PID{198, 199, 200, 201} {
+		r.want(pid, workload.StatusContainer, idB)
+	}
+	r.want(100, workload.StatusContainer, idA)
+}
+
+// B shares A's PID namespace, and A's init gets B's orphans.
+func TestAContainerBelowAnotherThatSharesItsPIDNamespaceIsItsOwn(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(5, 3, "/docker/"+idA+"/"+idB)
+	inB := func(pid, parent workload.PID) kernel.Process {
+		p := r.proc(pid, parent, 5, ns(500, pid))
+		p.MountNS = 77
+		return p
+	}
+	r.feed(kernel.Event{Type: kernel.Fork, Process: inB(200, 10)})
+	r.feed(kernel.Event{Type: kernel.Fork, Process: inB(201, 200)})
+	r.feed(kernel.Event{Type: kernel.Exec, Process: inB(201, 100)})
+	r.feed(kernel.Event{Type: kernel.Task, Process: inB(202, 100)}) // its fork was lost
+	for _, pid := range []workload.PID{200, 201, 202} {
+		r.want(pid, workload.StatusUnknown, "")
+	}
+	r.hint(idB, 200, "/docker/"+idA+"/"+idB)
+	for _, pid := range []workload.PID{200, 201, 202} {
+		r.want(pid, workload.StatusContainer, idB)
+	}
+}
+
+// docker exec into a container whose processes are all in cgroups below its own.
+func TestWhoEntersACgroupBelowAContainersIsAMemberOnceInItsNamespaces(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	r.mkdir(5, 3, "/docker/"+idA+"/init.scope")
+	r.fork(110, 10, 1)
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(110, 10, 5), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 5}}})
+	r.want(110, workload.StatusUnknown, "")
+	r.fork(111, 110, 5, ns(500, 8))
+	if p := r.want(111, workload.StatusContainer, idA); p.Entry != workload.EntryExec {
+		t.Errorf("entry %q, want exec", p.Entry)
+	}
+}
+
+// B's cgroup is registered in one hierarchy, and in the other no more is known than
+// that it is below A's: nobody is in conflict, and none of its children.
+func TestAContainerBelowAnotherIsInNoConflictWhileItsCgroupsAreRead(t *testing.T) {
+	r := newRig(t)
+	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
+		p := r.proc(pid, parent, v2, in...)
+		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
+		r.feed(kernel.Event{Type: typ, Process: p})
+	}
+	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
+		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
+	}
+	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
+	mkdir(1, 2, 1, "/docker")
+	for h := range uint32(2) {
+		mkdir(h, 3, 2, outer)
+	}
+	both(kernel.Task, 11, 1, 1, 1)
+	both(kernel.Fork, 100, 11, 3, 3, ns(500, 1))
+	r.hint(idA, 100, outer)
+	mkdir(0, 5, 3, inner)
+	both(kernel.Fork, 200, 11, 5, 5, ns(600, 1))
+	r.hint(idB, 200, inner)
+	r.want(200, workload.StatusContainer, idB)
+	mkdir(1, 5, 3, inner)
+	r.want(200, workload.StatusContainer, idB)
+	mkdir(0, 6, 5, inner+"/child")
+	both(kernel.Fork, 201, 200, 6, 5, ns(600, 2))
+	both(kernel.Fork, 202, 200, 9, 5, ns(600, 3)) // nothing is known of where it is in v2
+	r.want(201, workload.StatusContainer, idB)
+	if p := r.m.procs[202]; p.status == workload.StatusConflict {
+		t.Errorf("it is in conflict: %s", p.reason)
+	}
+	both(kernel.Fork, 203, 200, 5, 3, ns(600, 4)) // but who goes into A's own is
+	r.want(203, workload.StatusConflict, "")
+}
+
 // The agent comes late: of two hierarchies, the lineage in one is still being
 // read when the runtime's state registers the inner container.
 func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {

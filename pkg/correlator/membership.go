@@ -51,7 +51,12 @@ func (m *machine) join(p *proc, v *verdict) {
 		}
 		// Whoever comes in with namespaces that are not the host's may come from
 		// a container that is not registered yet, or whose start was missed.
-		if (p.lost || m.looksContained(p)) && !m.provenMember(p, y) && !m.bugs.has(bugForeignNamespacesIgnored) {
+		if (p.lost || m.looksContained(p)) && !m.provenMember(p, v) && !m.bugs.has(bugForeignNamespacesIgnored) {
+			return
+		}
+		// An engine of the host's may make a container of its own below another's
+		// (--cgroup-parent), and moves its init there before that has namespaces.
+		if !v.direct && !p.lost && !m.looksContained(p) && !m.bugs.has(bugBelowIsMember) {
 			return
 		}
 		if y.over(p.setAt) && !p.lost && !m.looksContained(p) {
@@ -67,7 +72,7 @@ func (m *machine) join(p *proc, v *verdict) {
 		p.entry = y.entryOf(p)
 	case y.within(p.member):
 		p.member, p.entry = y, y.entryOf(p)
-	case p.member.within(y):
+	case p.member.within(y), !v.direct && p.member.below(y):
 	default:
 		p.taint = "came from " + p.member.label() + " and is in the cgroup of " + y.label()
 	}
@@ -86,26 +91,33 @@ func (c *container) begunAfter(p *proc) bool {
 	return c.run != nil && p.exit != nil && p.exit.At != 0 && uint64(p.exit.At) < c.run.init.kp.Key.Start
 }
 
-// provenMember decides for a process in y's cgroup whose history was lost: by
-// the parent, where that is one of y's; else by y's own PID namespace; else, for
-// a container in the host's PID namespace, by its mount namespace. What none of
+// provenMember decides for a process in y's cgroup, or below, whose history was
+// lost: by the parent, where that is one of y's; else by y's own PID namespace; else,
+// for a container in the host's PID namespace, by its mount namespace. What none of
 // them shows may as well be an intruder.
-func (m *machine) provenMember(p *proc, y *container) bool {
+//
+// Another container may share y's PID namespace, and y's init gets its orphans. Where
+// y shares one, and below y's cgroup, the mount namespace has to be y's, too, or the
+// parent one of y's and every container listed.
+func (m *machine) provenMember(p *proc, v *verdict) bool {
+	y := v.reg
 	if y.run == nil || y.run.init == p {
 		return true
 	}
+	mount := p.kp.MountNS != 0 && p.kp.MountNS == y.run.init.kp.MountNS
 	if parent := m.lookup(p.kp.Parent); parent != nil && parent != p && startsAs(parent, p.kp.ParentStart) && p.kp.ParentStart != 0 {
-		if parent.member != nil && parent.member != y && !y.within(parent.member) {
+		if parent.member != nil && parent.member != y && !y.within(parent.member) && !p.orphanOf(parent) {
 			p.taint = "came from " + parent.member.label() + " and is in the cgroup of " + y.label()
 			return false
 		}
-		if parent.member == y {
+		if parent.member == y && (v.direct || mount || p.lost && !m.unlisted()) {
 			return true
 		}
 	}
 	own := innermost(y.run.init)
-	if own.Inum == 0 {
-		return p.kp.MountNS != 0 && p.kp.MountNS == y.run.init.kp.MountNS
+	shared := m.byPIDNS[own.Inum] != nil && m.byPIDNS[own.Inum] != y
+	if own.Inum == 0 || (shared || !v.direct) && !mount {
+		return mount
 	}
 	for _, ns := range p.kp.PIDNS {
 		if ns.Inum == own.Inum {
@@ -113,6 +125,13 @@ func (m *machine) provenMember(p *proc, y *container) bool {
 		}
 	}
 	return false
+}
+
+// orphanOf reports whether a process may have got its parent by the end of the one
+// that made it: the init of its PID namespace, which containers may share.
+func (p *proc) orphanOf(parent *proc) bool {
+	in := innermost(parent)
+	return in.PID == 1 && in.Inum == innermost(p).Inum && p.kp.MountNS != parent.kp.MountNS
 }
 
 // foreignPIDNS gives another registered container whose init's PID namespace
@@ -145,6 +164,9 @@ func (m *machine) judge(p *proc, v *verdict) {
 		p.reason = "its cgroups name both " + v.reg.label() + " and " + v.rival.label()
 	case p.member != nil:
 		p.status, p.conf = workload.StatusContainer, workload.Confirmed
+	case v.reg != nil && !v.direct:
+		p.status = workload.StatusUnknown
+		p.reason = "in a cgroup below that of " + v.reg.label() + " that no source has registered"
 	case v.reg != nil:
 		p.status = workload.StatusUnknown
 		p.reason = "in the cgroup of " + v.reg.label() + ", but how it came there was not seen"

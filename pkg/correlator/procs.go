@@ -296,14 +296,15 @@ func (m *machine) wasMoved(p *proc) {
 
 // fromParent handles a process whose fork was missed. Its real parent, checked
 // by start time, is the one that forked it or an ancestor's reaper, and a reaper
-// inside a container only ever inherits what came from there: so membership of
-// the parent is membership of the child. Without one, namespaces decide.
+// inside a container only ever inherits what came from there, or from a container
+// that shares its PID namespace: so membership of the parent is membership of the
+// child, unless it may be such an orphan. Without one, namespaces decide.
 func (m *machine) fromParent(p *proc) {
 	parent := m.procs[p.kp.Parent]
 	if parent == nil || parent == p || (p.kp.ParentStart == 0 || !startsAs(parent, p.kp.ParentStart)) && !m.bugs.has(bugParentWithoutStart) {
 		return
 	}
-	if parent.member == nil && parent.taint == "" {
+	if parent.member == nil && parent.taint == "" || p.orphanOf(parent) {
 		return
 	}
 	p.member, p.taint, p.user, p.entry = parent.member, parent.taint, parent.user, parent.entry

@@ -17,7 +17,7 @@ var simActs = []struct {
 	weight int
 	do     func(w *sim, c *simContainer)
 }{
-	{16, func(w *sim, _ *simContainer) { w.start("", nil) }},
+	{16, func(w *sim, _ *simContainer) { w.start(simStart{}) }},
 	{20, func(w *sim, c *simContainer) { w.fork(w.anyOf(c)) }},
 	{8, func(w *sim, _ *simContainer) { w.fork(w.shell) }},
 	{8, (*sim).execInto},
@@ -33,6 +33,7 @@ var simActs = []struct {
 	{3, (*sim).honestNsenter},
 	{3, (*sim).hostEnters},
 	{2, (*sim).startIn},
+	{3, (*sim).startBelow},
 	{2, func(w *sim, _ *simContainer) { w.sandbox() }},
 	{2, func(w *sim, _ *simContainer) { w.stranger() }},
 	{3, func(w *sim, _ *simContainer) { w.advance(200 * simMS) }},
@@ -55,7 +56,7 @@ func (w *sim) act() {
 	c := w.anyContainer()
 	n := w.rng.IntN(simWeights)
 	if c == nil {
-		w.start("", nil)
+		w.start(simStart{})
 		return
 	}
 	for _, a := range simActs {
@@ -112,11 +113,18 @@ func (w *sim) simID() string {
 	return strings.Repeat("c0de", 13) + fmt.Sprintf("%012x", w.rng.Uint64()>>16)
 }
 
+// simStart is what a container is started with.
+type simStart struct {
+	id     string        // that of an earlier life
+	shares *simContainer // whose cgroups are taken
+	below  *simContainer // below whose cgroups its own are made
+}
+
 // start is what a runtime does: cgroups, init, namespaces, state, user program.
-// id: that of an earlier life; shared: its cgroups are taken.
-func (w *sim) start(id string, shared *simContainer) {
-	c := &simContainer{id: id, paths: map[uint32]string{}, cgroups: map[uint32]uint64{}, hostPID: w.rng.IntN(5) == 0, odd: w.rng.IntN(4) == 0, shares: shared}
-	if id == "" {
+func (w *sim) start(o simStart) {
+	shared := o.shares
+	c := &simContainer{id: o.id, paths: map[uint32]string{}, cgroups: map[uint32]uint64{}, hostPID: w.rng.IntN(5) == 0, odd: w.rng.IntN(4) == 0, shares: shared, below: o.below}
+	if o.id == "" {
 		c.id = w.simID()
 	}
 	c.named = slices.ContainsFunc(w.conts, func(o *simContainer) bool { return o.id == c.id && o.named })
@@ -134,14 +142,18 @@ func (w *sim) start(id string, shared *simContainer) {
 	if into {
 		w.makeCgroups(c, path)
 	}
-	p := w.makeInit(c, runc, into)
-	if !into {
-		w.makeCgroups(c, path)
-	}
-	for _, i := range w.rng.Perm(len(w.hierarchies)) {
-		if h := w.hierarchies[i]; p.cgroups[h] != c.cgroups[h] {
-			w.move(p, h, c.cgroups[h])
+	var p *simProc
+	if shared == nil && (!into && c.below != nil || w.rng.IntN(4) == 0) {
+		c.staged = true
+		stage := w.makeStage(c, runc, path, into)
+		p = w.makeInit(c, stage, false)
+		w.exit(stage)
+	} else {
+		p = w.makeInit(c, runc, into)
+		if !into {
+			w.makeCgroups(c, path)
 		}
+		w.enter(c, p)
 	}
 	w.advance(workload.KTime(w.rng.Int64N(int64(8 * simMS))))
 	c.state = true
@@ -161,11 +173,43 @@ func (w *sim) start(id string, shared *simContainer) {
 	w.exit(runc)
 }
 
+// makeStage is runc's first process, which is moved into the cgroups while it is the
+// host's in all its namespaces, and forks the init.
+func (w *sim) makeStage(c *simContainer, runc *simProc, path string, into bool) *simProc {
+	p := w.newProc(runc, c, runc.cgroups, nil, runc.mntns)
+	p.settling = true
+	if into {
+		p.cgroups[w.hierarchies[0]] = c.cgroups[w.hierarchies[0]]
+	}
+	w.say(kernel.Fork, p)
+	if !into {
+		w.makeCgroups(c, path)
+	}
+	w.enter(c, p)
+	return p
+}
+
+// enter moves a process into a container's cgroups.
+func (w *sim) enter(c *simContainer, p *simProc) {
+	for _, i := range w.rng.Perm(len(w.hierarchies)) {
+		if h := w.hierarchies[i]; p.cgroups[h] != c.cgroups[h] {
+			w.move(p, h, c.cgroups[h])
+		}
+	}
+}
+
+// startBelow is an engine of the host's that makes a container below another's cgroup.
+func (w *sim) startBelow(c *simContainer) {
+	if c.shares == nil && !c.contested {
+		w.start(simStart{below: c})
+	}
+}
+
 // startIn is a second runtime that puts a container into the cgroups of another's.
-// Not where somebody from the host is: whose that one would be, nobody can say.
+// Not where somebody from the host is, or was: whose that one would be, nobody can say.
 func (w *sim) startIn(c *simContainer) {
-	if !slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c }) {
-		w.start("", c)
+	if !slices.ContainsFunc(w.procs, func(p *simProc) bool { return p.entered > 0 && p.truth == c }) && !c.staged && c.below == nil {
+		w.start(simStart{shares: c})
 	}
 }
 
@@ -192,6 +236,11 @@ func (w *sim) makeCgroups(c *simContainer, path string) {
 			continue
 		}
 		c.paths[h] = path
+		if o := c.below; o != nil {
+			c.paths[h] = o.paths[h] + path[strings.LastIndexByte(path, '/'):]
+			c.cgroups[h] = w.mkdir(h, o.cgroups[h], c.paths[h])
+			continue
+		}
 		c.cgroups[h] = w.mkdir(h, w.dir(h, path[:strings.LastIndexByte(path, '/')]), path)
 	}
 	if c.shares != nil && c.paths[0] != path {
@@ -231,6 +280,11 @@ func (w *sim) execInto(c *simContainer) {
 }
 
 func (w *sim) kill(c *simContainer) {
+	for _, o := range slices.Clone(w.conts) {
+		if o.below == c && !o.dead { // the kernel removes no cgroup that holds another
+			w.kill(o)
+		}
+	}
 	w.endMembers(c)
 	if !c.init.dead {
 		w.exit(c.init)
@@ -284,9 +338,12 @@ func (w *sim) restart(c *simContainer) {
 	if c.shares != nil || w.shared(c) {
 		return
 	}
+	if c.below != nil && c.below.dead {
+		return
+	}
 	w.kill(c)
 	w.advance(workload.KTime(w.rng.Int64N(int64(30 * simMS))))
-	w.start(c.id, nil)
+	w.start(simStart{id: c.id, below: c.below})
 }
 
 // attackMove puts a process of c into another container's cgroups, all or some,

@@ -30,6 +30,8 @@ type simContainer struct {
 	state        bool          // the runtime has written its state
 	shares       *simContainer // it was put into that one's cgroups
 	contested    bool          // one of two in the same cgroups
+	staged       bool          // a process in the host's namespaces made its init in its cgroups
+	below        *simContainer // it was put below that one's cgroups
 	named        bool          // an engine lied about its name
 	strange      bool          // no source knows it
 }
