@@ -120,7 +120,7 @@ func FuzzEscapingWriter(f *testing.F) {
 
 // FuzzObjects checks that JSON and YAML keep every string, and show none raw.
 func FuzzObjects(f *testing.F) {
-	for _, s := range []string{hostile, "yes", "1e3", "~", "<<", "2001-01-01", "a: b", "#", "\U000e0041\u0085", "- x", "\u2028", "é\n x\n", strings.Repeat("k", 200)} {
+	for _, s := range []string{hostile, "yes", "1e3", "~", "<<", "2001-01-01", "a: b", "#", "\U000e0041\u0085", "- x", "\u2028", "é\n x\n", strings.Repeat("k", 200), strings.Repeat("-", 1100)} {
 		f.Add(s, "value")
 		f.Add("key", s)
 	}

@@ -150,19 +150,19 @@ func unsafeRune(r rune) bool { return !unicode.IsPrint(r) || invisible(r) }
 // yaml turns an object's JSON into a document. Going by JSON keeps the names and
 // their order the same in both.
 func (e *encoder) yaml(data []byte) ([]byte, error) {
-	var doc yaml.Node
-	// JSON is YAML but for pairs of surrogates, which plainYAML does not write.
-	if err := yaml.Unmarshal(plainYAML(data), &doc); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	doc, err := yamlNode(dec)
+	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	blockStyle(&doc)
 	var b bytes.Buffer
 	if e.count > 1 {
 		b.WriteString("---\n")
 	}
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
+	if err := enc.Encode(doc); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
 	return plainYAML(b.Bytes()), nil
@@ -176,22 +176,57 @@ var plainWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_./-]*$`)
 // boolean or for nothing.
 var notPlain = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`)
 
-// blockStyle undoes JSON's braces, and its quotes where a word is plain. All
-// other strings stay in double quotes, which plainYAML relies on.
-func blockStyle(n *yaml.Node) {
-	switch n.Kind {
-	case yaml.ScalarNode:
-		if n.Tag == "!!str" && plainWord.MatchString(n.Value) && !notPlain.MatchString(n.Value) {
-			n.Style = 0
-		}
-	case yaml.MappingNode, yaml.SequenceNode:
-		if len(n.Content) > 0 {
-			n.Style = 0
-		}
+// yamlNode makes the next JSON value a node, in block style. JSON is not read as
+// the YAML that it nearly is: there a key ends after 1,024 characters, and a
+// label's may be longer.
+func yamlNode(dec *json.Decoder) (*yaml.Node, error) {
+	token, err := dec.Token()
+	if err != nil {
+		return nil, err
 	}
-	for _, c := range n.Content {
-		blockStyle(c)
+	open, ok := token.(json.Delim)
+	if !ok {
+		return yamlScalar(token), nil
 	}
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	if open == '[' {
+		n = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	}
+	for dec.More() {
+		c, err := yamlNode(dec) // a key is a token of its own, so a scalar
+		if err != nil {
+			return nil, err
+		}
+		n.Content = append(n.Content, c)
+	}
+	if len(n.Content) == 0 {
+		n.Style = yaml.FlowStyle // {} and []
+	}
+	_, err = dec.Token()
+	return n, err
+}
+
+// yamlScalar gives a word that is plain in every YAML without quotes. All other
+// strings stay in double quotes, which plainYAML relies on.
+func yamlScalar(token json.Token) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(token)}
+	switch v := token.(type) {
+	case string:
+		n.Tag = "!!str"
+		if !plainWord.MatchString(v) || notPlain.MatchString(v) {
+			n.Style = yaml.DoubleQuotedStyle
+		}
+	case json.Number:
+		n.Tag = "!!float"
+		if !strings.ContainsAny(n.Value, ".eE") {
+			n.Tag = "!!int"
+		}
+	case bool:
+		n.Tag = "!!bool"
+	case nil:
+		n.Tag, n.Value = "!!null", "null"
+	}
+	return n
 }
 
 // template runs the user's template over the object as JSON has it, every
