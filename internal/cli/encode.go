@@ -162,6 +162,7 @@ type containerJSON struct {
 	Attempt      uint32            `json:"attempt,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	Reason       string            `json:"reason,omitempty"`
+	Filtered     bool              `json:"filtered,omitempty"`
 }
 
 type networkJSON struct {
@@ -257,7 +258,7 @@ func containerObject(c *workload.Container) containerJSON {
 		Networks: convert(c.Networks, networkObject), Ports: convert(c.Ports, portObject),
 		Mounts: convert(c.Mounts, mountObject), Limits: limitsObject(c.Limits), Security: securityObject(c.Security),
 		Bundle: c.Bundle, Sources: provenance(c.Sources), Missing: list(c.Missing), Truncated: c.Truncated,
-		Role: string(c.Role), Attempt: c.Attempt, Annotations: c.Annotations, Reason: c.Reason,
+		Role: string(c.Role), Attempt: c.Attempt, Annotations: c.Annotations, Reason: c.Reason, Filtered: c.Filtered,
 	}
 	if o.Runtime == "" {
 		o.Runtime = c.ID.Runtime

@@ -36,6 +36,7 @@ type podJSON struct {
 	Sources        []provenanceJSON   `json:"sources,omitempty"`
 	Missing        []string           `json:"missing,omitempty"`
 	Truncated      []string           `json:"truncated,omitempty"`
+	Filtered       bool               `json:"filtered,omitempty"`
 }
 
 type podOwnerJSON struct {
@@ -81,7 +82,7 @@ func podObject(p *workload.Pod) *podJSON {
 		Containers: convert(p.Containers, podContainerObject),
 		Volumes:    convert(p.Volumes, func(v workload.PodVolume) podVolumeJSON { return podVolumeJSON(v) }),
 		Created:    timeObject(p.Created), Started: timeObject(p.Started), Deleted: timeObject(p.Deleted),
-		Missing: p.Missing, Truncated: p.Truncated,
+		Missing: p.Missing, Truncated: p.Truncated, Filtered: p.Filtered,
 	}
 	if len(p.Sources) > 0 {
 		o.Sources = provenance(p.Sources)

@@ -448,7 +448,7 @@ func testStatus() workload.AgentStatus {
 	}
 	return workload.AgentStatus{
 		Version: "v1.2.3", PID: 321, Started: testNow.Add(-3 * time.Hour), Mode: "ebpf", CgroupMode: "hybrid", Ready: true,
-		Revision: 9981, Containers: 12, Processes: 344, Watchers: 2,
+		Revision: 9981, Containers: 12, Pods: 3, Processes: 344, Watchers: 2,
 		Sources: []workload.SourceStatus{
 			{Name: "docker", State: "running", Where: "/run/docker.sock", Version: "20.10.24", LastContact: testNow.Add(-2 * time.Second), Calls: map[string]uint64{"list": 3, "inspect": 12}, Entities: 9},
 			{Name: "containerd", State: "failing", Where: "/run/containerd/containerd.sock", LastError: "dial: " + hostile, LastErrorAt: testNow.Add(-30 * time.Second), Restarts: 4, Errors: 7},

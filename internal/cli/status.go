@@ -108,7 +108,7 @@ func (p statusPage) head(st workload.AgentStatus) {
 	}
 	p.line("mode", "%s", mode)
 	p.line("cgroups", "%s", st.CgroupMode)
-	p.line("holds", "%d containers, %d processes at revision %d, for %d watchers", st.Containers, st.Processes, uint64(st.Revision), st.Watchers)
+	p.line("holds", "%d containers, %d pods, %d processes at revision %d, for %d watchers", st.Containers, st.Pods, st.Processes, uint64(st.Revision), st.Watchers)
 	p.line("behind", "%s", st.Kernel.Lag.Round(time.Microsecond))
 	p.line("repairs", "%d", st.Kernel.Repairs)
 }
@@ -229,6 +229,7 @@ type statusJSON struct {
 	Revision   uint64       `json:"revision"`
 	Containers int          `json:"containers"`
 	Processes  int          `json:"processes"`
+	Pods       int          `json:"pods"`
 	Watchers   int          `json:"watchers"`
 	Sources    []sourceJSON `json:"sources"`
 	Kernel     kernelJSON   `json:"kernel"`
@@ -246,6 +247,7 @@ type sourceJSON struct {
 	Calls       map[string]uint64 `json:"calls"`
 	Errors      uint64            `json:"errors"`
 	Entities    int               `json:"entities"`
+	Detail      string            `json:"detail,omitempty"`
 }
 
 type kernelJSON struct {
@@ -266,7 +268,7 @@ func statusObject(st workload.AgentStatus) statusJSON {
 	return statusJSON{
 		Version: st.Version, PID: uint32(st.PID), Started: timeObject(st.Started), Ready: st.Ready, Mode: st.Mode,
 		ModeReason: st.ModeReason, CgroupMode: st.CgroupMode, Revision: uint64(st.Revision), Containers: st.Containers,
-		Processes: st.Processes, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
+		Processes: st.Processes, Pods: st.Pods, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
 		Kernel: kernelJSON{
 			Events: object(k.Events), Seen: object(k.Seen), Filtered: object(k.Filtered), Lost: object(k.Lost), Skipped: object(k.Skipped), Programs: object(k.Programs),
 			Detached: object(k.Detached), Stolen: k.Stolen, Repairs: k.Repairs, LagNs: int64(k.Lag),
@@ -278,7 +280,7 @@ func sourceObject(s workload.SourceStatus) sourceJSON {
 	return sourceJSON{
 		Name: s.Name, State: s.State, Where: s.Where, Version: s.Version, LastContact: timeObject(s.LastContact),
 		LastError: s.LastError, LastErrorAt: timeObject(s.LastErrorAt), Restarts: s.Restarts, Calls: object(s.Calls),
-		Errors: s.Errors, Entities: s.Entities,
+		Errors: s.Errors, Entities: s.Entities, Detail: s.Detail,
 	}
 }
 

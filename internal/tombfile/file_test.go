@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,57 @@ func TestTheNextAgentAnswersForTheDeadOfTheLast(t *testing.T) {
 	}
 	if a := second.Resolve(key(4)); a.Exited || restored(a.Container()) {
 		t.Errorf("a process that lives: %+v", a)
+	}
+}
+
+// inPod puts container n into pod p.
+func inPod(n, p int) store.Change {
+	c := container(n)
+	c.Pod = &pod(p).PodRef
+	return store.Change{Container: &store.ContainerChange{ID: id(n), Source: "cri", Layer: c}}
+}
+
+func podLayer(n int) store.Change {
+	return store.Change{Pod: &store.PodChange{UID: pod(n).UID, Source: "cri", Layer: pod(n)}}
+}
+
+func TestPodsOutliveTheAgentWithTheirContainers(t *testing.T) {
+	dir := t.TempDir()
+	first := store.New(store.Options{Base: 1 << 40, Grace: time.Hour})
+	first.SetAsOf(20 * second)
+	for n := 1; n <= 3; n++ { // 1 ends before the agent, 2 unseen, 3 lives on with one of its two
+		first.Apply(slices.Concat(live(n), live(10+n), []store.Change{inPod(n, n), inPod(10+n, n), podLayer(n)})...)
+	}
+	first.Apply(podLayer(4)) // of which no container is known
+	first.Apply(slices.Concat(dead(1), dead(11))...)
+	first.Apply(store.Change{Pod: &store.PodChange{UID: pod(1).UID, Gone: 12 * second}})
+	f := open(t, dir, first, nil)
+	f.flush(t.Context())
+	f.Close()
+
+	next := store.New(store.Options{Base: 1 << 41, Grace: time.Hour})
+	next.SetAsOf(60 * second)
+	f = open(t, dir, next, nil)
+	past := f.Load()
+	next.Apply(live(13)...)
+	next.Apply(inPod(13, 3))
+	next.Restore(past.Ended(host(key(13))))
+	for n, since := range map[int]workload.KTime{1: 12 * second, 2: 60 * second} {
+		p, ok := next.Pod(pod(n).UID)
+		if !ok || p.Name != "web" || p.Phase != "" || next.GoneSince(workload.Entity{Pod: p}) != since {
+			t.Errorf("pod %d: %t, %+v, since %d", n, ok, p, next.GoneSince(workload.Entity{Pod: p}))
+		}
+		if a, _ := next.ContainerAnswer(id(n)); a.Pod == nil || a.Pod.Labels["a"] != "b" {
+			t.Errorf("the pod of container %d: %+v", n, a.Pod)
+		}
+	}
+	for _, n := range []int{3, 4} {
+		if p, ok := next.Pod(pod(n).UID); ok {
+			t.Errorf("pod %d, of which nobody knows an end: %+v", n, p)
+		}
+	}
+	if a, _ := next.ContainerAnswer(id(13)); a.Pod == nil || a.Pod.Labels != nil {
+		t.Errorf("a container that lives is answered from the past: %+v", a.Pod)
 	}
 }
 

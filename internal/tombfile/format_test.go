@@ -21,11 +21,11 @@ import (
 func sample(n int) (file []byte, ends []int, after []*Past) {
 	var e encoder
 	e.header(boot, 9)
-	p := &Past{Run: 9, Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}}
+	p := &Past{Run: 9, Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}, Pods: map[string]Record{}}
 	step := func() {
 		ends = append(ends, len(e.buf))
 		c := *p
-		c.Containers, c.Processes = maps.Clone(p.Containers), maps.Clone(p.Processes)
+		c.Containers, c.Processes, c.Pods = maps.Clone(p.Containers), maps.Clone(p.Processes), maps.Clone(p.Pods)
 		after = append(after, &c)
 	}
 	step()
@@ -37,6 +37,10 @@ func sample(n int) (file []byte, ends []int, after []*Past) {
 		ent = workload.Entity{Kind: workload.KindProcess, Process: process(i, 3), Gone: true, Revision: 99}
 		e.change(workload.Change{Type: workload.ChangeSet, Revision: 99, Entity: ent}, second)
 		p.Processes[key(i)] = Record{ent, second}
+		step()
+		ent = workload.Entity{Kind: workload.KindPod, Pod: pod(i), Gone: true, Revision: 98}
+		e.change(workload.Change{Type: workload.ChangeSet, Revision: 98, Entity: ent}, 2*second)
+		p.Pods[pod(i).UID] = Record{ent, 2 * second}
 		step()
 		e.time(second * workload.KTime(i))
 		p.Seen = second * workload.KTime(i)

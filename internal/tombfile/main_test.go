@@ -49,6 +49,10 @@ func container(n int) *workload.Container {
 	}
 }
 
+func pod(n int) *workload.Pod {
+	return &workload.Pod{PodRef: workload.PodRef{UID: fmt.Sprintf("pod-%d", n), Name: "web", Namespace: "shop"}, Phase: "Running", Labels: map[string]string{"a": "b"}}
+}
+
 // world is a store with n processes and their containers; the odd ones have ended.
 func world(n int) *store.Store {
 	s := store.New(store.Options{Base: 1 << 40, Grace: time.Hour})

@@ -44,6 +44,7 @@ func (p *Past) Ended(h Host) store.Past {
 			out.Containers = append(out.Containers, c)
 		}
 	}
+	out.Pods = p.pods(out.Containers, h)
 	for _, r := range p.Processes {
 		if q, ok := p.process(r, h); ok {
 			out.Processes = append(out.Processes, q)
@@ -51,7 +52,39 @@ func (p *Past) Ended(h Host) store.Past {
 	}
 	// The oldest first, as they came: the newest are kept where there are too many.
 	slices.SortFunc(out.Containers, func(a, b store.PastContainer) int { return compare(a.Since, b.Since, a.ID.String(), b.ID.String()) })
+	slices.SortFunc(out.Pods, func(a, b store.PastPod) int { return compare(a.Since, b.Since, a.UID, b.UID) })
 	slices.SortFunc(out.Processes, func(a, b store.PastProcess) int { return compare(a.Since, b.Since, a.Key.String(), b.Key.String()) })
+	return out
+}
+
+// pods gives those that were known. One that was there when the file was written
+// has ended if each of its containers has, of which there was one at least: that of
+// the others the sources will say.
+func (p *Past) pods(cs []store.PastContainer, h Host) (out []store.PastPod) {
+	ended := map[string]bool{}
+	for _, c := range cs {
+		if c.Pod == nil || c.Pod.UID == "" {
+			continue
+		}
+		others, known := ended[c.Pod.UID]
+		ended[c.Pod.UID] = c.Ended && (others || !known)
+	}
+	for _, r := range p.Pods {
+		q := store.PastPod{Pod: r.Pod.Clone()}
+		q.Missing = nil
+		if !slices.ContainsFunc(q.Sources, func(s workload.Provenance) bool { return s.Source == Source }) {
+			q.Sources = append(q.Sources, workload.Provenance{Source: Source, At: p.Seen})
+		}
+		switch {
+		case r.Gone:
+			q.Ended, q.Since = true, within(r.Since, h)
+		case ended[r.Pod.UID]:
+			q.Ended, q.Since, q.Phase = true, h.Now, ""
+		}
+		if q.Since == 0 || q.Since+workload.KTime(h.Grace) > h.Now {
+			out = append(out, q)
+		}
+	}
 	return out
 }
 

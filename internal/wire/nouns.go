@@ -133,6 +133,7 @@ var containerMessage = table(
 	number(31, func(c *workload.Container) *uint32 { return &c.Attempt }),
 	textMap(32, func(c *workload.Container) *map[string]string { return &c.Annotations }),
 	text(33, func(c *workload.Container) *string { return &c.Reason }),
+	boolean(34, func(c *workload.Container) *bool { return &c.Filtered }),
 )
 
 var serviceMessage = table(

@@ -62,4 +62,5 @@ var podMessage = table(
 	list(22, provenanceMessage, func(p *workload.Pod) *[]workload.Provenance { return &p.Sources }),
 	texts(23, func(p *workload.Pod) *[]string { return &p.Missing }),
 	texts(24, func(p *workload.Pod) *[]string { return &p.Truncated }),
+	boolean(25, func(p *workload.Pod) *bool { return &p.Filtered }),
 )

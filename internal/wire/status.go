@@ -35,6 +35,7 @@ var sourceMessage = table(
 	countMap(9, func(s *workload.SourceStatus) *map[string]uint64 { return &s.Calls }),
 	number(10, func(s *workload.SourceStatus) *uint64 { return &s.Errors }),
 	number(11, func(s *workload.SourceStatus) *int { return &s.Entities }),
+	text(12, func(s *workload.SourceStatus) *string { return &s.Detail }),
 )
 
 var statusMessage = table(
@@ -51,6 +52,7 @@ var statusMessage = table(
 	number(11, func(s *workload.AgentStatus) *int { return &s.Watchers }),
 	list(12, sourceMessage, func(s *workload.AgentStatus) *[]workload.SourceStatus { return &s.Sources }),
 	always(13, kernelMessage, func(s *workload.AgentStatus) *workload.KernelStatus { return &s.Kernel }),
+	number(14, func(s *workload.AgentStatus) *int { return &s.Pods }),
 )
 
 var statusResponse = table(

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pidigree/pidigree/internal/filter"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -56,21 +57,42 @@ func decodeList[T any](msg *Bytes, m *message[T]) (list []T, err error) {
 
 // selector is a ListRequest and a StreamEntitiesRequest, which has one field more.
 type selector struct {
-	kinds []uint32
-	all   bool
-	from  workload.Revision
+	kinds            []uint32
+	all              bool
+	from             workload.Revision
+	include, exclude *workload.Filter
+	noSandboxes      bool
 }
+
+var filterMessage = table(
+	texts(1, func(f *workload.Filter) *[]string { return &f.Names }),
+	texts(2, func(f *workload.Filter) *[]string { return &f.Images }),
+	texts(3, func(f *workload.Filter) *[]string { return &f.Namespaces }),
+	texts(4, func(f *workload.Filter) *[]string { return &f.Labels }),
+)
 
 var selectorMessage = table(
 	indexes(1, func(s *selector) *[]uint32 { return &s.kinds }),
 	boolean(2, func(s *selector) *bool { return &s.all }),
 	number(3, func(s *selector) *workload.Revision { return &s.from }),
+	pointer(4, filterMessage, func(s *selector) **workload.Filter { return &s.include }),
+	pointer(5, filterMessage, func(s *selector) **workload.Filter { return &s.exclude }),
+	boolean(6, func(s *selector) *bool { return &s.noSandboxes }),
 )
 
 // EncodeSelector makes a ListRequest or a StreamEntitiesRequest. Its error
 // wraps workload.ErrInvalid.
 func EncodeSelector(sel workload.Selector) (*Bytes, error) {
-	s := selector{all: sel.All, from: sel.From}
+	if err := filter.Check(sel); err != nil {
+		return nil, err
+	}
+	s := selector{all: sel.All, from: sel.From, noSandboxes: sel.NoSandboxes}
+	if !sel.Include.IsZero() {
+		s.include = &sel.Include
+	}
+	if !sel.Exclude.IsZero() {
+		s.exclude = &sel.Exclude
+	}
 	for _, k := range sel.Kinds {
 		n := numberOf(kinds, k)
 		if n == 0 {
@@ -88,7 +110,16 @@ func DecodeSelector(msg *Bytes) (workload.Selector, error) {
 	if err := selectorMessage.parse(&s, msg.string()); err != nil {
 		return workload.Selector{}, fmt.Errorf("%w: %w", workload.ErrInvalid, err)
 	}
-	sel := workload.Selector{All: s.all, From: s.from}
+	sel := workload.Selector{All: s.all, From: s.from, NoSandboxes: s.noSandboxes}
+	if s.include != nil {
+		sel.Include = *s.include
+	}
+	if s.exclude != nil {
+		sel.Exclude = *s.exclude
+	}
+	if err := filter.Check(sel); err != nil {
+		return sel, err
+	}
 	for _, n := range s.kinds {
 		k := wordOf(kinds, uint64(max(n, 1))) // 0 means containers, which are 1
 		if k == "" {

@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -73,6 +74,7 @@ func rows() []row {
 		rowOf(taskMessage, &pb.Task{}),
 		rowOf(imageMessage, &pb.Image{}),
 		rowOf(hopMessage, &pb.Hop{}),
+		rowOf(filterMessage, &pb.Filter{}),
 		rowOf(kernelMessage, &pb.KernelStatus{}),
 		rowOf(sourceMessage, &pb.SourceStatus{}),
 		rowOf(statusMessage, &pb.AgentStatus{}),
@@ -310,10 +312,14 @@ func TestEveryFieldOfAQuerySurvives(t *testing.T) {
 }
 
 func TestASelectorSurvives(t *testing.T) {
-	if n := reflect.TypeFor[workload.Selector]().NumField(); n != 3 {
-		t.Errorf("Selector has %d fields: the requests of List and StreamEntities carry kinds, all and from", n)
+	if n := reflect.TypeFor[workload.Selector]().NumField(); n != 6 {
+		t.Errorf("Selector has %d fields: the requests of List and StreamEntities carry kinds, all, from, include, exclude and noSandboxes", n)
 	}
-	for _, want := range []workload.Selector{{}, {All: true}, {Kinds: kinds[1:], All: true, From: 1<<64 - 1}} {
+	some := workload.Filter{Names: []string{"web-*", "db"}, Images: []string{"*/nginx:*"}, Namespaces: []string{"prod"}, Labels: []string{"app=shop", "tier"}}
+	for _, want := range []workload.Selector{
+		{}, {All: true}, {Kinds: kinds[1:], All: true, From: 1<<64 - 1}, {Include: some}, {Exclude: some, NoSandboxes: true},
+		{Include: workload.Filter{Labels: []string{"a"}}, Exclude: some},
+	} {
 		req, err := EncodeSelector(want)
 		if err != nil {
 			t.Fatal(err)
@@ -336,6 +342,15 @@ func TestASelectorSurvives(t *testing.T) {
 	}
 	if _, err := DecodeSelector(&Bytes{in: "\x08\x63"}); err == nil {
 		t.Error("kind 99 is accepted")
+	}
+	for name, bad := range map[string]workload.Filter{"an open class": {Names: []string{"[a"}}, "no key": {Labels: []string{"=x"}}} {
+		if _, err := EncodeSelector(workload.Selector{Exclude: bad}); !errors.Is(err, workload.ErrInvalid) {
+			t.Errorf("%s goes out: %v", name, err)
+		}
+		s := selector{include: &bad}
+		if _, err := DecodeSelector(&Bytes{out: selectorMessage.append(nil, &s)}); !errors.Is(err, workload.ErrInvalid) {
+			t.Errorf("%s comes in: %v", name, err)
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ func (a *Agent) Status() workload.AgentStatus {
 	s := workload.AgentStatus{
 		Version: a.opts.Version, PID: workload.PID(os.Getpid()), Started: a.started,
 		Mode: a.mode, CgroupMode: string(a.cgroups.Mode()),
-		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes,
+		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes, Pods: counts.Pods,
 		Watchers: counts.Watchers, Sources: a.correlator.Sources(), Kernel: kernelStatus(ks),
 	}
 	s.Kernel.Repairs, s.Kernel.Lag = cs.Repairs, cs.Lag
@@ -27,8 +27,9 @@ func (a *Agent) Status() workload.AgentStatus {
 		s.Ready = true
 	default:
 	}
+	described := a.described()
 	for i := range s.Sources {
-		s.Sources[i].Entities = a.described(s.Sources[i].Name)
+		s.Sources[i].Entities = described[s.Sources[i].Name]
 	}
 	if a.tombs != nil {
 		s.Sources = append(s.Sources, a.tombsStatus())
@@ -36,13 +37,18 @@ func (a *Agent) Status() workload.AgentStatus {
 	return s
 }
 
-// described counts the live containers that a source describes.
-func (a *Agent) described(source string) (n int) {
-	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer}}) {
-		for _, p := range e.Container.Sources {
-			if p.Source == source {
-				n++
-			}
+// described counts the live containers and pods that each source describes.
+func (a *Agent) described() map[string]int {
+	n := map[string]int{}
+	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod}}) {
+		said := []workload.Provenance(nil)
+		if e.Container != nil {
+			said = e.Container.Sources
+		} else if e.Pod != nil {
+			said = e.Pod.Sources
+		}
+		for _, p := range said {
+			n[p.Source]++
 		}
 	}
 	return n

@@ -180,7 +180,7 @@ func (m *member) probe(ctx context.Context) (where string, err error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.status.Where, m.status.Version = r.Where, r.Version
+	m.status.Where, m.status.Version, m.status.Detail = r.Where, r.Version, firstText(r.Detail)
 	m.status.LastContact = m.opts.Now()
 	return r.Where, nil
 }
@@ -367,6 +367,14 @@ func (m *member) snapshot() workload.SourceStatus {
 	s := m.status
 	s.Calls = maps.Clone(s.Calls)
 	return s
+}
+
+// firstText bounds what a probe says as firstLine does an error.
+func firstText(s string) string {
+	if s == "" {
+		return ""
+	}
+	return firstLine(errors.New(s))
 }
 
 // firstLine makes an error fit for a status line. Errors may quote what a

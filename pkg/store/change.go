@@ -10,6 +10,8 @@ type Change struct {
 	Process *workload.Process
 	// Container changes one layer or the life of a container.
 	Container *ContainerChange
+	// Pod changes one layer or the life of a pod.
+	Pod *PodChange
 	// Expire drops the tombstones that are older than the grace period at this instant.
 	Expire workload.KTime
 }
@@ -22,6 +24,21 @@ type ContainerChange struct {
 	Source string
 	// Layer replaces the source's layer; nil removes it. A container without layers is gone.
 	Layer *workload.Container
+	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
+	Gone workload.KTime
+	// Forget removes the entity at once and without a tombstone: it was merged into another one.
+	Forget bool
+}
+
+// PodChange is a change of one pod entity.
+type PodChange struct {
+	// UID is the entity's key: the uid that the pod's cgroup has. The layers' own
+	// uids become aliases, and so does the ConfigHash of a static pod.
+	UID string
+	// Source owns the layer; "kernel" is the correlator's own.
+	Source string
+	// Layer replaces the source's layer; nil removes it. A pod without layers is gone.
+	Layer *workload.Pod
 	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
 	Gone workload.KTime
 	// Forget removes the entity at once and without a tombstone: it was merged into another one.

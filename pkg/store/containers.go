@@ -17,9 +17,12 @@ type view struct {
 	// chain ends with merged.
 	chain []*workload.Container
 	// up is the view of the parent that chain was made from.
-	up  *view
-	pod *workload.Pod
-	rev workload.Revision
+	up *view
+	// pod is the reference to its pod, or its parent's; see podNow. podCell leads to
+	// what else is known of it.
+	pod     *workload.Pod
+	podCell *podCell
+	rev     workload.Revision
 	// gone: a tombstone. dropped: not in the store any more; only processes
 	// that were in it still lead here.
 	gone, dropped bool
@@ -56,6 +59,7 @@ type contItem struct {
 	ids      []workload.ContainerID
 	cgroups  []workload.CgroupID
 	parent   workload.ContainerID
+	pod      string // the uid of its pod
 }
 
 func (i *contItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -181,6 +185,7 @@ func (s *Store) publish(it *contItem) {
 	}
 	v := &view{key: it.key, merged: merged, rev: s.next(), gone: gone}
 	s.setParent(it, merged.Parent)
+	s.holdPod(it, merged.Pod)
 	s.join(v)
 	it.latest.Store(v)
 	s.contMarkers.void(merged.ID, v.rev)
@@ -331,6 +336,7 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	it.latest.Store(&last)
 	s.setParent(it, workload.ContainerID{})
 	s.setCgroups(it, nil)
+	s.holdPod(it, nil)
 	var left *view
 	if keep {
 		left = &last

@@ -11,19 +11,21 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// layer is what one source says of a container.
-type layer struct {
+// layerOf is what one source says of an entity.
+type layerOf[T any] struct {
 	source string
-	c      *container
+	c      *T
 }
 
-func newLayer(source string, c *container) layer { return layer{source, c} }
+type layer = layerOf[container]
 
-// provenance is when the layer arrived, as far as the writer said so.
-func (l layer) provenance() workload.Provenance {
-	p := workload.Provenance{Source: l.source}
-	if len(l.c.Sources) > 0 {
-		p.At = l.c.Sources[0].At
+func newLayer[T any](source string, c *T) layerOf[T] { return layerOf[T]{source, c} }
+
+// provenance is when a source's layer arrived, as far as the writer said so.
+func provenance(source string, said []workload.Provenance) workload.Provenance {
+	p := workload.Provenance{Source: source}
+	if len(said) > 0 {
+		p.At = said[0].At
 	}
 	return p
 }
@@ -31,18 +33,23 @@ func (l layer) provenance() workload.Provenance {
 // merge joins the layers by the table. The result shares maps and slices with
 // the layers, which are immutable too.
 func merge(key workload.ContainerID, layers []layer, gone bool) *container {
-	in := merging{key: key, arrived: layers, gone: gone, layers: make([]layer, 0, len(layers))}
-	for _, l := range layers {
+	return mergeBy(precedence, merging{key: key, arrived: layers, gone: gone})
+}
+
+// mergeBy runs the rules over the layers in the order of their arrival.
+func mergeBy[T any](rules []ruleOf[T], in mergingOf[T]) *T {
+	in.layers = make([]layerOf[T], 0, len(in.arrived))
+	for _, l := range in.arrived {
 		if l.source == KernelSource {
 			in.kernel = l.c
 		}
 	}
-	c := &container{}
-	var last *rule
-	for i := range precedence {
-		r := &precedence[i]
+	c := new(T)
+	var last *ruleOf[T]
+	for i := range rules {
+		r := &rules[i]
 		if last == nil || r.only != last.only || !sameList(r.order, last.order) { // most rules share one order
-			in.layers = r.sorted(in.layers[:0], layers)
+			in.layers = r.sorted(in.layers[:0], in.arrived)
 		}
 		r.merge(c, in)
 		last = r
@@ -56,13 +63,13 @@ func sameList(a, b []string) bool {
 }
 
 // sorted gives the layers in the order of the rule's sources.
-func (r rule) sorted(to, layers []layer) []layer {
+func (r ruleOf[T]) sorted(to, layers []layerOf[T]) []layerOf[T] {
 	for _, l := range layers {
 		if !r.only || slices.Contains(r.order, l.source) {
 			to = append(to, l)
 		}
 	}
-	slices.SortFunc(to, func(a, b layer) int {
+	slices.SortFunc(to, func(a, b layerOf[T]) int {
 		return cmp.Or(cmp.Compare(r.rank(a.source), r.rank(b.source)), strings.Compare(a.source, b.source))
 	})
 	return to
@@ -70,7 +77,7 @@ func (r rule) sorted(to, layers []layer) []layer {
 
 // rank is the place of a source's kind: "docker@/run/other.sock" is a further
 // engine of the kind docker.
-func (r rule) rank(source string) int {
+func (r ruleOf[T]) rank(source string) int {
 	source, _, _ = strings.Cut(source, "@")
 	if i := slices.Index(r.order, source); i >= 0 {
 		return i
@@ -79,8 +86,8 @@ func (r rule) rank(source string) int {
 }
 
 // pick takes a field from the first layer that says anything in it.
-func pick[T any](field func(*container) *T, said func(T) bool) func(*container, merging) {
-	return func(dst *container, in merging) {
+func pick[T, V any](field func(*T) *V, said func(V) bool) func(*T, mergingOf[T]) {
+	return func(dst *T, in mergingOf[T]) {
 		for _, l := range in.layers {
 			if v := *field(l.c); said(v) {
 				*field(dst) = v
@@ -212,7 +219,7 @@ func mergeSandbox(dst *container, in merging) {
 
 func mergeSources(dst *container, in merging) {
 	for _, l := range in.arrived {
-		dst.Sources = append(dst.Sources, l.provenance())
+		dst.Sources = append(dst.Sources, provenance(l.source, l.c.Sources))
 	}
 }
 
@@ -228,8 +235,15 @@ func mergeTruncated(dst *container, in merging) {
 func PrecedenceMarkdown() string {
 	var b strings.Builder
 	b.WriteString(precedenceIntro)
+	writeRules(&b, precedence)
+	b.WriteString(podPrecedenceIntro)
+	writeRules(&b, podPrecedence)
+	return b.String()
+}
+
+func writeRules[T any](b *strings.Builder, rules []ruleOf[T]) {
 	b.WriteString("| field | sources, the first wins | how |\n|---|---|---|\n")
-	for _, r := range precedence {
+	for _, r := range rules {
 		order := strings.Join(r.order, ", ")
 		switch {
 		case r.order == nil:
@@ -237,19 +251,25 @@ func PrecedenceMarkdown() string {
 		case !r.only:
 			order += ", others"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", r.field, order, r.how)
+		fmt.Fprintf(b, "| %s | %s | %s |\n", r.field, order, r.how)
 	}
-	return b.String()
 }
 
 const precedenceIntro = `<!-- Made from pkg/store/precedence.go by: go test ./pkg/store -run Precedence -update -->
 
 # Who is believed, field by field
 
-A container that several sources know is one entity. Each source keeps a layer of its own, and
+A container or a pod that several sources know is one entity. Each source keeps a layer of its own, and
 what is shown comes from the layers by this table. "kernel" is pidigree's own layer, made from
 what it saw in the kernel. "Others" are sources that a row does not name; they come last, in
 alphabetical order, so that the outcome never depends on who answered first. A further engine of
 a kind ("docker@/run/other.sock") has the place of its kind.
+
+## Containers
+
+`
+
+const podPrecedenceIntro = `
+## Pods
 
 `

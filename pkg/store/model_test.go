@@ -30,6 +30,7 @@ type model struct {
 	// last is what ids led to when their container was dropped. A process that
 	// is gone may still be answered by it.
 	last map[workload.ContainerID]string
+	modelPods
 }
 
 type modelProc struct {
@@ -62,6 +63,8 @@ func (m *model) apply(ch Change) {
 		m.putProcess(ch.Process)
 	case ch.Container != nil:
 		m.changeContainer(ch.Container)
+	case ch.Pod != nil:
+		m.changePod(m, ch.Pod)
 	case ch.Expire != 0:
 		m.expire(ch.Expire)
 	}
@@ -197,6 +200,7 @@ func (m *model) expire(now workload.KTime) {
 			m.drop(c)
 		}
 	}
+	m.expirePods(now - m.grace)
 }
 
 // container says what an id means: a key, else the only claimant, else the only living one.
@@ -238,7 +242,7 @@ func (w *world) container() workload.ContainerID {
 }
 
 func (w *world) change() Change {
-	switch w.r.IntN(20) {
+	switch w.r.IntN(24) {
 	case 0, 1, 2, 3: // a process is born
 		return put(w.process(w.born()))
 	case 4, 5, 6: // one changes
@@ -260,6 +264,8 @@ func (w *world) change() Change {
 			return forget(w.container())
 		}
 		return gone(w.container(), w.now)
+	case 19, 20, 21, 22:
+		return w.podChange()
 	default:
 		return expire(w.now)
 	}
@@ -301,6 +307,9 @@ func (w *world) layer() Change {
 	case 2:
 		c.Aliases = []workload.ContainerID{w.container()}
 	}
+	if w.r.IntN(2) == 0 {
+		c.Pod = &workload.PodRef{UID: w.pod(), Name: w.podName()}
+	}
 	if source == KernelSource && w.r.IntN(2) == 0 {
 		c.Parent = w.container()
 		c.Run = &workload.Run{}
@@ -319,6 +328,9 @@ type follower struct {
 func entityID(e workload.Entity) string {
 	if e.Kind == workload.KindProcess {
 		return e.Process.Key.String()
+	}
+	if e.Kind == workload.KindPod {
+		return "pod " + e.Pod.UID
 	}
 	return e.Container.ID.String()
 }
@@ -339,7 +351,7 @@ func (f *follower) read(t *testing.T, s *Store) {
 				continue
 			}
 			id := entityID(c.Entity)
-			if said[id] && c.Entity.Kind == workload.KindProcess { // containers may share an ID here
+			if said[id] && c.Entity.Kind != workload.KindContainer { // containers may share an ID here
 				t.Errorf("%s twice in a batch", id)
 			}
 			said[id] = true
@@ -378,14 +390,15 @@ func TestTheStoreAgreesWithTheModel(t *testing.T) {
 
 func agree(t *testing.T, seed uint64, steps int) {
 	w := &world{r: rand.New(rand.NewPCG(seed, 0)), now: 1000}
-	opt := Options{Grace: 40, MaxProcessTombstones: 12, MaxContainerTombstones: 4, Base: workload.Revision(w.r.IntN(2) * 500)}
+	opt := Options{Grace: 40, MaxProcessTombstones: 12, MaxContainerTombstones: 4, MaxPodTombstones: 3, Base: workload.Revision(w.r.IntN(2) * 500)}
 	s := New(opt)
 	m := &model{
 		grace: 40, maxProcs: 12, maxConts: 4, procs: map[workload.ProcessKey]*modelProc{},
 		conts: map[workload.ContainerID]*modelCont{}, last: map[workload.ContainerID]string{},
+		modelPods: modelPods{pods: map[string]*modelPod{}, lastPods: map[string]*workload.Pod{}, max: 3},
 	}
 	var fs []*follower
-	for _, kinds := range [][]workload.Kind{{workload.KindContainer}, {workload.KindProcess}, both} {
+	for _, kinds := range [][]workload.Kind{{workload.KindContainer}, {workload.KindProcess}, {workload.KindPod}, all3} {
 		for _, all := range []bool{false, true} {
 			f := &follower{sel: workload.Selector{Kinds: kinds, All: all}, copy: map[string]workload.Entity{}}
 			f.w = newWalker(s, f.sel)
@@ -437,8 +450,10 @@ func (m *model) compare(t *testing.T, s *Store, w *world) {
 			}
 		}
 	}
+	m.comparePods(t, s)
 	procs, conts := m.tombs()
 	want := Counts{
+		Pods: len(m.pods) - len(m.podTombs()), PodTombstones: len(m.podTombs()),
 		Processes: len(m.procs) - len(procs), ProcessTombstones: len(procs),
 		Containers: len(m.conts) - len(conts), ContainerTombstones: len(conts),
 	}
@@ -474,6 +489,9 @@ func (m *model) compareChain(t *testing.T, s *Store, id workload.ContainerID, c 
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("chain of %v: %v, want %v (exact: %v)", id, names(a.Containers), names(want), exact)
+	}
+	if exact {
+		m.compareAnswerPod(t, a)
 	}
 }
 
@@ -535,13 +553,14 @@ func (m *model) compareCopy(t *testing.T, f *follower) {
 			}
 		}
 	}
+	m.addPods(f.sel, want)
 	for id, es := range want {
 		got, ok := f.copy[id]
 		if !ok && m.sharedID(id) {
 			continue
 		}
 		if !slices.ContainsFunc(es, func(e workload.Entity) bool {
-			return ok && reflect.DeepEqual(e.Container, got.Container) && (e.Process == nil || sameProcess(e.Process, got.Process))
+			return ok && reflect.DeepEqual(e.Container, got.Container) && reflect.DeepEqual(e.Pod, got.Pod) && (e.Process == nil || sameProcess(e.Process, got.Process))
 		}) {
 			t.Errorf("%s: a follower of %v has %+v (%v), want one of %+v", id, f.sel, got, ok, es)
 		}

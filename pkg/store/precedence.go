@@ -33,10 +33,12 @@ var (
 	low = []string{srcOCI, srcContainerd, srcPodman, srcCRI, srcDocker, KernelSource}
 	// own: only the correlator may say it. What other layers say is ignored.
 	own = []string{KernelSource}
+	// agent: no layer says it.
+	agent = []string{"the agent"}
 )
 
-// rule says how one field of the merged container comes from the layers.
-type rule struct {
+// ruleOf says how one field of the merged entity comes from the layers.
+type ruleOf[T any] struct {
 	field string
 	// order of the sources; those that it does not name follow alphabetically,
 	// unless only is set.
@@ -44,18 +46,22 @@ type rule struct {
 	only  bool
 	// how the layers are joined, for the docs.
 	how   string
-	merge func(dst *container, in merging)
+	merge func(dst *T, in mergingOf[T])
 }
 
-type container = workload.Container
+type (
+	container = workload.Container
+	rule      = ruleOf[container]
+	merging   = mergingOf[container]
+)
 
-// merging is the input of one rule: the layers in the order of its sources.
-type merging struct {
-	key    workload.ContainerID
-	layers []layer
+// mergingOf is the input of one rule: the layers in the order of its sources.
+type mergingOf[T any] struct {
+	key    workload.ContainerID // of a container
+	layers []layerOf[T]
 	// arrived is all layers in the order of their arrival.
-	arrived []layer
-	kernel  *container // nil if there is no such layer
+	arrived []layerOf[T]
+	kernel  *T // nil if there is no such layer
 	gone    bool
 }
 
@@ -64,6 +70,7 @@ const (
 	firstWhole  = "the first that says it, whole: never mixed; an empty map or list says that there is none, nil says nothing"
 	firstPair   = "the first with a name; name and tag stay together"
 	kernelAlone = "the correlator's own"
+	hidden      = "set in what is shown, where the configuration hides it"
 )
 
 // precedence is the one table of rule 7, by field, in the order in which the
@@ -104,4 +111,5 @@ var precedence = []rule{
 	{"Missing", own, true, kernelAlone, pick(func(c *container) *[]string { return &c.Missing }, listSaid)},
 	{"Timeline", own, true, kernelAlone, pick(func(c *container) *[]workload.Mark { return &c.Timeline }, listSaid)},
 	{"Truncated", asked, false, "what any layer had to cut", mergeTruncated},
+	{"Filtered", agent, true, hidden, func(*container, merging) {}},
 }

@@ -99,7 +99,7 @@ func (s *Store) begin(a *workload.Answer) {
 
 func (v *view) answer(a *workload.Answer) {
 	a.Status, a.Confidence, a.Exited, a.Reason = workload.StatusContainer, v.merged.Confidence, v.gone || v.merged.State == workload.StateExited, ""
-	a.Containers, a.Pod = v.chain, v.pod
+	a.Containers, a.Pod = v.chain, v.podNow()
 }
 
 func (n *node) answer(a *workload.Answer) {
@@ -135,5 +135,5 @@ func (c *cell) answer(a *workload.Answer) {
 		a.Confidence, a.Reason = workload.ConfidenceNone, reasonContainer
 		return
 	}
-	a.Status, a.Containers, a.Pod = workload.StatusContainer, v.chain, v.pod
+	a.Status, a.Containers, a.Pod = workload.StatusContainer, v.chain, v.podNow()
 }

@@ -11,6 +11,17 @@ type Past struct {
 	Containers []PastContainer
 	// Processes are those that have ended.
 	Processes []PastProcess
+	// Pods are all that it knew.
+	Pods []PastPod
+}
+
+// PastPod is one pod as it was known. It must not be changed any more.
+type PastPod struct {
+	*workload.Pod
+	// Ended makes it a tombstone, unless anybody living has one of its ids.
+	Ended bool
+	// Since is from when the grace period counts, for one that has ended.
+	Since workload.KTime
 }
 
 // PastContainer is one container as it was known. It and what it points to
@@ -40,8 +51,8 @@ const restoreStep = 128
 // Restore adds tombstones of an earlier agent of the same boot and says how
 // many it took. It is called once, when what lives is known.
 //
-// What is restored gives way to everything else. A container is left out, and
-// taken out later, when the writer says anything of one of its ids; it is found
+// What is restored gives way to everything else. A container or pod is left out, and
+// taken out later, when the writer says anything of one of its ids; a container is found
 // by no cgroup and is nobody's parent. A process is left out where the store
 // knows it or another one that had its PID at its time or after it, and taken
 // out when such a one turns up alive; a key finds it only where it can mean no
@@ -49,17 +60,23 @@ const restoreStep = 128
 //
 // It does not matter when the writer runs meanwhile: Restore takes turns with it.
 func (s *Store) Restore(past Past) (kept int) {
-	r := restoring{s: s, by: map[workload.ContainerID]*pastView{}}
+	r := restoring{s: s, by: map[workload.ContainerID]*pastView{}, pods: map[string]*workload.Pod{}}
+	for _, p := range past.Pods {
+		r.pods[p.UID] = p.Pod
+	}
 	views := r.views(past.Containers)
 	kept = r.steps(len(views), func(i int) bool {
 		return past.Containers[i].Ended && s.restoreContainer(views[i], past.Containers[i].Since)
 	})
+	kept += r.steps(len(past.Pods), func(i int) bool { return past.Pods[i].Ended && s.restorePod(past.Pods[i]) })
 	return kept + r.steps(len(past.Processes), func(i int) bool { return s.restoreProcess(past.Processes[i], r.by) })
 }
 
 type restoring struct {
 	s  *Store
 	by map[workload.ContainerID]*pastView // nil for an id that two had
+	// pods are what was known of them, by uid.
+	pods map[string]*workload.Pod
 }
 
 // pastView is a container as it was. cell is for the processes that were in it.
@@ -108,10 +125,19 @@ func (r restoring) chain(v *pastView) {
 	for at := v; at != nil && len(v.chain) < maxChain; at = r.by[at.merged.Parent] {
 		v.chain = append([]*workload.Container{at.merged}, v.chain...)
 		if p := at.merged.Pod; p != nil && v.pod == nil {
-			v.pod = &workload.Pod{PodRef: *p}
+			v.pod = r.pod(p)
 		}
 	}
 	v.cell.view.Store(&v.view)
+}
+
+// pod gives what was known of a pod, or the reference alone where that is of
+// another name.
+func (r restoring) pod(ref *workload.PodRef) *workload.Pod {
+	if p := r.pods[ref.UID]; p != nil && compatible(p.Name, ref.Name) && compatible(p.Namespace, ref.Namespace) {
+		return p
+	}
+	return &workload.Pod{PodRef: *ref}
 }
 
 // restoreContainer is for the writer, locked.
@@ -264,6 +290,10 @@ func (s *Store) GoneSince(e workload.Entity) workload.KTime {
 			if it := c.owner(); it != nil {
 				d = it.tomb
 			}
+		}
+	case e.Pod != nil:
+		if it := s.podByKey[e.Pod.UID]; it != nil {
+			d = it.tomb
 		}
 	}
 	if d == nil {

@@ -15,16 +15,18 @@ const (
 	DefaultGrace                  = 5 * time.Minute
 	DefaultMaxProcessTombstones   = 20_000
 	DefaultMaxContainerTombstones = 5_000
+	DefaultMaxPodTombstones       = 2_000
 )
 
 // Options configure a Store. The zero value works.
 type Options struct {
-	// Grace is how long an exited process or container stays answerable. Default DefaultGrace.
+	// Grace is how long an exited process, container or pod stays answerable. Default DefaultGrace.
 	Grace time.Duration
-	// MaxProcessTombstones and MaxContainerTombstones bound how many of them are
-	// kept; the oldest go first and are counted. Defaults above.
+	// MaxProcessTombstones, MaxContainerTombstones and MaxPodTombstones bound how
+	// many of them are kept; the oldest go first and are counted. Defaults above.
 	MaxProcessTombstones   int
 	MaxContainerTombstones int
+	MaxPodTombstones       int
 	// Base is where revisions start: the first is Base+1. An agent gives
 	// microseconds since 1970 here, so that a revision of an earlier agent is
 	// recognised as foreign and never resumed from. Default 0.
@@ -41,17 +43,21 @@ func (o Options) withDefaults() Options {
 	if o.MaxContainerTombstones <= 0 {
 		o.MaxContainerTombstones = DefaultMaxContainerTombstones
 	}
+	if o.MaxPodTombstones <= 0 {
+		o.MaxPodTombstones = DefaultMaxPodTombstones
+	}
 	return o
 }
 
 // KernelSource is the name of the correlator's own layer. It alone sets Parent,
-// Run, Confidence, Missing and Timeline.
+// Run, Confidence, Missing and Timeline, and it alone brings a tombstone back.
 const KernelSource = "kernel"
 
 // Counts says what the store holds and what it had to drop.
 type Counts struct {
 	Containers, ContainerTombstones int
 	Processes, ProcessTombstones    int
+	Pods, PodTombstones             int
 	Watchers                        int
 	// DroppedTombstones went before their time because there were too many.
 	DroppedTombstones uint64
@@ -71,27 +77,33 @@ type Store struct {
 	pids                               pidTable
 	ids                                *index[workload.ContainerID, cell]
 	cgroups                            *index[workload.CgroupID, contItem]
+	podIDs                             *index[string, podCell]
 	procLog                            *changeLog
 	contLog                            *changeLog
+	podLog                             *changeLog
 	watchers                           atomic.Int64
 	pace                               pace
 	conts, contsGone, procs, procsGone atomic.Int64
+	podCount, podsGone                 atomic.Int64
 	dropped, rejected, resyncs         atomic.Uint64
 
 	mu sync.Mutex // for the writer alone; guards all below, and who may change what is above
 	// head is the last revision given, which is rev once the batch is done.
 	head      workload.Revision
 	byKey     map[workload.ContainerID]*contItem
+	podByKey  map[string]*podItem
 	children  map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
 	claims    map[workload.CgroupID][]*contItem
 	procTombs tombs // of processes in containers; its max is for both
 	hostTombs tombs
 	contTombs tombs
-	// restoredProcs and restoredConts count what Restore brought and is still there.
-	restoredProcs, restoredConts int
+	podTombs  tombs
+	// restoredProcs, restoredConts and restoredPods count what Restore brought and is still there.
+	restoredProcs, restoredConts, restoredPods int
 
 	procMarkers *markers[workload.ProcessKey]
 	contMarkers *markers[workload.ContainerID]
+	podMarkers  *markers[string]
 }
 
 // New makes an empty store.
@@ -103,20 +115,25 @@ func New(opt Options) *Store {
 		head:      opt.Base,
 		ids:       newIndex[workload.ContainerID, cell](),
 		cgroups:   newIndex[workload.CgroupID, contItem](),
+		podIDs:    newIndex[string, podCell](),
 		procLog:   newChangeLog(opt.Base),
 		contLog:   newChangeLog(opt.Base),
+		podLog:    newChangeLog(opt.Base),
 		byKey:     map[workload.ContainerID]*contItem{},
+		podByKey:  map[string]*podItem{},
 		children:  map[workload.ContainerID]map[*contItem]struct{}{},
 		claims:    map[workload.CgroupID][]*contItem{},
 		procTombs: tombs{max: opt.MaxProcessTombstones, seq: tombSeq},
 		hostTombs: tombs{seq: tombSeq},
 		contTombs: tombs{max: opt.MaxContainerTombstones, seq: tombSeq},
+		podTombs:  tombs{max: opt.MaxPodTombstones, seq: tombSeq},
 		pace:      pace{born: time.Now()},
 	}
 	s.pids.init()
 	s.rev.Store(uint64(opt.Base))
 	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
 	s.contMarkers = newMarkers[workload.ContainerID](s.contLog, opt.MaxContainerTombstones)
+	s.podMarkers = newMarkers[string](s.podLog, opt.MaxPodTombstones)
 	return s
 }
 
@@ -133,6 +150,8 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 			s.putProcess(ch.Process)
 		case ch.Container != nil:
 			s.changeContainer(ch.Container)
+		case ch.Pod != nil:
+			s.changePod(ch.Pod)
 		case ch.Expire != 0:
 			s.expire(ch.Expire)
 		default:
@@ -147,6 +166,7 @@ func (s *Store) publishBatchLocked() {
 	s.rev.Store(uint64(s.head)) // after all entries: a watcher reads up to it
 	s.procLog.wake()
 	s.contLog.wake()
+	s.podLog.wake()
 }
 
 // next gives the revision of the change at hand.
@@ -162,6 +182,9 @@ func (s *Store) expire(now workload.KTime) {
 	}
 	for d := s.contTombs.due(before, now); d != nil; d = s.contTombs.due(before, now) {
 		s.removeContainer(d.cont, true)
+	}
+	for d := s.podTombs.due(before, now); d != nil; d = s.podTombs.due(before, now) {
+		s.removePod(d.pod, true)
 	}
 }
 
@@ -186,9 +209,11 @@ func (s *Store) Revision() workload.Revision { return workload.Revision(s.rev.Lo
 func (s *Store) Counts() Counts {
 	conts, contsGone := int(s.conts.Load()), int(s.contsGone.Load())
 	procs, procsGone := int(s.procs.Load()), int(s.procsGone.Load())
+	pods, podsGone := int(s.podCount.Load()), int(s.podsGone.Load())
 	return Counts{
 		Containers: conts - contsGone, ContainerTombstones: contsGone,
 		Processes: procs - procsGone, ProcessTombstones: procsGone,
+		Pods: pods - podsGone, PodTombstones: podsGone,
 		Watchers:          int(s.watchers.Load()),
 		DroppedTombstones: s.dropped.Load(),
 		Rejected:          s.rejected.Load(),

@@ -17,6 +17,7 @@ type tomb struct {
 	in    *tombs
 	proc  *procItem
 	cont  *contItem
+	pod   *podItem
 }
 
 // tombs orders tombstones by when they went, and those of the same instant by

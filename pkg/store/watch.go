@@ -25,7 +25,7 @@ type Batch struct {
 const maxBatch = 256
 
 // Watch streams what is selected and its changes until ctx ends: containers,
-// and processes only where Kinds names them.
+// and pods and processes only where Kinds names them.
 //
 // With From 0 the whole state comes first, ended by a bookmark. Else only what
 // changed after From comes, ended by a bookmark too; if From is from the
@@ -60,6 +60,9 @@ func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch
 		}
 	}
 }
+
+// maxLogs is how many kinds the store keeps.
+const maxLogs = 3
 
 // walker is the place of one watcher in the logs. It has no queue: cursor is
 // all that it remembers.
@@ -191,7 +194,7 @@ func (w *walker) collect(ctx context.Context) (hits []hit, more, ok bool) {
 // pin gives the windows that are whole as of a revision. A window that the writer
 // made anew is none for an earlier revision: what had changed since would be
 // missing in it, and nothing would say so. False: ctx has ended.
-func (w *walker) pin(ctx context.Context) (windows [2]*logWindow, to workload.Revision, ok bool) {
+func (w *walker) pin(ctx context.Context) (windows [maxLogs]*logWindow, to workload.Revision, ok bool) {
 	for {
 		var base workload.Revision
 		for i, l := range w.logs {
@@ -218,7 +221,7 @@ func said(hits []hit, what tracked) bool {
 }
 
 // walk gives up to room states of (cursor, to] and the revision that it came to.
-func (w *walker) walk(windows [2]*logWindow, to workload.Revision, room int) (hits []hit, end workload.Revision) {
+func (w *walker) walk(windows [maxLogs]*logWindow, to workload.Revision, room int) (hits []hit, end workload.Revision) {
 	end = to
 	for i := range w.logs {
 		n := len(hits)
@@ -285,10 +288,13 @@ func (w *walker) owed(st state) bool { return !w.all && !st.quiet && st.removed 
 // ended is what was left of an entity when its end was told.
 func ended(st state) state {
 	e := workload.Entity{Kind: st.entity.Kind, Gone: true, Revision: st.told}
-	if c := st.entity.Container; c != nil {
-		e.Container = &workload.Container{ID: c.ID}
-	} else {
-		e.Process = &workload.Process{Key: st.entity.Process.Key}
+	switch was := st.entity; {
+	case was.Container != nil:
+		e.Container = &workload.Container{ID: was.Container.ID}
+	case was.Pod != nil:
+		e.Pod = podNamed(was.Pod.UID)
+	default:
+		e.Process = &workload.Process{Key: was.Process.Key}
 	}
 	return state{entity: e, removed: true, told: st.told}
 }
@@ -306,7 +312,7 @@ func (w *walker) wait(ctx context.Context, until func() bool) bool {
 		defer l.waiters.Add(-1)
 	}
 	for {
-		var wake [2]<-chan struct{} // one for each log; nil blocks
+		var wake [maxLogs]<-chan struct{} // one for each log; nil blocks
 		for i, l := range w.logs {
 			wake[i] = *l.notify.Load()
 		}
@@ -318,6 +324,7 @@ func (w *walker) wait(ctx context.Context, until func() bool) bool {
 			return false
 		case <-wake[0]:
 		case <-wake[1]:
+		case <-wake[2]:
 		}
 	}
 }

@@ -190,6 +190,9 @@ type Container struct {
 	Timeline []Mark
 	// Truncated names the fields that a budget cut.
 	Truncated []string
+	// Filtered is set where the agent's configuration hides it: it is in no list and
+	// no stream, and no more is kept of it than its ids, its state and its run.
+	Filtered bool
 }
 
 // Clone makes a deep copy that may be changed.

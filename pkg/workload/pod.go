@@ -65,6 +65,9 @@ type Pod struct {
 	Missing []string
 	// Truncated names the fields that a budget cut.
 	Truncated []string
+	// Filtered is set where the agent's configuration hides it: it is in no list and
+	// no stream, and no more is kept of it than its uid.
+	Filtered bool
 }
 
 // PodOwner is what made a pod: a ReplicaSet, a Job, a Node.

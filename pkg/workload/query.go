@@ -105,6 +105,32 @@ type Selector struct {
 	All bool
 	// From resumes a stream after this revision; 0 starts with a snapshot.
 	From Revision
+	// Include leaves only those that match, where it is not zero; Exclude leaves
+	// those out that match.
+	Include, Exclude Filter
+	// NoSandboxes leaves out pods' sandbox containers.
+	NoSandboxes bool
+}
+
+// Filter matches containers and pods, and processes by their container. It
+// matches where each of its parts does that is not empty, and a part where one of
+// its patterns does; what nobody has said matches no pattern. A pattern is matched
+// against the whole text: * stands for any characters, ? for one, [a-z] for one
+// of them and \x for x itself.
+type Filter struct {
+	// Names are those of the container or pod.
+	Names []string
+	// Images are what the user asked for, with and without the tag, or the image's id.
+	Images []string
+	// Namespaces are the pod's, or containerd's where there is no pod.
+	Namespaces []string
+	// Labels are KEY for one that is there, or KEY=VALUE.
+	Labels []string
+}
+
+// IsZero reports whether the filter has no part.
+func (f Filter) IsZero() bool {
+	return len(f.Names)+len(f.Images)+len(f.Namespaces)+len(f.Labels) == 0
 }
 
 // AgentStatus is how the agent does.
@@ -123,6 +149,7 @@ type AgentStatus struct {
 	Revision   Revision
 	Containers int
 	Processes  int
+	Pods       int
 	Watchers   int
 	Sources    []SourceStatus
 	Kernel     KernelStatus
@@ -143,8 +170,10 @@ type SourceStatus struct {
 	Calls map[string]uint64
 	// Errors counts failed calls (not found is no failure).
 	Errors uint64
-	// Budgeted counts the fields that were cut.
+	// Entities counts what it describes: containers and pods.
 	Entities int
+	// Detail says in a few words what it can say here, or what it does without.
+	Detail string
 }
 
 // KernelStatus counts what the kernel's side reports. Maps are by event type.

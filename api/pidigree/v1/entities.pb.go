@@ -1525,7 +1525,10 @@ type Container struct {
 	// The annotations that its engine keeps beside the labels.
 	Annotations map[string]string `protobuf:"bytes,32,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The engine's word for why it ended: Completed, Error, OOMKilled.
-	Reason        string `protobuf:"bytes,33,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,33,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Whether the agent's configuration hides it: it is in no list and no stream, and
+	// an answer says no more of it than its ids, its state and its run.
+	Filtered      bool `protobuf:"varint,34,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1789,6 +1792,13 @@ func (x *Container) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Container) GetFiltered() bool {
+	if x != nil {
+		return x.Filtered
+	}
+	return false
 }
 
 // PIDNamespace is a PID namespace and the PID of a process in it.
@@ -2460,7 +2470,10 @@ type Pod struct {
 	// The sources that have not answered yet.
 	Missing []string `protobuf:"bytes,23,rep,name=missing,proto3" json:"missing,omitempty"`
 	// The names of the fields that a budget cut.
-	Truncated     []string `protobuf:"bytes,24,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated []string `protobuf:"bytes,24,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	// Whether the agent's configuration hides it: it is in no list and no stream, and
+	// an answer says no more of it than its uid.
+	Filtered      bool `protobuf:"varint,25,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2661,6 +2674,13 @@ func (x *Pod) GetTruncated() []string {
 		return x.Truncated
 	}
 	return nil
+}
+
+func (x *Pod) GetFiltered() bool {
+	if x != nil {
+		return x.Filtered
+	}
+	return false
 }
 
 // Task is an ECS task.
@@ -3065,7 +3085,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04Mark\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xaa\f\n" +
+	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xc6\f\n" +
 	"\tContainer\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x122\n" +
 	"\aaliases\x18\x02 \x03(\v2\x18.pidigree.v1.ContainerIDR\aaliases\x120\n" +
@@ -3102,7 +3122,8 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04role\x18\x1e \x01(\x0e2\x1a.pidigree.v1.ContainerRoleR\x04role\x12\x18\n" +
 	"\aattempt\x18\x1f \x01(\rR\aattempt\x12I\n" +
 	"\vannotations\x18  \x03(\v2'.pidigree.v1.Container.AnnotationsEntryR\vannotations\x12\x16\n" +
-	"\x06reason\x18! \x01(\tR\x06reason\x1a9\n" +
+	"\x06reason\x18! \x01(\tR\x06reason\x12\x1a\n" +
+	"\bfiltered\x18\" \x01(\bR\bfiltered\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
@@ -3167,7 +3188,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\tPodVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
-	"\x06source\x18\x03 \x01(\tR\x06source\"\xd4\b\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"\xf0\b\n" +
 	"\x03Pod\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.pidigree.v1.PodRefR\x03ref\x124\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1c.pidigree.v1.Pod.LabelsEntryR\x06labels\x12\x18\n" +
@@ -3198,7 +3219,8 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\adeleted\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\adeleted\x121\n" +
 	"\asources\x18\x16 \x03(\v2\x17.pidigree.v1.ProvenanceR\asources\x12\x18\n" +
 	"\amissing\x18\x17 \x03(\tR\amissing\x12\x1c\n" +
-	"\ttruncated\x18\x18 \x03(\tR\ttruncated\x1a9\n" +
+	"\ttruncated\x18\x18 \x03(\tR\ttruncated\x12\x1a\n" +
+	"\bfiltered\x18\x19 \x01(\bR\bfiltered\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +

@@ -1180,20 +1180,102 @@ func (x *GetResponse) GetEntity() *Entity {
 	return nil
 }
 
+// Filter matches containers and pods, and processes by their container. It
+// matches where each of its parts does that is not empty, and a part where one of
+// its patterns does. A pattern is matched against the whole text; * stands for
+// any characters, ? for one, [a-z] for one of them and \\x for x itself.
+type Filter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the container or pod.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// What the user asked for, with and without its tag, or the image's id.
+	Images []string `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"`
+	// The pod's namespace, or containerd's where there is no pod.
+	Namespaces []string `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// KEY for one that is there, KEY=VALUE for its value; both may be patterns.
+	Labels        []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Filter) Reset() {
+	*x = Filter{}
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Filter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Filter) ProtoMessage() {}
+
+func (x *Filter) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Filter.ProtoReflect.Descriptor instead.
+func (*Filter) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Filter) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Filter) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *Filter) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *Filter) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // ListRequest says what to list.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kinds wanted; empty means containers.
 	Kinds []EntityKind `protobuf:"varint,1,rep,packed,name=kinds,proto3,enum=pidigree.v1.EntityKind" json:"kinds,omitempty"`
 	// Whether to include those that are gone and only remembered.
-	All           bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// Only those that match; absent is all.
+	Include *Filter `protobuf:"bytes,4,opt,name=include,proto3" json:"include,omitempty"`
+	// None of those that match.
+	Exclude *Filter `protobuf:"bytes,5,opt,name=exclude,proto3" json:"exclude,omitempty"`
+	// Whether to leave out pods' sandbox containers.
+	NoSandboxes   bool `protobuf:"varint,6,opt,name=no_sandboxes,json=noSandboxes,proto3" json:"no_sandboxes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1287,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[13]
+	mi := &file_pidigree_v1_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1300,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{13}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRequest) GetKinds() []EntityKind {
@@ -1235,6 +1317,27 @@ func (x *ListRequest) GetAll() bool {
 	return false
 }
 
+func (x *ListRequest) GetInclude() *Filter {
+	if x != nil {
+		return x.Include
+	}
+	return nil
+}
+
+func (x *ListRequest) GetExclude() *Filter {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
+}
+
+func (x *ListRequest) GetNoSandboxes() bool {
+	if x != nil {
+		return x.NoSandboxes
+	}
+	return false
+}
+
 // ListResponse is a chunk of a list. The list is whole when the stream ends
 // with OK.
 type ListResponse struct {
@@ -1247,7 +1350,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1362,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[14]
+	mi := &file_pidigree_v1_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1375,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{14}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListResponse) GetEntities() []*Entity {
@@ -1290,14 +1393,20 @@ type StreamEntitiesRequest struct {
 	// Whether to include those that are gone and only remembered.
 	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
 	// Resumes after this revision; 0 starts with a snapshot.
-	ResumeFrom    uint64 `protobuf:"varint,3,opt,name=resume_from,json=resumeFrom,proto3" json:"resume_from,omitempty"`
+	ResumeFrom uint64 `protobuf:"varint,3,opt,name=resume_from,json=resumeFrom,proto3" json:"resume_from,omitempty"`
+	// Only those that match; absent is all.
+	Include *Filter `protobuf:"bytes,4,opt,name=include,proto3" json:"include,omitempty"`
+	// None of those that match.
+	Exclude *Filter `protobuf:"bytes,5,opt,name=exclude,proto3" json:"exclude,omitempty"`
+	// Whether to leave out pods' sandbox containers.
+	NoSandboxes   bool `protobuf:"varint,6,opt,name=no_sandboxes,json=noSandboxes,proto3" json:"no_sandboxes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamEntitiesRequest) Reset() {
 	*x = StreamEntitiesRequest{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[15]
+	mi := &file_pidigree_v1_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1418,7 @@ func (x *StreamEntitiesRequest) String() string {
 func (*StreamEntitiesRequest) ProtoMessage() {}
 
 func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[15]
+	mi := &file_pidigree_v1_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1431,7 @@ func (x *StreamEntitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesRequest.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesRequest) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{15}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StreamEntitiesRequest) GetKinds() []EntityKind {
@@ -1346,6 +1455,27 @@ func (x *StreamEntitiesRequest) GetResumeFrom() uint64 {
 	return 0
 }
 
+func (x *StreamEntitiesRequest) GetInclude() *Filter {
+	if x != nil {
+		return x.Include
+	}
+	return nil
+}
+
+func (x *StreamEntitiesRequest) GetExclude() *Filter {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
+}
+
+func (x *StreamEntitiesRequest) GetNoSandboxes() bool {
+	if x != nil {
+		return x.NoSandboxes
+	}
+	return false
+}
+
 // StreamEntitiesResponse is a batch of changes. A batch of the store may be cut
 // into several; a bookmark says that everything up to its revision has been said.
 type StreamEntitiesResponse struct {
@@ -1358,7 +1488,7 @@ type StreamEntitiesResponse struct {
 
 func (x *StreamEntitiesResponse) Reset() {
 	*x = StreamEntitiesResponse{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[16]
+	mi := &file_pidigree_v1_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1500,7 @@ func (x *StreamEntitiesResponse) String() string {
 func (*StreamEntitiesResponse) ProtoMessage() {}
 
 func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[16]
+	mi := &file_pidigree_v1_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1513,7 @@ func (x *StreamEntitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEntitiesResponse.ProtoReflect.Descriptor instead.
 func (*StreamEntitiesResponse) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{16}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StreamEntitiesResponse) GetChanges() []*Change {
@@ -1408,7 +1538,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_pidigree_v1_service_proto_msgTypes[17]
+	mi := &file_pidigree_v1_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1550,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_service_proto_msgTypes[17]
+	mi := &file_pidigree_v1_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1563,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{17}
+	return file_pidigree_v1_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Change) GetType() ChangeType {
@@ -1545,17 +1675,30 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\aservice\x18\x06 \x01(\tH\x00R\aserviceB\x06\n" +
 	"\x04name\":\n" +
 	"\vGetResponse\x12+\n" +
-	"\x06entity\x18\x01 \x01(\v2\x13.pidigree.v1.EntityR\x06entity\"N\n" +
+	"\x06entity\x18\x01 \x01(\v2\x13.pidigree.v1.EntityR\x06entity\"n\n" +
+	"\x06Filter\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x16\n" +
+	"\x06images\x18\x02 \x03(\tR\x06images\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tR\n" +
+	"namespaces\x12\x16\n" +
+	"\x06labels\x18\x04 \x03(\tR\x06labels\"\xd5\x01\n" +
 	"\vListRequest\x12-\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x17.pidigree.v1.EntityKindR\x05kinds\x12\x10\n" +
-	"\x03all\x18\x02 \x01(\bR\x03all\"?\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12-\n" +
+	"\ainclude\x18\x04 \x01(\v2\x13.pidigree.v1.FilterR\ainclude\x12-\n" +
+	"\aexclude\x18\x05 \x01(\v2\x13.pidigree.v1.FilterR\aexclude\x12!\n" +
+	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxesJ\x04\b\x03\x10\x04\"?\n" +
 	"\fListResponse\x12/\n" +
-	"\bentities\x18\x01 \x03(\v2\x13.pidigree.v1.EntityR\bentities\"y\n" +
+	"\bentities\x18\x01 \x03(\v2\x13.pidigree.v1.EntityR\bentities\"\xfa\x01\n" +
 	"\x15StreamEntitiesRequest\x12-\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x17.pidigree.v1.EntityKindR\x05kinds\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x1f\n" +
 	"\vresume_from\x18\x03 \x01(\x04R\n" +
-	"resumeFrom\"G\n" +
+	"resumeFrom\x12-\n" +
+	"\ainclude\x18\x04 \x01(\v2\x13.pidigree.v1.FilterR\ainclude\x12-\n" +
+	"\aexclude\x18\x05 \x01(\v2\x13.pidigree.v1.FilterR\aexclude\x12!\n" +
+	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxes\"G\n" +
 	"\x16StreamEntitiesResponse\x12-\n" +
 	"\achanges\x18\x01 \x03(\v2\x13.pidigree.v1.ChangeR\achanges\"~\n" +
 	"\x06Change\x12+\n" +
@@ -1590,7 +1733,7 @@ func file_pidigree_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_pidigree_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_pidigree_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_pidigree_v1_service_proto_goTypes = []any{
 	(ChangeType)(0),                // 0: pidigree.v1.ChangeType
 	(*Self)(nil),                   // 1: pidigree.v1.Self
@@ -1606,76 +1749,81 @@ var file_pidigree_v1_service_proto_goTypes = []any{
 	(*Hop)(nil),                    // 11: pidigree.v1.Hop
 	(*GetRequest)(nil),             // 12: pidigree.v1.GetRequest
 	(*GetResponse)(nil),            // 13: pidigree.v1.GetResponse
-	(*ListRequest)(nil),            // 14: pidigree.v1.ListRequest
-	(*ListResponse)(nil),           // 15: pidigree.v1.ListResponse
-	(*StreamEntitiesRequest)(nil),  // 16: pidigree.v1.StreamEntitiesRequest
-	(*StreamEntitiesResponse)(nil), // 17: pidigree.v1.StreamEntitiesResponse
-	(*Change)(nil),                 // 18: pidigree.v1.Change
-	(*ProcessKey)(nil),             // 19: pidigree.v1.ProcessKey
-	(*CgroupID)(nil),               // 20: pidigree.v1.CgroupID
-	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 22: google.protobuf.Duration
-	(*Container)(nil),              // 23: pidigree.v1.Container
-	(*Process)(nil),                // 24: pidigree.v1.Process
-	(*Pod)(nil),                    // 25: pidigree.v1.Pod
-	(*Task)(nil),                   // 26: pidigree.v1.Task
-	(*Service)(nil),                // 27: pidigree.v1.Service
-	(Status)(0),                    // 28: pidigree.v1.Status
-	(Confidence)(0),                // 29: pidigree.v1.Confidence
-	(*Entity)(nil),                 // 30: pidigree.v1.Entity
-	(EntityKind)(0),                // 31: pidigree.v1.EntityKind
-	(*StatusRequest)(nil),          // 32: pidigree.v1.StatusRequest
-	(*StatusResponse)(nil),         // 33: pidigree.v1.StatusResponse
+	(*Filter)(nil),                 // 14: pidigree.v1.Filter
+	(*ListRequest)(nil),            // 15: pidigree.v1.ListRequest
+	(*ListResponse)(nil),           // 16: pidigree.v1.ListResponse
+	(*StreamEntitiesRequest)(nil),  // 17: pidigree.v1.StreamEntitiesRequest
+	(*StreamEntitiesResponse)(nil), // 18: pidigree.v1.StreamEntitiesResponse
+	(*Change)(nil),                 // 19: pidigree.v1.Change
+	(*ProcessKey)(nil),             // 20: pidigree.v1.ProcessKey
+	(*CgroupID)(nil),               // 21: pidigree.v1.CgroupID
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*Container)(nil),              // 24: pidigree.v1.Container
+	(*Process)(nil),                // 25: pidigree.v1.Process
+	(*Pod)(nil),                    // 26: pidigree.v1.Pod
+	(*Task)(nil),                   // 27: pidigree.v1.Task
+	(*Service)(nil),                // 28: pidigree.v1.Service
+	(Status)(0),                    // 29: pidigree.v1.Status
+	(Confidence)(0),                // 30: pidigree.v1.Confidence
+	(*Entity)(nil),                 // 31: pidigree.v1.Entity
+	(EntityKind)(0),                // 32: pidigree.v1.EntityKind
+	(*StatusRequest)(nil),          // 33: pidigree.v1.StatusRequest
+	(*StatusResponse)(nil),         // 34: pidigree.v1.StatusResponse
 }
 var file_pidigree_v1_service_proto_depIdxs = []int32{
 	1,  // 0: pidigree.v1.Query.self:type_name -> pidigree.v1.Self
-	19, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
-	20, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
-	21, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
-	22, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
+	20, // 1: pidigree.v1.Query.process:type_name -> pidigree.v1.ProcessKey
+	21, // 2: pidigree.v1.Query.cgroup:type_name -> pidigree.v1.CgroupID
+	22, // 3: pidigree.v1.Query.at:type_name -> google.protobuf.Timestamp
+	23, // 4: pidigree.v1.Query.wait:type_name -> google.protobuf.Duration
 	2,  // 5: pidigree.v1.ResolveRequest.queries:type_name -> pidigree.v1.Query
 	8,  // 6: pidigree.v1.ResolveResponse.results:type_name -> pidigree.v1.Result
-	23, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
-	24, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
-	25, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
-	26, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
-	27, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
+	24, // 7: pidigree.v1.ResolveResponse.containers:type_name -> pidigree.v1.Container
+	25, // 8: pidigree.v1.ResolveResponse.processes:type_name -> pidigree.v1.Process
+	26, // 9: pidigree.v1.ResolveResponse.pods:type_name -> pidigree.v1.Pod
+	27, // 10: pidigree.v1.ResolveResponse.tasks:type_name -> pidigree.v1.Task
+	28, // 11: pidigree.v1.ResolveResponse.services:type_name -> pidigree.v1.Service
 	7,  // 12: pidigree.v1.ResolveResponse.cgroup_sets:type_name -> pidigree.v1.CgroupSet
 	2,  // 13: pidigree.v1.ResolveStreamRequest.queries:type_name -> pidigree.v1.Query
-	22, // 14: pidigree.v1.ResolveStreamRequest.timeout:type_name -> google.protobuf.Duration
+	23, // 14: pidigree.v1.ResolveStreamRequest.timeout:type_name -> google.protobuf.Duration
 	9,  // 15: pidigree.v1.ResolveStreamResponse.error:type_name -> pidigree.v1.Error
 	4,  // 16: pidigree.v1.ResolveStreamResponse.part:type_name -> pidigree.v1.ResolveResponse
-	20, // 17: pidigree.v1.CgroupSet.cgroups:type_name -> pidigree.v1.CgroupID
+	21, // 17: pidigree.v1.CgroupSet.cgroups:type_name -> pidigree.v1.CgroupID
 	10, // 18: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
 	11, // 19: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
 	9,  // 20: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
-	28, // 21: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
-	29, // 22: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
-	19, // 23: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
-	30, // 24: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
-	31, // 25: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
-	30, // 26: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
-	31, // 27: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
-	18, // 28: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
-	0,  // 29: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
-	30, // 30: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
-	3,  // 31: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
-	5,  // 32: pidigree.v1.PidigreeService.ResolveStream:input_type -> pidigree.v1.ResolveStreamRequest
-	12, // 33: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
-	14, // 34: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
-	16, // 35: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
-	32, // 36: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
-	4,  // 37: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
-	6,  // 38: pidigree.v1.PidigreeService.ResolveStream:output_type -> pidigree.v1.ResolveStreamResponse
-	13, // 39: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
-	15, // 40: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
-	17, // 41: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
-	33, // 42: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
-	37, // [37:43] is the sub-list for method output_type
-	31, // [31:37] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	29, // 21: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
+	30, // 22: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
+	20, // 23: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
+	31, // 24: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
+	32, // 25: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
+	14, // 26: pidigree.v1.ListRequest.include:type_name -> pidigree.v1.Filter
+	14, // 27: pidigree.v1.ListRequest.exclude:type_name -> pidigree.v1.Filter
+	31, // 28: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
+	32, // 29: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
+	14, // 30: pidigree.v1.StreamEntitiesRequest.include:type_name -> pidigree.v1.Filter
+	14, // 31: pidigree.v1.StreamEntitiesRequest.exclude:type_name -> pidigree.v1.Filter
+	19, // 32: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
+	0,  // 33: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
+	31, // 34: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
+	3,  // 35: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
+	5,  // 36: pidigree.v1.PidigreeService.ResolveStream:input_type -> pidigree.v1.ResolveStreamRequest
+	12, // 37: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
+	15, // 38: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
+	17, // 39: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
+	33, // 40: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
+	4,  // 41: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
+	6,  // 42: pidigree.v1.PidigreeService.ResolveStream:output_type -> pidigree.v1.ResolveStreamResponse
+	13, // 43: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
+	16, // 44: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
+	18, // 45: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
+	34, // 46: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
+	41, // [41:47] is the sub-list for method output_type
+	35, // [35:41] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_service_proto_init() }
@@ -1708,7 +1856,7 @@ func file_pidigree_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_service_proto_rawDesc), len(file_pidigree_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -139,7 +139,9 @@ type AgentStatus struct {
 	// The sources.
 	Sources []*SourceStatus `protobuf:"bytes,12,rep,name=sources,proto3" json:"sources,omitempty"`
 	// The kernel's side.
-	Kernel        *KernelStatus `protobuf:"bytes,13,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Kernel *KernelStatus `protobuf:"bytes,13,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// How many pods the store holds.
+	Pods          uint64 `protobuf:"varint,14,opt,name=pods,proto3" json:"pods,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +267,13 @@ func (x *AgentStatus) GetKernel() *KernelStatus {
 	return nil
 }
 
+func (x *AgentStatus) GetPods() uint64 {
+	if x != nil {
+		return x.Pods
+	}
+	return 0
+}
+
 // SourceStatus is how one source does.
 type SourceStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -289,7 +298,9 @@ type SourceStatus struct {
 	// How many calls failed; not found is no failure.
 	Errors uint64 `protobuf:"varint,10,opt,name=errors,proto3" json:"errors,omitempty"`
 	// How many entities it describes.
-	Entities      uint64 `protobuf:"varint,11,opt,name=entities,proto3" json:"entities,omitempty"`
+	Entities uint64 `protobuf:"varint,11,opt,name=entities,proto3" json:"entities,omitempty"`
+	// What it can say here, or what it does without, in a few words.
+	Detail        string `protobuf:"bytes,12,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +410,13 @@ func (x *SourceStatus) GetEntities() uint64 {
 		return x.Entities
 	}
 	return 0
+}
+
+func (x *SourceStatus) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
 }
 
 // KernelStatus counts what the kernel's side reports. Its maps are by event type.
@@ -535,7 +553,7 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x18pidigree/v1/status.proto\x12\vpidigree.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
-	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xb9\x03\n" +
+	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xcd\x03\n" +
 	"\vAgentStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x124\n" +
@@ -554,7 +572,8 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	" \x01(\x04R\tprocesses\x12\x1a\n" +
 	"\bwatchers\x18\v \x01(\x04R\bwatchers\x123\n" +
 	"\asources\x18\f \x03(\v2\x19.pidigree.v1.SourceStatusR\asources\x121\n" +
-	"\x06kernel\x18\r \x01(\v2\x19.pidigree.v1.KernelStatusR\x06kernel\"\xcc\x03\n" +
+	"\x06kernel\x18\r \x01(\v2\x19.pidigree.v1.KernelStatusR\x06kernel\x12\x12\n" +
+	"\x04pods\x18\x0e \x01(\x04R\x04pods\"\xe4\x03\n" +
 	"\fSourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -568,7 +587,8 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x05calls\x18\t \x03(\v2$.pidigree.v1.SourceStatus.CallsEntryR\x05calls\x12\x16\n" +
 	"\x06errors\x18\n" +
 	" \x01(\x04R\x06errors\x12\x1a\n" +
-	"\bentities\x18\v \x01(\x04R\bentities\x1a8\n" +
+	"\bentities\x18\v \x01(\x04R\bentities\x12\x16\n" +
+	"\x06detail\x18\f \x01(\tR\x06detail\x1a8\n" +
 	"\n" +
 	"CallsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
