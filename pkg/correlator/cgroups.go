@@ -208,6 +208,7 @@ func (m *machine) replace(g *cgroup, at workload.KTime) func() {
 // that is read ends at the same few cgroups, with all processes below them.
 func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32, at workload.KTime) {
 	news, was := !g.named, g.knownAt
+	var rooted *cgroup
 	g.knownAt = max(g.knownAt, at)
 	if !g.named {
 		g.named = true
@@ -219,6 +220,7 @@ func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32, at 
 		p := m.cgroupOf(workload.CgroupID{Hierarchy: g.id.Hierarchy, ID: parent})
 		if level == 1 && !p.named {
 			p.named, p.root, p.path = true, true, "/"
+			rooted = p
 		}
 		m.link(g, p)
 		news = true
@@ -230,6 +232,9 @@ func (m *machine) learn(g *cgroup, path string, parent uint64, level uint32, at 
 	case news:
 		m.gen++
 		m.resettle(g)
+		if rooted != nil { // those in the root itself have been waiting for that
+			m.settleSince(rooted, 0)
+		}
 	case g.knownAt > was && !g.root:
 		m.settleSince(g, was)
 	}

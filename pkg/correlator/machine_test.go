@@ -465,6 +465,18 @@ func TestAContainerBelowAnotherThatSharesItsPIDNamespaceIsItsOwn(t *testing.T) {
 	}
 }
 
+// A root is known as what a cgroup is below of, before it is read itself.
+func TestWhoIsInARootThatIsKnownByWhatIsBelowItIsJudged(t *testing.T) {
+	r := newRig(t)
+	p := r.proc(190, 10, 1)
+	p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 7, ID: 1}
+	r.feed(kernel.Event{Type: kernel.Fork, Process: p})
+	r.want(190, workload.StatusUnknown, "")
+	below := workload.CgroupID{Hierarchy: 7, ID: 2}
+	r.feed(evLineage{id: below, lineage: []workload.CgroupPath{{CgroupID: below, Path: "/docker"}, {CgroupID: workload.CgroupID{Hierarchy: 7, ID: 1}, Path: "/"}}, at: r.now})
+	r.want(190, workload.StatusHost, "")
+}
+
 // docker exec into a container whose processes are all in cgroups below its own.
 func TestWhoEntersACgroupBelowAContainersIsAMemberOnceInItsNamespaces(t *testing.T) {
 	r := newRig(t)
