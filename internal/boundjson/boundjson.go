@@ -54,6 +54,11 @@ type Limits struct {
 	// Keep are the beginnings of the keys of an object, and of the strings of a
 	// list, that are kept after its budget is spent, within as much again.
 	Keep []string
+	// Only names the members of objects that are passed on, by the keys that lead
+	// to the object ("" for the outermost, "linux.seccomp"), three at most. Of an
+	// object that is not here all are. What is left out so costs no budget, and Cut
+	// is silent on it.
+	Only map[string][]string
 }
 
 func (l Limits) withDefaults() Limits {
@@ -76,13 +81,25 @@ func (l Limits) withDefaults() Limits {
 // Decode reads one value from r into v, within the budgets, and says what it
 // left members out of (see Reader.Cut).
 func Decode(r io.Reader, limits Limits, v any) (cut []string, err error) {
-	b := NewReader(r, limits)
-	data, err := io.ReadAll(b)
+	data, cut, err := ReadAll(r, limits)
 	if err != nil {
 		return nil, fmt.Errorf("read JSON: %w", err)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return nil, fmt.Errorf("parse JSON: %w", err)
 	}
-	return b.Cut(), nil
+	return cut, nil
+}
+
+// ReadAll gives what is left of all that r gives, and says what it left members
+// out of (see Reader.Cut).
+func ReadAll(r io.Reader, limits Limits) (data []byte, cut []string, err error) {
+	b := NewReader(r, limits)
+	for b.err == nil {
+		b.fill()
+	}
+	if !errors.Is(b.err, io.EOF) {
+		return nil, nil, b.err
+	}
+	return b.out, b.cut, nil
 }

@@ -37,6 +37,9 @@ func TestWhatIsOverItsBudgetIsCutAndTheRestIsLeftAlone(t *testing.T) {
 		"a list without end":            {Limits{Members: 1, List: true}, `[{"a":1,"b":2},{"a":3,"b":4}]`, `[{"a":1},{"a":3}]`},
 		"several values":                {small, `{"a":1}{"b":2} 3 4`, "{\"a\":1}\n{\"b\":2}\n3\n4"},
 		"bytes of the inner, not outer": {Limits{Bytes: []int{1000, 10}}, `{"a":["1234","5678","9abc","def0"],"b":1}`, `{"a":["1234","5678"],"b":1}`},
+		"what is named, and all of it":  {Limits{Only: map[string][]string{"": {"a", "b"}, "b": {"c"}, "b.c": {}}}, `{"x":[1,{"a":2}],"a":{"b":[{"z":1}]},"b":{"a":{"c":3},"c":{"a":1,"c":{}}},"c":4}`, `{"a":{"b":[{"z":1}]},"b":{"c":{}}}`},
+		"no list is named":              {Limits{Only: map[string][]string{"": {"a"}, "a": {"b"}}}, `[{"a":1,"c":{"c":2}}]`, `[{"a":1,"c":{"c":2}}]`},
+		"what is not named is free":     {Limits{Members: 1, Only: map[string][]string{"": {"a", "b"}}}, `{"x":1,"y":2,"a":3,"b":4}`, `{"a":3}`},
 		"nested inside what is dropped": {small, `{"a":1,"b":2,"c":3,"d":{"e":[1,{"f":"\"]}"}]},"io.k":5}`, `{"a":1,"b":2,"c":3,"io.k":5}`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -44,6 +47,10 @@ func TestWhatIsOverItsBudgetIsCutAndTheRestIsLeftAlone(t *testing.T) {
 				got, err := io.ReadAll(NewReader(r, tc.limits))
 				if err != nil || strings.TrimSpace(string(got)) != tc.want {
 					t.Errorf("%s: %s, %v; want %s", how, got, err, tc.want)
+				}
+				all, cut, err := ReadAll(strings.NewReader(tc.in), tc.limits)
+				if err != nil || !bytes.Equal(all, got) || tc.limits.Only != nil && tc.limits.Members == 0 && cut != nil {
+					t.Errorf("all at once: %s, %v, cut %q", all, err, cut)
 				}
 			}
 		})

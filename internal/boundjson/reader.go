@@ -7,13 +7,14 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Reader passes JSON on, cut.
 type Reader struct {
 	src    io.Reader
 	limits Limits
-	in     []byte
+	in     *[readAhead]byte // from buffers until the source has ended
 	out    []byte
 	sent   int // of out
 	raw    int
@@ -28,6 +29,7 @@ type Reader struct {
 	full   bool   // the rest of the string is dropped
 	drop   int    // the depth of the frame whose current member is dropped, 0 for none
 	cut    []string
+	path   []byte // scratch of only
 }
 
 type state uint8
@@ -46,10 +48,11 @@ type frame struct {
 	budget int  // bytes
 	used   [2]int
 	count  [2]int
-	tier   int    // whom the current member is counted with: 0 the first, 1 the kept
-	passed bool   // a member was passed on
-	noted  bool   // it is in Reader.cut
-	key    []byte // of the current member
+	tier   int      // whom the current member is counted with: 0 the first, 1 the kept
+	passed bool     // a member was passed on
+	only   []string // of Limits.Only
+	noted  bool     // it is in Reader.cut
+	key    []byte   // of the current member
 	due    phase
 }
 
@@ -64,10 +67,16 @@ const (
 	dueComma // a comma or the end
 )
 
+const readAhead = 64 << 10
+
+// buffers are shared: one of their own for each of a thousand small files is 64
+// MiB for the garbage collector.
+var buffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
+
 // NewReader makes a Reader. It reads ahead by up to 64 KiB, never past what one
 // Read of r gives, so that a stream is passed on as it comes.
 func NewReader(r io.Reader, limits Limits) *Reader {
-	return &Reader{src: r, limits: limits.withDefaults(), in: make([]byte, 64<<10)}
+	return &Reader{src: r, limits: limits.withDefaults()}
 }
 
 // Read implements io.Reader.
@@ -80,22 +89,33 @@ func (r *Reader) Read(p []byte) (int, error) {
 			return 0, r.err
 		}
 		r.out, r.sent = r.out[:0], 0
-		n, err := r.src.Read(r.in)
-		r.err = err
-		if r.raw += n; r.raw > r.limits.Raw {
-			r.err = ErrTooLarge
-			continue
-		}
-		if perr := r.feed(r.in[:n]); perr != nil {
-			r.err = perr
-		}
-		if r.err != nil && r.state == inScalar && len(r.stack) == 0 {
-			r.endScalar() // nothing else ends the last one
-		}
+		r.fill()
 	}
 	n := copy(p, r.out[r.sent:])
 	r.sent += n
 	return n, nil
+}
+
+// fill takes what one Read of the source gives.
+func (r *Reader) fill() {
+	if r.in == nil {
+		r.in = buffers.Get().(*[readAhead]byte)
+	}
+	n, err := r.src.Read(r.in[:])
+	if r.err = err; r.raw+n > r.limits.Raw {
+		r.err = ErrTooLarge
+	} else if perr := r.feed(r.in[:n]); perr != nil {
+		r.err = perr
+	}
+	r.raw += n
+	if r.err == nil {
+		return
+	}
+	buffers.Put(r.in) // all that is kept of it was copied
+	r.in = nil
+	if r.state == inScalar && len(r.stack) == 0 {
+		r.endScalar() // nothing else ends the last one
+	}
 }
 
 // feed takes the next bytes.
@@ -321,6 +341,9 @@ func (r *Reader) begin(f *frame, name []byte) {
 		return
 	}
 	switch {
+	case f.only != nil && !slices.Contains(f.only, string(name)):
+		r.drop = len(r.stack)
+		return
 	case f.free || f.count[0] < r.limits.Members && f.used[0] < f.budget:
 		f.tier = 0
 	case r.kept(name) && f.count[1] < r.limits.Members && f.used[1] < f.budget:
@@ -390,8 +413,31 @@ func (r *Reader) open(b byte) error {
 	}
 	r.emit(b)
 	r.stack = append(r.stack, frame{object: b == '{', free: r.limits.List && f == nil && b == '[', budget: r.budget(f)})
+	if b == '{' && len(r.limits.Only) > 0 && r.drop == 0 {
+		r.top().only = r.only()
+	}
 	return nil
 }
+
+// only gives which members of the object that has just begun are passed on, nil
+// for all.
+func (r *Reader) only() []string {
+	r.path = r.path[:0]
+	for i := range r.stack[:len(r.stack)-1] {
+		f := &r.stack[i]
+		if !f.object || i == maxOnly {
+			return nil
+		}
+		if i > 0 {
+			r.path = append(r.path, '.')
+		}
+		r.path = append(r.path, f.key...)
+	}
+	return r.limits.Only[string(r.path)]
+}
+
+// maxOnly is how deep Limits.Only reaches.
+const maxOnly = 3
 
 // budget is what a new list or object may take: its level's, and no more than
 // what the one around it has left.

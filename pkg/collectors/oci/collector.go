@@ -10,6 +10,7 @@ import (
 	"iter"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,7 @@ type Collector struct {
 	index atomic.Pointer[index]
 	scans scans
 	shims shims
+	looks looks
 
 	mu      sync.Mutex // guards all below
 	learned map[string]root
@@ -279,6 +281,7 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 			yield(nil, err)
 			return
 		}
+		defer c.looks.share()()
 		c.learnAll(ctx)
 		for _, r := range c.roots() {
 			if !r.bundles && !c.listRoot(ctx, r, yield) {
@@ -293,17 +296,17 @@ func (c *Collector) listRoot(ctx context.Context, r root, yield func(*workload.C
 	if err != nil && !missing(err) {
 		return yield(nil, fmt.Errorf("list: %w", err))
 	}
-	for _, d := range list {
+	for _, d := range slices.Backward(list) { // a Watch's first look comes from the other end
 		if err := ctx.Err(); err != nil {
 			return yield(nil, err) && false
 		}
 		if !validID(d.name) {
 			continue
 		}
-		s, err := c.read(r, d.name)
+		_, out, err := c.look(r, d.name)
 		switch {
 		case err == nil:
-			if !yield(c.describe(s), nil) {
+			if !yield(out, nil) {
 				return false
 			}
 		case errors.Is(err, errUntrusted), missing(err), errors.Is(err, errNoState):

@@ -36,11 +36,24 @@ func openDir(dir int, name string) (int, error) { return safefile.OpenDir(dir, n
 func readFile(dir int, name string) (data []byte, s stamp, err error) {
 	limits := collectors.Reading(nil)
 	limits.Keep = append(limits.Keep, "bundle=")
+	limits.Only = wanted[name]
 	s, err = read(dir, name, func(r io.Reader) (err error) {
-		data, err = io.ReadAll(boundjson.NewReader(r, limits))
+		data, _, err = boundjson.ReadAll(r, limits)
 		return err
 	})
 	return data, s, err
+}
+
+// wanted are what is read of a file: most of runc's state is the container's whole
+// configuration once more, of which only the annotations matter.
+var wanted = map[string]map[string][]string{
+	fileState: {
+		"": {
+			"id", "init_process_pid", "init_process_start", "created", "cgroup_paths", "config",
+			"ociVersion", "status", "pid", "bundle", "annotations",
+		},
+		"config": {"labels"},
+	},
 }
 
 // readConfig reads the config.json of a bundle.

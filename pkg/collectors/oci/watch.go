@@ -48,12 +48,18 @@ func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 	defer n.close()
 	w := newWatcher(c, n, fn)
 	defer context.AfterFunc(ctx, n.wake)()
-	w.rescan(ctx)
+	w.firstLook(ctx)
 	if c.index.CompareAndSwap(nil, w.idx) {
 		defer c.index.CompareAndSwap(w.idx, nil)
 	}
 	fn(collectors.Hint{Kind: collectors.HintAlive})
 	return w.run(ctx)
+}
+
+// firstLook is a rescan beside the List that most begin with a Watch.
+func (w *watcher) firstLook(ctx context.Context) {
+	defer w.c.looks.share()()
+	w.rescan(ctx)
 }
 
 // watcher is the state of one Watch. Only its goroutine touches it, but for idx.
@@ -319,12 +325,8 @@ func (f *followed) unchanged() bool {
 	if f.last == nil || (f.last.life == workload.StateCreated) != has(f.path(), fileFIFO) {
 		return false
 	}
-	var st unix.Stat_t
-	err := unix.Lstat(filepath.Join(f.path(), fileState), &st)
-	if missing(err) {
-		err = unix.Lstat(filepath.Join(f.path(), fileStatus), &st)
-	}
-	return err == nil && stampOf(&st) == f.seen
+	now, err := stateStamp(f.path())
+	return err == nil && now == f.seen
 }
 
 // begin watches first and reads then, so that nothing falls between.
@@ -377,7 +379,14 @@ func (w *watcher) learn(f *followed) {
 
 // readAgain reads a container's state if its file is another than before.
 func (w *watcher) readAgain(f *followed) {
-	r, err := w.c.read(f.root.root, f.id)
+	var r *reading
+	var layer *workload.Container
+	var err error
+	if f.last == nil {
+		r, layer, err = w.c.look(f.root.root, f.id)
+	} else {
+		r, err = w.c.read(f.root.root, f.id)
+	}
 	if err != nil {
 		if !errors.Is(err, errNoState) && !missing(err) {
 			w.c.log.Debug("state not read", "container", f.id, "err", err)
@@ -388,7 +397,9 @@ func (w *watcher) readAgain(f *followed) {
 		return
 	}
 	kind := kindOf(f.last, r)
-	layer := w.c.describe(r)
+	if layer == nil {
+		layer = w.c.describe(r)
+	}
 	w.idx.put(r, w.c.hierarchies(false).unified)
 	f.seen, f.last, f.layer = r.stamp, r.small(), nil
 	if r.life == workload.StateCreated {

@@ -48,6 +48,7 @@ type Linux struct {
 // Read reads a config.json within limits, which are those of collectors.Reading.
 func Read(r io.Reader, limits boundjson.Limits) (*Spec, error) {
 	limits.String = max(limits.String, maxAnnotation)
+	limits.Only = wanted
 	var s Spec
 	cut, err := boundjson.Decode(r, limits, &s)
 	if err != nil {
@@ -55,6 +56,14 @@ func Read(r io.Reader, limits boundjson.Limits) (*Spec, error) {
 	}
 	s.Cut = cut
 	return &s, nil
+}
+
+// wanted is what Spec has fields for. That there is a seccomp profile is enough: it
+// is the greater part of an engine's config.json.
+var wanted = map[string][]string{
+	"":              {"process", "root", "hostname", "mounts", "annotations", "linux"},
+	"linux":         {"cgroupsPath", "namespaces", "resources", "seccomp", "maskedPaths", "readonlyPaths"},
+	"linux.seccomp": {},
 }
 
 // maxAnnotation is how long an annotation may be: CRI-O keeps all labels in one, as JSON.
