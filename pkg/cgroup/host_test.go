@@ -458,6 +458,44 @@ func TestWalkVisitsParentsFirstAndSkips(t *testing.T) {
 	isErr(t, f.Walk(4711, nil), ErrHierarchy, "an unknown hierarchy")
 }
 
+func TestManyLineagesAreThoseOfEach(t *testing.T) {
+	f := hostFS(t)
+	for _, h := range someHierarchies(t, f) {
+		top := "/" + testCgroup(t)
+		var ids []workload.CgroupID
+		id := func(path string) workload.CgroupID {
+			makeCgroup(t, h, top+path)
+			return workload.CgroupID{Hierarchy: h.ID, ID: inode(t, h.Mount+top+path)}
+		}
+		for i := range fewLineages {
+			ids = append(ids, id(fmt.Sprintf("/a/%d", i)), id(fmt.Sprintf("/ab/%d/x/y", i)), id(fmt.Sprintf("/ab/%d", i)))
+		}
+		gone := id("/gone")
+		removeCgroup(t, h.Mount+top+"/gone")
+		few := workload.CgroupID{Hierarchy: h.ID + 1000, ID: 1}
+		got := map[workload.CgroupID]Lineage{}
+		rest := f.Lineages(append(ids, gone, few), func(id workload.CgroupID, l Lineage) { got[id] = l })
+		if d := cmp.Diff([]workload.CgroupID{gone, few}, rest); d != "" {
+			t.Errorf("left out (-want +got):\n%s", d)
+		}
+		want := map[workload.CgroupID]Lineage{}
+		for _, id := range ids {
+			l, err := f.Lineage(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[id] = l
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("hierarchy %d (-each +many):\n%s", h.ID, d)
+		}
+		none := func(id workload.CgroupID, l Lineage) { t.Errorf("%v was read by a walk: %v", id, l) }
+		if rest := f.Lineages(ids[:fewLineages-1], none); len(rest) != fewLineages-1 {
+			t.Errorf("of few, %d are left out", len(rest))
+		}
+	}
+}
+
 func TestPathsThatAreNone(t *testing.T) {
 	f := hostFS(t)
 	h := someHierarchies(t, f)[0].ID

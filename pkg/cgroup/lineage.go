@@ -4,6 +4,8 @@ package cgroup
 
 import (
 	"errors"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -91,6 +93,55 @@ func (m *mount) lineageTooLong(h handle) (Lineage, error) {
 		l = append(l, workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: m.hierarchy, ID: ino}})
 	}
 	return l, nil
+}
+
+// step is a cgroup on the way of a walk.
+type step struct {
+	rel string
+	ino uint64
+}
+
+// lineages walks the hierarchy once for many lineages: what is at a path when it
+// is walked is below those that were walked before it, since no cgroup changes
+// its parent. It ends with the last one that is wanted, or when it has seen so
+// many others that asking for each is as well.
+func (m *mount) lineages(wanted map[uint64]bool, fn func(uint64, Lineage)) error {
+	var way []step
+	left, seen := len(wanted), 0
+	return m.walk(func(rel string, ino uint64) error {
+		for len(way) > 0 && !isBelow(rel, way[len(way)-1].rel) {
+			way = way[:len(way)-1]
+		}
+		way = append(way, step{rel, ino})
+		if wanted[ino] {
+			left--
+			fn(ino, m.lineageOf(way))
+		}
+		if seen++; left == 0 || seen > walkAnyway+walkFor*len(wanted) {
+			return fs.SkipAll
+		}
+		return nil
+	})
+}
+
+// walkFor is how many cgroups may be walked by for each that is wanted, and
+// walkAnyway how many more: a lineage alone costs some 25 us, a step of a walk 2.
+const (
+	walkFor    = 10
+	walkAnyway = 1 << 12
+)
+
+func isBelow(rel, above string) bool {
+	return above == "" || strings.HasPrefix(rel, above) && rel[len(above)] == '/'
+}
+
+// lineageOf gives the last of a way and those above it, leaf first.
+func (m *mount) lineageOf(way []step) Lineage {
+	l := make(Lineage, 0, len(way))
+	for _, s := range slices.Backward(way) {
+		l = append(l, workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: m.hierarchy, ID: s.ino}, Path: m.path(s.rel)})
+	}
+	return l
 }
 
 // hop is how many levels one fstatat climbs at most, so that the cost of a

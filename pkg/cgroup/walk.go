@@ -50,8 +50,30 @@ func (m *mount) walk(fn func(rel string, ino uint64) error) error {
 	return nil
 }
 
+// leaf gives the id of a cgroup in which there are no others, which one system
+// call tells: most are such, and each has dozens of files to list.
+func (m *mount) leaf(rel string) (ino uint64, ok bool) {
+	if !m.real || rel == "" {
+		return 0, false
+	}
+	var st unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Fstatat(int(m.dir.Fd()), rel, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil || st.Nlink != leafLinks {
+		return 0, false
+	}
+	ino, err = m.checked(&st)
+	return ino, err == nil
+}
+
+// leafLinks: a directory of cgroupfs has a link from itself, one from above and
+// one from each below (fs/kernfs/inode.c, kernfs_refresh_inode).
+const leafLinks = 2
+
 // visit calls fn for one cgroup and lists those in it, by name.
 func (m *mount) visit(rel string, fn func(string, uint64) error) ([]string, error) {
+	if ino, ok := m.leaf(rel); ok {
+		return nil, fn(rel, ino)
+	}
 	fd, err := m.openFD(rel, unix.O_RDONLY)
 	h, err := m.adopt(fd, err)
 	if err != nil {
@@ -86,8 +108,7 @@ func (m *mount) processes(ino uint64) ([]workload.PID, error) {
 	return readProcs(h.fd)
 }
 
-// hasChildren is FS.HasChildren. A directory of cgroupfs has a link from itself,
-// one from above and one from each below (fs/kernfs/inode.c, kernfs_refresh_inode).
+// hasChildren is FS.HasChildren.
 func (m *mount) hasChildren(ino uint64) bool {
 	h, err := m.openID(ino)
 	if err != nil {
@@ -95,7 +116,7 @@ func (m *mount) hasChildren(ino uint64) bool {
 	}
 	defer h.close()
 	var st unix.Stat_t
-	return unix.Fstat(h.fd, &st) == nil && st.Nlink > 2
+	return unix.Fstat(h.fd, &st) == nil && st.Nlink > leafLinks
 }
 
 // readProcs reads cgroup.procs of an open cgroup. The kernel does not promise

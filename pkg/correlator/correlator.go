@@ -38,6 +38,8 @@ type Source interface {
 // Cgroups is what is needed of *cgroup.FS.
 type Cgroups interface {
 	Lineage(id workload.CgroupID) (pcgroup.Lineage, error)
+	// Lineages reads many, and gives back those that it did not.
+	Lineages(ids []workload.CgroupID, fn func(workload.CgroupID, pcgroup.Lineage)) (rest []workload.CgroupID)
 	Path(id workload.CgroupID) (string, error)
 	StripMount(abs string) (hierarchy uint32, path string, ok bool)
 	// Refresh finds hierarchies that were mounted since.
@@ -243,12 +245,13 @@ func (c *Correlator) onEvent(e kernel.Event) {
 	}
 }
 
-func (c *Correlator) feed(in any) {
+func (c *Correlator) feed(in any) { c.carryOut(c.step(in)) }
+
+func (c *Correlator) step(in any) []request {
 	at := c.at()
 	c.mu.Lock()
-	reqs := c.stepLocked(at, in)
-	c.mu.Unlock()
-	c.carryOut(reqs)
+	defer c.mu.Unlock()
+	return c.stepLocked(at, in)
 }
 
 // stepLocked steps the machine and writes the store: in one critical section, so
@@ -413,12 +416,31 @@ func (c *Correlator) readProcess(ctx context.Context, pid workload.PID) {
 func (c *Correlator) snapshot(ctx context.Context) error {
 	c.snapshots.Lock()
 	defer c.snapshots.Unlock()
-	return c.opts.Source.Snapshot(ctx, func(e kernel.Event) {
+	var lineages []workload.CgroupID
+	err := c.opts.Source.Snapshot(ctx, func(e kernel.Event) {
 		if e.Type == kernel.Task && e.Process.KernelThread {
 			return
 		}
-		c.feed(evEvent{e})
+		c.carryOut(slices.DeleteFunc(c.step(evEvent{e}), func(r request) bool {
+			if r.kind == reqLineage {
+				lineages = append(lineages, r.cgroup)
+			}
+			return r.kind == reqLineage
+		}))
 	})
+	c.readLineages(lineages)
+	return err
+}
+
+// readLineages reads what a snapshot has asked for, all at once.
+func (c *Correlator) readLineages(ids []workload.CgroupID) {
+	at := c.at()
+	rest := c.opts.Cgroups.Lineages(ids, func(id workload.CgroupID, l pcgroup.Lineage) {
+		c.feed(evLineage{id: id, lineage: l, at: at})
+	})
+	for _, id := range rest {
+		c.carryOut([]request{{kind: reqLineage, cgroup: id}})
+	}
 }
 
 // sweep forgets cgroups whose removal was lost.

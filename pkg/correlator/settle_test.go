@@ -70,7 +70,10 @@ type noCgroups struct{}
 func (noCgroups) Lineage(workload.CgroupID) (pcgroup.Lineage, error) { return nil, pcgroup.ErrGone }
 func (noCgroups) Path(workload.CgroupID) (string, error)             { return "", pcgroup.ErrGone }
 func (noCgroups) StripMount(string) (uint32, string, bool)           { return 0, "", false }
-func (noCgroups) Refresh() error                                     { return nil }
+func (noCgroups) Lineages(ids []workload.CgroupID, _ func(workload.CgroupID, pcgroup.Lineage)) []workload.CgroupID {
+	return ids
+}
+func (noCgroups) Refresh() error { return nil }
 
 // settled runs a test in a bubble with a correlator of one engine. begin makes
 // a container known, which the engine is asked about at once.
