@@ -44,6 +44,8 @@ type cgroup struct {
 	disputed bool
 	// reg is the container that the cgroup is registered for.
 	reg *container
+	// awaited registers a container whose init is in it, once its lineage is known.
+	awaited func()
 }
 
 // cgset is the cgroups of a process, shared by all processes in the same ones.
@@ -397,6 +399,9 @@ func (m *machine) lineage(e evLineage) {
 	}
 	for _, l := range e.lineage {
 		m.followClaim(m.cgroupOf(l.CgroupID), m.now, m.askListed)
+	}
+	if g := m.cgroups[e.id]; g != nil {
+		m.lineageKnown(g)
 	}
 }
 

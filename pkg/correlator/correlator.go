@@ -196,8 +196,9 @@ func (c *Correlator) Run(ctx context.Context) error {
 	c.ctx.Store(&ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.opts.Source.Run(ctx, c.onEvent) })
+	tasks := make(chan struct{}) // closed when all processes are known
 	g.Go(func() error {
-		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
+		if err := c.snapshot(ctx, tasks); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("first snapshot: %w", err)
 		}
 		c.mu.Lock()
@@ -206,7 +207,13 @@ func (c *Correlator) Run(ctx context.Context) error {
 		c.checkReady()
 		return nil
 	})
-	g.Go(func() error { return c.sup.Run(ctx) })
+	g.Go(func() error {
+		select { // what a source names as an init is known then, and not read by itself
+		case <-tasks:
+		case <-ctx.Done():
+		}
+		return c.sup.Run(ctx)
+	})
 	g.Go(func() error { c.clock(ctx); return nil })
 	err := g.Wait()
 	cancel()
@@ -356,7 +363,7 @@ func (c *Correlator) do(ctx context.Context, r request) {
 	case reqProcess:
 		c.readProcess(ctx, r.pid)
 	case reqSnapshot:
-		if err := c.snapshot(ctx); err != nil && ctx.Err() == nil {
+		if err := c.snapshot(ctx, nil); err != nil && ctx.Err() == nil {
 			c.opts.Logger.Warn("repair failed", "err", err)
 		}
 	case reqSweep:
@@ -412,8 +419,8 @@ func (c *Correlator) readProcess(ctx context.Context, pid workload.PID) {
 }
 
 // snapshot applies all processes, in steps of one process each so that events go
-// on being applied between them.
-func (c *Correlator) snapshot(ctx context.Context) error {
+// on being applied between them. It closes tasks, if not nil, when it has applied all.
+func (c *Correlator) snapshot(ctx context.Context, tasks chan<- struct{}) error {
 	c.snapshots.Lock()
 	defer c.snapshots.Unlock()
 	var lineages []workload.CgroupID
@@ -428,6 +435,9 @@ func (c *Correlator) snapshot(ctx context.Context) error {
 			return r.kind == reqLineage
 		}))
 	})
+	if tasks != nil {
+		close(tasks)
+	}
 	c.readLineages(lineages)
 	return err
 }

@@ -209,7 +209,7 @@ func (m *machine) registerRest(c *container, i int, r *workload.Run, p *proc) {
 	for _, g := range m.cgroupsToRegister(c, r, p) {
 		if g.reg == nil && !g.dead {
 			rest = append(rest, g)
-			g.reg = c
+			m.own(g, c)
 			c.run.cgroups = append(c.run.cgroups, g)
 			c.run.paths = append(c.run.paths, workload.CgroupPath{CgroupID: g.id, Path: g.path})
 		}
@@ -234,9 +234,15 @@ func startOf(p *proc) workload.ProcessKey {
 // registerLater tries again: a lineage may not be known yet, or the init's move
 // into its cgroup may still be under way to us.
 func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
+	again := func() {
+		if !c.forgotten && c.layers[i] != nil && c.layers[i].Run == r {
+			m.register(c, i, r)
+		}
+	}
 	for _, g := range p.set.cgroups {
 		if !g.known() {
 			m.askLineage(g)
+			g.awaited = again // the last one will do: it is tried below, too
 		}
 	}
 	if c.registerTries >= maxRegisterTries {
@@ -244,11 +250,23 @@ func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
 	}
 	pause := workload.KTime(time.Millisecond) << min(c.registerTries, 10)
 	c.registerTries++
-	m.at(m.now+pause, func() {
-		if !c.forgotten && c.layers[i] != nil && c.layers[i].Run == r {
-			m.register(c, i, r)
+	m.at(m.now+pause, again)
+}
+
+// lineageKnown registers who has waited for a lineage, once all of its init's are
+// known: the next try may be a second away.
+func (m *machine) lineageKnown(g *cgroup) {
+	again := g.awaited
+	if again == nil || !g.known() {
+		return
+	}
+	g.awaited = nil
+	for s := range g.sets {
+		if slices.ContainsFunc(s.cgroups, func(o *cgroup) bool { return !o.known() }) {
+			return // the next of them goes on
 		}
-	})
+	}
+	m.at(m.now, again)
 }
 
 // maxRegisterTries spans about eight seconds of growing pauses.
@@ -349,6 +367,20 @@ func (c *container) has(id string) bool {
 	return id != "" && slices.ContainsFunc(c.ids, func(o workload.ContainerID) bool { return o.ID == id })
 }
 
+// own registers a cgroup. Nobody need be asked any more whose its path might be.
+func (m *machine) own(g *cgroup, c *container) {
+	g.reg = c
+	o := g.guessed
+	if o == nil || o == c {
+		return
+	}
+	g.guessed = nil
+	if !g.released {
+		o.claimedBy--
+	}
+	m.maybeDrop(o)
+}
+
 // bind makes the registration and judges again everybody whom it concerns.
 func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 	if c.run != nil {
@@ -362,7 +394,7 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 	}
 	c.goneAt, c.registerTries = 0, 0
 	for _, g := range gs {
-		g.reg = c
+		m.own(g, c)
 		c.run.paths = append(c.run.paths, workload.CgroupPath{CgroupID: g.id, Path: g.path})
 	}
 	c.mark(workload.MarkRegistered, m.cfg.sources[i].name, m.now)
