@@ -115,15 +115,23 @@ func startTook(t *testing.T, agent *harness.Agent) time.Duration {
 	t.Helper()
 	began := time.Now()
 	agent.Start()
-	log := agent.Log()
-	i := strings.LastIndex(log, "msg=ready ")
-	if i < 0 {
-		t.Fatalf("the log does not say ready:\n%s", log)
-	}
-	line := log[strings.LastIndexByte(log[:i], '\n')+1 : i]
-	at, err := time.Parse(time.RFC3339Nano, strings.TrimPrefix(strings.Fields(line)[0], "time="))
-	if err != nil || at.Before(began) {
-		t.Fatalf("ready at %s, started at %s: %v", at, began, err)
+	var at time.Time
+	err := harness.Within(patience, func() error { // it says so to the log last
+		log := agent.Log()
+		i := strings.LastIndex(log, "msg=ready ")
+		if i < 0 {
+			return errors.New("the log does not say ready")
+		}
+		line := log[strings.LastIndexByte(log[:i], '\n')+1 : i]
+		var err error
+		at, err = time.Parse(time.RFC3339Nano, strings.TrimPrefix(strings.Fields(line)[0], "time="))
+		if err == nil && at.Before(began) {
+			err = fmt.Errorf("the last agent was ready at %s, this one began at %s", at, began)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%v; the log ends:\n%s", err, agent.Log())
 	}
 	return at.Sub(began)
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 )
 
@@ -124,19 +125,22 @@ func (a *Agent) Start() {
 	}
 }
 
-// ready asks for the status as a user would.
+// ready asks for the status by the library: a command each few milliseconds would
+// take half of the CPUs that the agent starts on.
 func (a *Agent) ready(ctx context.Context) error {
 	if !a.p.running() {
 		a.tb.Fatalf("the agent ended at once: %v; its log ends:\n%s", a.p.err, a.p.tail())
 	}
-	out := a.Command(ctx, "status", "-o", "json")
-	var s struct {
-		Ready bool `json:"ready"`
+	c, err := client.New(client.Options{Socket: a.Socket})
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal([]byte(out.Stdout), &s); err != nil {
-		return fmt.Errorf("status: %w: %s", err, out.Stderr)
-	}
-	if !s.Ready {
+	defer c.Close()
+	s, err := c.Status(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("status: %w", err)
+	case !s.Ready:
 		return errors.New("status says that it is not ready")
 	}
 	return nil
