@@ -18,6 +18,7 @@ needs() {
 		demo,test,bench,vm    runc               command -v runc
 		demo,test,bench,vm    busybox-static     command -v busybox && ! ldd "$(command -v busybox)" 2>/dev/null | grep -q '=>'
 		demo,test,bench       iproute2           command -v ip
+		test                  containernetworking-plugins  test -x /usr/lib/cni/bridge || test -x /opt/cni/bin/bridge
 		test                  crun               command -v crun
 		test                  podman             command -v podman
 		test                  gcc                command -v gcc

@@ -18,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PATH:/usr/sbin:/sbin
 
 stages=${1:-lint,unit,race,sim,bugs,fuzz,integration,vm,e2e}
-engines='^(bpf|pkg/kernel|pkg/collectors/(docker|containerd|oci|collectortest)|pkg/agent)$'
+engines='^(bpf|pkg/kernel|pkg/collectors/(docker|containerd|cri|oci|collectortest)|pkg/agent)$'
 # The linters vet; vetting again in each stage would only cost time.
 flags=(-vet=off -count=1)
 

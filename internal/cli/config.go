@@ -29,6 +29,8 @@ type AgentConfig struct {
 	DockerRoot  string
 	// ContainerdAddresses are containerd's sockets.
 	ContainerdAddresses []string
+	// CRIEndpoints are the sockets of engines that the kubelet uses.
+	CRIEndpoints []string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
 

@@ -115,7 +115,8 @@ func TestHelpOfEveryCommand(t *testing.T) {
 			t.Errorf("%s --help is not help %s", name, name)
 		}
 		for line := range strings.Lines(got.stdout) {
-			if len(line) > 161 {
+			// A default is as long as it is: that of --cri-endpoints are four paths.
+			if said, _, _ := strings.Cut(line, " (default "); len(said) > 130 || len(line) > 230 {
 				t.Errorf("help %s has a line of %d characters: %s", name, len(line), line)
 			}
 		}

@@ -115,6 +115,13 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkSockets(c.ContainerdAddresses) },
 		},
 		{
+			key: "cri.endpoints", value: "/run/containerd/containerd.sock,/run/crio/crio.sock,/run/k3s/containerd/containerd.sock,/run/cri-dockerd.sock", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.CRIEndpoints },
+			help:  "sockets of engines that the kubelet uses: containerd, CRI-O, cri-dockerd",
+			more:  "Which engine it is, it says itself; it needs `runtime.v1` of the CRI. One that is not there, or has no CRI, is no error. An empty list turns the source off.",
+			check: func(c *AgentConfig) error { return checkSockets(c.CRIEndpoints) },
+		},
+		{
 			key: "oci.roots", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.OCIRoots },
 			help:  "state directories of runc, crun and youki besides the usual ones",

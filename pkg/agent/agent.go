@@ -51,6 +51,8 @@ type Options struct {
 	DockerRoot  string
 	// ContainerdAddresses are containerd's sockets. Default: the engine's own.
 	ContainerdAddresses []string
+	// CRIEndpoints are the sockets of engines that the kubelet uses. Default: cri.Endpoints.
+	CRIEndpoints []string
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
 	// EnvAllow names the environment variables of containers that are kept. Default: none.

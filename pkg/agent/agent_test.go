@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, o Options) *Agent {
 	t.Helper()
 	o.RunDir = t.TempDir()
-	o.DockerHosts, o.ContainerdAddresses = []string{}, []string{}
+	o.DockerHosts, o.ContainerdAddresses, o.CRIEndpoints = []string{}, []string{}, []string{}
 	a, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestTheMetricsPageIsUpToDate(t *testing.T) {
 
 func TestCheckSaysWhatWouldBeCollected(t *testing.T) {
 	var out bytes.Buffer
-	if err := Check(t.Context(), Options{RunDir: t.TempDir(), DockerHosts: []string{filepath.Join(t.TempDir(), "none.sock")}, ContainerdAddresses: []string{}}, &out); err != nil {
+	if err := Check(t.Context(), Options{RunDir: t.TempDir(), DockerHosts: []string{filepath.Join(t.TempDir(), "none.sock")}, ContainerdAddresses: []string{}, CRIEndpoints: []string{}}, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"kernel", "ebpf", "cgroups", "oci", "docker", "absent"} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/containerd"
+	"github.com/pidigree/pidigree/pkg/collectors/cri"
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 )
@@ -42,18 +43,34 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 			all = append(all, containerdAt{c, c.Name() + "@" + address})
 		}
 	}
+	for i, endpoint := range orElse(o.CRIEndpoints, cri.Endpoints()) {
+		c, err := cri.New(cri.Options{Endpoint: endpoint, EnvAllow: o.EnvAllow, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			all = append(all, c)
+		} else {
+			all = append(all, criAt{c, c.Name() + "@" + endpoint})
+		}
+	}
 	return all, nil
+}
+
+// orElse: nil stands for the default, an empty list for none.
+func orElse(list, byDefault []string) []string {
+	if list == nil {
+		return byDefault
+	}
+	return list
 }
 
 // orDefault: nil stands for the engine's own socket, an empty list for none.
 func orDefault(addresses []string) []string {
-	if addresses == nil {
-		return []string{""}
-	}
-	return addresses
+	return orElse(addresses, []string{""})
 }
 
-// dockerAt and containerdAt are further engines of a kind, by names of their own.
+// dockerAt, containerdAt and criAt are further engines of a kind, by names of their own.
 type dockerAt struct {
 	*docker.Collector
 	name string
@@ -69,3 +86,11 @@ type containerdAt struct {
 
 // Name implements collectors.Collector.
 func (c containerdAt) Name() string { return c.name }
+
+type criAt struct {
+	*cri.Collector
+	name string
+}
+
+// Name implements collectors.Collector.
+func (c criAt) Name() string { return c.name }

@@ -23,9 +23,12 @@ const (
 	// MaxList bounds a list of Docker's after each container was cut: some 20,000
 	// containers. Beyond it the containers are read one at a time, from files.
 	MaxList = 64 << 20
-	// MaxRecord bounds one message of containerd's. A container whose record is
+	// MaxRecord bounds one message of containerd's, or of the CRI's about one container. A container whose record is
 	// larger is known by its id and its task.
 	MaxRecord = 8 << 20
+	// MaxPodList bounds a list of the CRI's, as the engines and the kubelet do:
+	// some 20,000 containers. A longer one is asked for pod by pod.
+	MaxPodList = 16 << 20
 	// MaxDocument bounds what is decoded of one container, once it is cut.
 	MaxDocument = 16 << 20
 )
@@ -96,6 +99,7 @@ func Budgets() []Budget {
 		{"read: a runtime's state, a bundle's config.json", bytes(MaxStateFile), "bundle"},
 		{"read: Docker's files of a container, a reply of its API", bytes(MaxEngineFile), "labels"},
 		{"read: a list of Docker's, after cutting; then one at a time", bytes(MaxList), "none"},
+		{"read: a list of the CRI's; then pod by pod", bytes(MaxPodList), "none"},
 		{"read: a record of containerd's; then by id and task alone", bytes(MaxRecord), "image, labels, spec"},
 	}
 }

@@ -282,6 +282,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   sandbox_image = "registry.test/pause:1"
   disable_tcp_service = true
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   disable_apparmor = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]

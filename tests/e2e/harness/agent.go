@@ -30,6 +30,11 @@ type AgentOptions struct {
 	// Docker and Containerd are the engines that it is told of.
 	Docker     *collectortest.Dockerd
 	Containerd *collectortest.Containerd
+	// CRI is an engine that the kubelet uses: it is told of its CRI and, it being a
+	// containerd, of that.
+	CRI *collectortest.CRI
+	// CRIEndpoint is used in place of the engine's own, for a proxy.
+	CRIEndpoint string
 	// DockerSocket and ContainerdAddress are used in place of the engines' own, for a proxy.
 	DockerSocket      string
 	ContainerdAddress string
@@ -90,6 +95,15 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		containerd = append(containerd, e.Address)
 		oci = append(oci, e.RuncRoot+"/*") // one for each namespace
 	}
+	cri := none + "/cri.sock"
+	if e := opts.CRI; e != nil {
+		cri = e.Address
+		containerd = append(containerd, e.Address)
+		oci = append(oci, e.RuncRoot+"/*")
+	}
+	if opts.CRIEndpoint != "" {
+		cri = opts.CRIEndpoint
+	}
 	if opts.NoOCI {
 		oci = opts.OCIRoots
 	}
@@ -106,6 +120,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		"--socket", a.Socket, "--run-dir", none, "--log-level", "debug",
 		"--docker-host", docker, "--docker-root", root,
 		"--containerd-address", strings.Join(containerd, ","),
+		"--cri-endpoints", cri,
 		"--oci-roots", strings.Join(oci, ","),
 	}, opts.Args...)
 }
