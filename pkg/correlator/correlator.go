@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -142,7 +143,7 @@ func New(o Options) (*Correlator, error) {
 }
 
 func (c *Correlator) config() config {
-	cfg := config{hostMountNS: c.opts.HostMountNS, strip: func(abs string) (workload.CgroupPath, bool) {
+	cfg := config{hostMountNS: c.opts.HostMountNS, idsComeAgain: bits.UintSize == 32, strip: func(abs string) (workload.CgroupPath, bool) {
 		h, path, ok := c.opts.Cgroups.StripMount(abs)
 		return workload.CgroupPath{CgroupID: workload.CgroupID{Hierarchy: h}, Path: path}, ok
 	}}

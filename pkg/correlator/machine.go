@@ -29,6 +29,8 @@ type config struct {
 	strip func(abs string) (workload.CgroupPath, bool)
 	// hostMountNS is the inode of the host's mount namespace, 0 if unknown.
 	hostMountNS uint32
+	// idsComeAgain: the kernel's ids of cgroups are of 32 bits; those of 64 never repeat.
+	idsComeAgain bool
 }
 
 // The inputs of Step.

@@ -465,6 +465,23 @@ func TestAContainerBelowAnotherThatSharesItsPIDNamespaceIsItsOwn(t *testing.T) {
 	}
 }
 
+// A container's end and the removal of its cgroup are not heard, nor what has that
+// cgroup's id now: whoever comes there from the host is no member of it.
+func TestWhoEntersACgroupWhoseContainerMayHaveEndedIsNoMemberYet(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.idsComeAgain = true
+	r.startA()
+	r.after(100)
+	r.reqs = nil
+	r.fork(190, 10, 3)
+	r.want(190, workload.StatusUnknown, "")
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(100, 10, 3, ns(500, 1)), at: r.now})
+	r.want(190, workload.StatusContainer, idA) // it has not
+	r.fork(191, 10, 3)
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, gone: true, at: r.now})
+	r.want(191, workload.StatusUnknown, "")
+}
+
 // A root is known as what a cgroup is below of, before it is read itself.
 func TestWhoIsInARootThatIsKnownByWhatIsBelowItIsJudged(t *testing.T) {
 	r := newRig(t)

@@ -68,6 +68,9 @@ func (m *machine) join(p *proc, v *verdict) {
 		if y.begunAfter(p) {
 			return // and nobody was in it before it began
 		}
+		if m.mayBeNext(p, y) {
+			return
+		}
 		p.member, p.lost = y, false
 		p.entry = y.entryOf(p)
 	case y.within(p.member):
@@ -78,6 +81,33 @@ func (m *machine) join(p *proc, v *verdict) {
 	}
 	if p.member != nil && p.member.run != nil && p.member.run.init == p {
 		p.entry = workload.EntryInit
+	}
+}
+
+// mayBeNext reports whether a container's cgroup, which a process of the host's has
+// entered, may be a later one of its id by now, unheard: its init was not seen alive
+// since. The init is read then.
+func (m *machine) mayBeNext(p *proc, y *container) bool {
+	if !m.cfg.idsComeAgain || p.lost || m.looksContained(p) || y.run == nil || y.run.init == p {
+		return false
+	}
+	init := y.run.init
+	if init.seenAt >= p.arrived() {
+		return false
+	}
+	if init.exit == nil && !init.read {
+		init.read = true
+		m.request(request{kind: reqProcess, pid: init.kp.Key.PID})
+	}
+	return true
+}
+
+// initSeen judges those anew who wait for it.
+func (m *machine) initSeen(init *proc) {
+	if c := m.runOf(init); m.cfg.idsComeAgain && c != nil {
+		for _, g := range c.run.cgroups {
+			m.resettle(g)
+		}
 	}
 }
 

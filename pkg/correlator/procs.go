@@ -371,6 +371,9 @@ func (m *machine) processRead(e evProcess) {
 		p.read = false
 	}
 	m.task(&kernel.Event{Type: kernel.Task, Time: e.at, Process: e.proc})
+	if p := m.procs[e.pid]; p != nil {
+		m.initSeen(p)
+	}
 	m.registerWaiting(e.pid, m.procs[e.pid])
 }
 

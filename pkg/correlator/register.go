@@ -170,7 +170,8 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 // yet to answer a question that was put after an instant, that of the bare PID, or
 // could not: a bare PID waits for it, since it may be any process that lives. What
 // was denied before may have been written since. One that cannot say is asked for
-// minutes (unavailableTries), and then given up.
+// minutes (unavailableTries), and then given up: a shorter wait would take silence
+// for a denial, while its state may call that very process another's init.
 func (m *machine) exactPending(c *container, at workload.KTime) bool {
 	for i := range c.asks {
 		a := &c.asks[i]

@@ -300,7 +300,7 @@ func (w *sim) boot() {
 	w.m = newMachine(config{
 		sources:     []sourceInfo{{name: "oci", prefill: true, files: true}, {name: "docker", prefill: true}},
 		strip:       func(abs string) (workload.CgroupPath, bool) { return workload.CgroupPath{Path: abs}, true },
-		hostMountNS: 1,
+		hostMountNS: 1, idsComeAgain: w.reuse,
 	})
 	w.m.bugs = w.bugs
 	w.st, w.unsaid = store.New(store.Options{}), nil

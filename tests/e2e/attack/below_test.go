@@ -70,7 +70,7 @@ func (w *spy) run() {
 			files, _ := filepath.Glob(dir + "/*/cgroup.procs")
 			for _, file := range files {
 				b, _ := os.ReadFile(file)
-				for _, pid := range strings.Fields(string(b)) {
+				for pid := range strings.FieldsSeq(string(b)) {
 					w.ask(file, pid)
 				}
 			}
