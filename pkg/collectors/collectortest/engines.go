@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ type engine struct {
 	// choose gives the client's arguments that make it ask this daemon, at the
 	// address that it has by now: a test may put a proxy in its place.
 	choose func() []string
+	slow   sync.Once // a start that takes long is looked into
 }
 
 // PID is the daemon's.
@@ -49,6 +51,7 @@ func (e *engine) Log() string { return e.d.tail() }
 
 // Exec runs the client, docker or ctr, and gives its output.
 func (e *engine) Exec(ctx context.Context, args ...string) (string, error) {
+	defer e.watchStart(args)()
 	return run(ctx, e.cli, append(e.choose(), args...)...)
 }
 

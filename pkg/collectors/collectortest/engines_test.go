@@ -37,6 +37,18 @@ func TestTwoDockerdsRunContainersSideBySide(t *testing.T) {
 	}
 }
 
+func TestStacksTellInWhatAnEngineWaits(t *testing.T) {
+	d := collectortest.StartDockerd(t, collectortest.EngineOptions{NoImages: true})
+	c := collectortest.StartContainerd(t, collectortest.EngineOptions{NoImages: true})
+	for engine, got := range map[string]string{"dockerd": d.Stacks(), "containerd": c.Stacks()} {
+		for _, want := range []string{engine + " --", " wchan ", "goroutines:\n", "the kernel's log ends"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q is not in what it waits in:\n%.4000s", engine, want, got)
+			}
+		}
+	}
+}
+
 func TestContainerdRunsATaskWithPrivateRuncState(t *testing.T) {
 	e := collectortest.StartContainerd(t, collectortest.EngineOptions{})
 	e.Run("default", "--label", "a=b", collectortest.BusyboxImage, "web", "sleep", "3600")
