@@ -31,6 +31,8 @@ type AgentConfig struct {
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses.
 	CRIEndpoints []string
+	// PodmanRoots are the storage directories of root's podman.
+	PodmanRoots []string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
 

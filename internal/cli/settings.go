@@ -122,6 +122,13 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkSockets(c.CRIEndpoints) },
 		},
 		{
+			key: "podman.roots", value: "/var/lib/containers/storage", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.PodmanRoots },
+			help:  "storage directories of root's podman (podman --root)",
+			more:  "Podman has no daemon: its database is read where it lies, without a lock. A directory that is not there is no error. An empty list turns the source off.",
+			check: func(c *AgentConfig) error { return checkAbs(c.PodmanRoots...) },
+		},
+		{
 			key: "oci.roots", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.OCIRoots },
 			help:  "state directories of runc, crun and youki besides the usual ones",

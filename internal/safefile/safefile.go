@@ -150,6 +150,44 @@ func Read(dir int, name string, t Trust, fn func(io.Reader) error) (Stamp, error
 	return stamp, nil
 }
 
+// File is an open file that is read in place, at any offset, while others may
+// write it: what its reader makes of it must be checked for having been one version.
+type File struct {
+	fd    descriptor
+	owner uint32
+	stamp Stamp
+}
+
+// Open opens a file like Read, for reading at offsets. The caller closes it.
+func Open(dir int, name string, t Trust) (*File, error) {
+	st, fd, err := open(dir, name, t)
+	if err != nil {
+		return nil, err
+	}
+	return &File{fd: descriptor(fd), owner: st.Uid, stamp: StampOf(&st)}, nil
+}
+
+// ReadAt implements io.ReaderAt. A file that has become shorter ends early.
+func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.fd.ReadAt(p, off) }
+
+// Stamp is the file's version when it was opened.
+func (f *File) Stamp() Stamp { return f.stamp }
+
+// Owner is the user whose file it was when it was opened.
+func (f *File) Owner() uint32 { return f.owner }
+
+// Now is the file's version by now.
+func (f *File) Now() (Stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.fd), &st); err != nil {
+		return Stamp{}, err
+	}
+	return StampOf(&st), nil
+}
+
+// Close closes the descriptor.
+func (f *File) Close() error { return unix.Close(int(f.fd)) }
+
 // open opens a file for reading. It is looked at before it is opened, for
 // opening a device can do something. O_NONBLOCK keeps the open of a FIFO that
 // was put in its place since from blocking.

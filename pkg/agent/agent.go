@@ -53,6 +53,8 @@ type Options struct {
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses. Default: cri.Endpoints.
 	CRIEndpoints []string
+	// PodmanRoots are the storage directories of root's podman. Default: podman's own.
+	PodmanRoots []string
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
 	// EnvAllow names the environment variables of containers that are kept. Default: none.

@@ -10,6 +10,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/cri"
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
+	"github.com/pidigree/pidigree/pkg/collectors/podman"
 )
 
 // collectors is the list of what there is. The first engine of a kind has the
@@ -53,6 +54,13 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		} else {
 			all = append(all, criAt{c, c.Name() + "@" + endpoint})
 		}
+	}
+	if o.PodmanRoots == nil || len(o.PodmanRoots) > 0 {
+		c, err := podman.New(podman.Options{Roots: o.PodmanRoots, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
 	}
 	return all, nil
 }

@@ -112,6 +112,28 @@ func between(tb testing.TB, docker *collectortest.Dockerd, containerd *collector
 	return p
 }
 
+// The same of podman, which has no daemon that could be asked, or drop an event:
+// its files alone say it.
+func TestAPodmanContainerThatAsksAboutItselfIsToldItsName(t *testing.T) {
+	podman := collectortest.StartPodman(t, engineOptions(t))
+	for _, f := range forms() {
+		if f.drop {
+			continue
+		}
+		t.Run(f.name, func(t *testing.T) {
+			agent := harness.StartAgent(t, programs, harness.AgentOptions{Podman: podman, Args: f.args})
+			askAll(t, podmanFleet(podman), filepath.Dir(agent.Socket))
+		})
+	}
+}
+
+func podmanFleet(e *collectortest.Podman) fleet {
+	return fleet{"podman", func(ctx context.Context, socketDir string, want identity) (string, error) {
+		return e.Exec(ctx, "run", "--rm", "--network", "none", "--name", want.name, "--label", "test.n="+want.label,
+			"--volume", socketDir+":"+containerSocket, want.image, "/bin/asker")
+	}}
+}
+
 func dockerFleet(e *collectortest.Dockerd) fleet {
 	return fleet{"docker", func(ctx context.Context, socketDir string, want identity) (string, error) {
 		return e.Exec(ctx, dockerRun(socketDir, want)...)

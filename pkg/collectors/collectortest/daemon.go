@@ -158,7 +158,7 @@ func toolEnv() []string {
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:" + os.Getenv("PATH")}
 	for _, kv := range os.Environ() {
 		k, _, _ := strings.Cut(kv, "=")
-		if k != "PATH" && !strings.HasPrefix(k, "DOCKER_") && !strings.HasPrefix(k, "CONTAINERD_") {
+		if k != "PATH" && !strings.HasPrefix(k, "DOCKER_") && !strings.HasPrefix(k, "CONTAINERD_") && !strings.HasPrefix(k, "CONTAINERS_") {
 			env = append(env, kv)
 		}
 	}
@@ -166,7 +166,7 @@ func toolEnv() []string {
 }
 
 // packages are Debian's packages of the programs that differ from them in name.
-var packages = map[string]string{"dockerd": "docker.io", "docker": "docker.io or docker-cli", "ctr": "containerd"}
+var packages = map[string]string{"conmon": "podman", "env": "coreutils", "chroot": "coreutils", "unshare": "util-linux", "nsenter": "util-linux", "dockerd": "docker.io", "docker": "docker.io or docker-cli", "ctr": "containerd"}
 
 // tool finds a program of the distribution. Without one the test fails and says
 // what to install: one that is left out would look as if all were well.
@@ -274,7 +274,7 @@ func processesNaming(dir string) []int {
 		}
 		argv0, _, _ := bytes.Cut(args, []byte{0})
 		base := filepath.Base(string(argv0))
-		if strings.HasPrefix(base, "containerd") || base == "dockerd" || base == "docker-proxy" {
+		if strings.HasPrefix(base, "containerd") || base == "dockerd" || base == "docker-proxy" || base == "conmon" {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 			pids = append(pids, pid)
 		}

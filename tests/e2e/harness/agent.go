@@ -27,9 +27,10 @@ const readyTimeout = 30 * time.Second
 // AgentOptions say how to start an agent. The zero value is an agent that knows
 // of no engine at all.
 type AgentOptions struct {
-	// Docker and Containerd are the engines that it is told of.
+	// Docker, Containerd and Podman are the engines that it is told of.
 	Docker     *collectortest.Dockerd
 	Containerd *collectortest.Containerd
+	Podman     *collectortest.Podman
 	// CRI is an engine that the kubelet uses: it is told of its CRI and, it being a
 	// containerd, of that.
 	CRI *collectortest.CRI
@@ -104,6 +105,11 @@ func (a *Agent) flags(opts AgentOptions) []string {
 	if opts.CRIEndpoint != "" {
 		cri = opts.CRIEndpoint
 	}
+	podman := none + "/podman"
+	if e := opts.Podman; e != nil {
+		podman = e.Root
+		oci = append(oci, e.RuncRoot)
+	}
 	if opts.NoOCI {
 		oci = opts.OCIRoots
 	}
@@ -121,6 +127,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		"--docker-host", docker, "--docker-root", root,
 		"--containerd-address", strings.Join(containerd, ","),
 		"--cri-endpoints", cri,
+		"--podman-roots", podman,
 		"--oci-roots", strings.Join(oci, ","),
 	}, opts.Args...)
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 )
 
 // guestShare is where Guest.Share is seen inside the guest.
@@ -39,7 +41,7 @@ type Guest struct {
 // and waits until systemd has started everything. It ends with the test.
 func StartGuest(tb testing.TB) *Guest {
 	tb.Helper()
-	root, err := guestRoot(tb.Context())
+	root, err := collectortest.GuestRoot(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -58,17 +60,6 @@ func StartGuest(tb testing.TB) *Guest {
 		tb.Fatalf("boot the guest: %v", err)
 	}
 	return g
-}
-
-// guestRoot runs the script that makes the root file system.
-func guestRoot(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(moduleRoot(), "scripts/nspawn-guest.sh"))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("make the guest's root: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 // boot starts nspawn from cgroups of its own, so that the guest's are below

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// List implements collectors.Lister: the ids at one version of each database, then
+// each container by itself.
+func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, error] {
+	return func(yield func(*workload.Container, error) bool) {
+		for _, s := range c.known() {
+			ids, err := s.ids(ctx)
+			if err != nil && !yield(nil, fmt.Errorf("podman: list: %w", err)) {
+				return
+			}
+			for _, id := range ids {
+				one, err := s.lookup(ctx, id)
+				switch {
+				case errors.Is(err, collectors.ErrNotFound):
+					continue // removed meanwhile
+				case ctx.Err() != nil:
+					yield(nil, fmt.Errorf("podman: list: %w: %w", collectors.ErrUnavailable, ctx.Err()))
+					return
+				case err != nil:
+					// The text without the sentinel, which would mean that the whole source is down.
+					if !yield(nil, errors.New("podman: list "+id+": "+err.Error())) {
+						return
+					}
+				case !yield(one, nil):
+					return
+				}
+			}
+		}
+	}
+}
+
+// ids lists the containers of a store; of none, where there is no store.
+func (s *store) ids(ctx context.Context) (ids []string, _ error) {
+	err := s.view(ctx, func(d database) (err error) {
+		ids, err = d.containerIDs()
+		return err
+	})
+	if err == nil {
+		return ids, nil
+	}
+	_, serr := s.listStored(func(list []storedJSON) bool {
+		ids = nil
+		for i := range list {
+			ids, _ = addID(ids, list[i].ID)
+		}
+		return len(ids) > 0
+	})
+	switch {
+	case serr == nil && len(ids) > 0:
+		return ids, nil
+	case errors.Is(err, collectors.ErrNotFound):
+		return nil, ctx.Err()
+	}
+	return nil, err
+}

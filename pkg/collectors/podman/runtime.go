@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podman
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/internal/safefile"
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// bundle reads a container's config.json: what its mounts and limits became. hex
+// has been checked, and the path is made here, not taken from the database.
+func (s *store) bundle(hex string) (*runtimespec.Spec, string, error) {
+	dir, err := s.open()
+	if err != nil {
+		return nil, "", err
+	}
+	defer unix.Close(dir)
+	for _, driver := range []string{"overlay", "vfs", "btrfs", "zfs"} {
+		path := driver + "-containers/" + hex + "/userdata"
+		var spec *runtimespec.Spec
+		_, err = safefile.Read(dir, path+"/config.json", safefile.Trust{Owner: s.owner, Max: collectors.MaxStateFile}, func(r io.Reader) (err error) {
+			spec, err = runtimespec.Read(r, collectors.Reading(s.c.env))
+			return err
+		})
+		if err == nil {
+			return spec, filepath.Join(s.root, path), nil
+		}
+	}
+	return nil, "", fileError(err)
+}
+
+// complete adds what the bundle and the kernel say.
+func (s *store) complete(d described) *workload.Container {
+	if spec, path, err := s.bundle(d.ID.ID); err == nil {
+		user, sec := d.User, d.Security
+		spec.Fill(d.Container, s.c.env)
+		d.Bundle, d.User = path, user
+		if sec != nil && d.Security != nil {
+			d.Security.Privileged = sec.Privileged
+		}
+	}
+	s.live(&d)
+	return finish(d.Container)
+}
+
+// live compares the record with the kernel: after a crash or a reboot it is of
+// processes that are gone, or are other ones.
+func (s *store) live(d *described) {
+	switch d.State {
+	case workload.StateRunning, workload.StatePaused, workload.StateCreated:
+	default:
+		return
+	}
+	if key, ok := s.c.initOf(d.ID.ID, d.state.PID, s.owner); ok {
+		d.Run = &workload.Run{Init: key, Registers: true, Started: workload.KTime(key.Start)}
+		return
+	}
+	if d.State != workload.StateCreated && d.state.PID > 0 && s.c.gone(d.state.PID, d.Started) {
+		d.State = workload.StateExited
+		s.exitFile(d)
+	}
+}
+
+// initOf gives the key of a container's init if the PID is the child of a conmon
+// that was started for the container by the store's owner.
+func (c *Collector) initOf(hex string, pid int64, owner uint32) (workload.ProcessKey, bool) {
+	if pid <= 0 || pid > int64(workload.MaxPID) {
+		return workload.ProcessKey{}, false
+	}
+	p, err := c.process(pid)
+	if err != nil {
+		return workload.ProcessKey{}, false
+	}
+	defer p.close()
+	st, err := p.stat()
+	if err != nil || st.dead {
+		return workload.ProcessKey{}, false
+	}
+	m, err := c.monitor(st.parent)
+	if err != nil || m.id != hex || m.uid != owner {
+		return workload.ProcessKey{}, false
+	}
+	return workload.ProcessKey{PID: workload.PID(pid), Ticks: true, Start: st.ticks * workload.TickNS}, true
+}
+
+// gone says whether no process has the PID that could have had it at an instant.
+func (c *Collector) gone(pid int64, _ time.Time) bool {
+	p, err := c.process(pid)
+	if err != nil {
+		return true
+	}
+	defer p.close()
+	st, err := p.stat()
+	return err != nil || st.dead
+}
+
+// process is an open /proc/PID: what is read beneath is of one process.
+type process struct{ fd int }
+
+func (c *Collector) process(pid int64) (process, error) {
+	fd, err := unix.Open(c.proc+"/"+strconv.FormatInt(pid, 10), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return process{fd}, err
+}
+
+func (p process) close() { _ = unix.Close(p.fd) }
+
+// read reads a file of the process, at most limit bytes.
+func (p process) read(file string, limit int) ([]byte, error) {
+	fd, err := unix.Openat(p.fd, file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), file)
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(limit)))
+}
+
+// procStat is what is read of /proc/PID/stat.
+type procStat struct {
+	comm   string
+	dead   bool
+	parent int64
+	ticks  uint64
+}
+
+// stat reads the fields 2, 3, 4 and 22. The second is in parentheses and may hold any byte.
+func (p process) stat() (procStat, error) {
+	data, err := p.read("stat", 4096)
+	if err != nil {
+		return procStat{}, err
+	}
+	from, to := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
+	if from < 0 || to < from {
+		return procStat{}, fmt.Errorf("stat: %q", data)
+	}
+	f := bytes.Fields(data[to+1:])
+	if len(f) < 20 {
+		return procStat{}, fmt.Errorf("stat: %d fields", len(f))
+	}
+	s := procStat{comm: string(data[from+1 : to]), dead: f[0][0] == 'Z' || f[0][0] == 'X'}
+	if s.parent, err = strconv.ParseInt(string(f[1]), 10, 32); err != nil {
+		return procStat{}, err
+	}
+	s.ticks, err = strconv.ParseUint(string(f[19]), 10, 64)
+	return s, err
+}
+
+// uid gives the process's user if its real, effective, saved and file system ones
+// are the same; a program that has a second one is nobody's for sure.
+func (p process) uid() (uint32, error) {
+	data, err := p.read("status", 8192)
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(data) {
+		rest, ok := bytes.CutPrefix(line, []byte("Uid:"))
+		if !ok {
+			continue
+		}
+		f := strings.Fields(string(rest))
+		if len(f) != 4 || f[0] != f[1] || f[0] != f[2] || f[0] != f[3] {
+			return 0, fmt.Errorf("users %q", f)
+		}
+		n, err := strconv.ParseUint(f[0], 10, 32)
+		return uint32(n), err
+	}
+	return 0, fmt.Errorf("status has no Uid")
+}
+
+// monitor is a conmon: what its arguments say. They are its user's word.
+type monitor struct {
+	pid int64
+	uid uint32
+	id  string
+	// bundle is the container's, below the storage's directory.
+	bundle string
+	parent int64
+}
+
+// maxArgs is how much is read of a conmon's arguments; what matters comes first.
+const maxArgs = 16 << 10
+
+// monitor reads a process that may be a conmon.
+func (c *Collector) monitor(pid int64) (monitor, error) {
+	p, err := c.process(pid)
+	if err != nil {
+		return monitor{}, err
+	}
+	defer p.close()
+	st, err := p.stat()
+	if err != nil {
+		return monitor{}, err
+	}
+	if st.comm != "conmon" {
+		return monitor{parent: st.parent}, errNoMonitor
+	}
+	m := monitor{pid: pid, parent: st.parent}
+	args, err := p.read("cmdline", maxArgs)
+	if err != nil {
+		return m, err
+	}
+	m.id, m.bundle = monitorArgs(args)
+	if !runtimespec.IsHex64(m.id) {
+		return m, errNoMonitor
+	}
+	m.uid, err = p.uid()
+	return m, err
+}
+
+var errNoMonitor = fmt.Errorf("no conmon: %w", collectors.ErrNotFound)
+
+// monitorArgs takes the id and the bundle out of a conmon's arguments: the first
+// ones, for what follows --exit-command is another program's.
+func monitorArgs(cmdline []byte) (id, bundle string) {
+	args := strings.Split(string(cmdline), "\x00")
+	for i := 1; i+1 < len(args); i++ {
+		switch {
+		case args[i] == "-c" || args[i] == "--cid":
+			id = args[i+1]
+			i++
+		case args[i] == "-b" || args[i] == "--bundle":
+			bundle = args[i+1]
+			i++
+		case strings.HasPrefix(args[i], "--exit-command"):
+			return id, bundle
+		}
+	}
+	return id, bundle
+}
+
+// exitFile reads the exit code that conmon left for podman, which takes it away
+// when it has written it into the database.
+func (s *store) exitFile(d *described) {
+	if d.tmpDir == "" {
+		return
+	}
+	dir, err := safefile.OpenTop(s.c.host, d.tmpDir, safefile.Trust{Owner: s.owner})
+	if err != nil {
+		return
+	}
+	defer unix.Close(dir)
+	var text []byte
+	stamp, err := safefile.Read(dir, "exits/"+d.ID.ID, safefile.Trust{Owner: s.owner, Max: 64}, func(r io.Reader) (err error) {
+		text, err = io.ReadAll(r)
+		return err
+	})
+	if err != nil {
+		return
+	}
+	if code, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 32); err == nil {
+		d.Exit = exitOf(code, d.state.OOMKilled)
+		d.Finished = time.Unix(stamp.Mtime.Unix()).UTC()
+	}
+}

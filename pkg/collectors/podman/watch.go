@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podman
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/internal/beat"
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// minSpacing is the least time between two looks, however often nudged.
+const minSpacing = 100 * time.Millisecond
+
+// Nudge implements collectors.Nudger: the next look is now.
+func (c *Collector) Nudge() {
+	select {
+	case c.nudged <- struct{}{}:
+	default:
+	}
+}
+
+// Watch implements collectors.Watcher: a look at each database's version, each
+// second and when nudged, and at its records where that is another. What had been
+// there at the beginning is not said: a list does.
+func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
+	w := watcher{c: c, fn: fn, stores: map[*store]*watched{}, seed: maphash.MakeSeed()}
+	for {
+		if err := w.look(ctx); err != nil {
+			return fmt.Errorf("podman: watch: %w", err)
+		}
+		fn(collectors.Hint{Kind: collectors.HintAlive})
+		if err := c.untilDue(ctx); err != nil {
+			return fmt.Errorf("podman: watch: %w", err)
+		}
+	}
+}
+
+// untilDue waits until the next look is due: when everything else is, or after a
+// nudge, but in either case not at once after the last.
+func (c *Collector) untilDue(ctx context.Context) error {
+	spacing := min(minSpacing, c.interval/2)
+	ended := time.Now()
+	wait := beat.Until(c.interval)
+	if wait < spacing {
+		wait += c.interval
+	}
+	due := time.NewTimer(wait)
+	defer due.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-due.C:
+		return nil
+	case <-c.nudged:
+	}
+	due.Reset(spacing - time.Since(ended))
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-due.C:
+		return nil
+	}
+}
+
+// watcher is the state of one Watch.
+type watcher struct {
+	c      *Collector
+	fn     func(collectors.Hint)
+	stores map[*store]*watched
+	seed   maphash.Seed
+}
+
+// watched is a store as of the last look.
+type watched struct {
+	begun   bool
+	version versions
+	// containers are the sums and states of the records, pods the sums.
+	containers map[string]seenRecord
+	pods       map[string]uint64
+}
+
+type seenRecord struct {
+	sum   uint64
+	state workload.State
+}
+
+// versions are those of a store's databases, by their files.
+type versions [3]struct {
+	ino     uint64
+	size    int64
+	changed unix.Timespec
+}
+
+// look compares every store with what it was.
+func (w *watcher) look(ctx context.Context) error {
+	for _, s := range w.c.known() {
+		if w.stores[s] == nil {
+			w.stores[s] = &watched{containers: map[string]seenRecord{}, pods: map[string]uint64{}}
+		}
+		if err := w.lookAt(ctx, s, w.stores[s]); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			w.c.log.Debug("store not read", "path", s.root, "err", err)
+		}
+	}
+	return nil
+}
+
+func (w *watcher) lookAt(ctx context.Context, s *store, now *watched) error {
+	v := s.versions()
+	if now.begun && v == now.version {
+		return nil
+	}
+	if err := w.lookAtContainers(ctx, s, now); err != nil {
+		return err
+	}
+	if err := w.lookAtPods(ctx, s, now); err != nil {
+		return err
+	}
+	now.begun, now.version = true, v
+	return nil
+}
+
+// versions stats the databases. What is written while they are read afterwards shows the next time.
+func (s *store) versions() (v versions) {
+	dir, err := s.open()
+	if err != nil {
+		return v
+	}
+	defer unix.Close(dir)
+	for i, d := range databases {
+		path := d.file
+		if d.dir != "" {
+			path = d.dir + "/" + d.file
+		}
+		var st unix.Stat_t
+		if unix.Fstatat(dir, path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			v[i].ino, v[i].size, v[i].changed = st.Ino, st.Size, st.Ctim
+		}
+	}
+	return v
+}
+
+func (w *watcher) lookAtContainers(ctx context.Context, s *store, now *watched) error {
+	ids, err := s.ids(ctx)
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		there[id] = true
+		if err := w.container(ctx, s, now, id); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
+	for id, was := range now.containers {
+		if !there[id] {
+			delete(now.containers, id)
+			w.removed(ctx, s, id, was)
+		}
+	}
+	return nil
+}
+
+// container looks at one record, and says what has become of it.
+func (w *watcher) container(ctx context.Context, s *store, now *watched, id string) error {
+	var r record
+	err := s.view(ctx, func(d database) (err error) {
+		r, err = d.container(id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	sum := maphash.Bytes(w.seed, r.config) ^ maphash.Bytes(w.seed, r.state)<<1
+	was, known := now.containers[id]
+	if known && was.sum == sum {
+		return nil
+	}
+	d, err := s.translate(&r)
+	if err != nil {
+		return err
+	}
+	out := s.complete(d)
+	now.containers[id] = seenRecord{sum, out.State}
+	if now.begun {
+		w.fn(collectors.Hint{Kind: kindOf(known, was.state, out.State), ID: out.ID, Layer: out})
+	}
+	return nil
+}
+
+// kindOf says what the difference between two records means.
+func kindOf(known bool, was, is workload.State) collectors.HintKind {
+	switch {
+	case !known && is == workload.StateCreated:
+		return collectors.HintCreated
+	case is == workload.StateRunning && was != workload.StateRunning && was != workload.StatePaused:
+		return collectors.HintStarted
+	case is == workload.StateExited && was != workload.StateExited:
+		return collectors.HintExited
+	case !known:
+		return collectors.HintCreated
+	}
+	return collectors.HintChanged
+}
+
+// removed says that a container is gone, and how it ended where podman remembers:
+// of `podman run --rm` nothing else is left.
+func (w *watcher) removed(ctx context.Context, s *store, id string, was seenRecord) {
+	var code int64
+	err := s.view(ctx, func(d database) (err error) {
+		code, err = d.exitCode(id)
+		return err
+	})
+	whole := s.id(id)
+	if exit := exitOf(code, false); err == nil && exit != nil && was.state != workload.StateExited {
+		w.fn(collectors.Hint{Kind: collectors.HintExited, ID: whole, Layer: &workload.Container{ID: whole, Runtime: name, State: workload.StateExited, Exit: exit}})
+	}
+	w.fn(collectors.Hint{Kind: collectors.HintDeleted, ID: whole})
+}
+
+func (w *watcher) lookAtPods(ctx context.Context, s *store, now *watched) error {
+	ids, err := s.podIDs(ctx)
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		there[id] = true
+		var r record
+		err := s.view(ctx, func(d database) (err error) {
+			r, err = d.pod(id)
+			return err
+		})
+		switch {
+		case errors.Is(err, collectors.ErrNotFound):
+			continue
+		case err != nil:
+			return err
+		}
+		sum := maphash.Bytes(w.seed, r.config) ^ maphash.Bytes(w.seed, r.state)<<1
+		was, known := now.pods[id]
+		if known && was == sum {
+			continue
+		}
+		p, err := s.describePod(&r)
+		if err != nil {
+			continue
+		}
+		now.pods[id] = sum
+		kind := collectors.HintChanged
+		if !known {
+			kind = collectors.HintCreated
+		}
+		if now.begun {
+			w.fn(collectors.Hint{Kind: kind, Pod: p})
+		}
+	}
+	for id := range now.pods {
+		if !there[id] {
+			delete(now.pods, id)
+			w.fn(collectors.Hint{Kind: collectors.HintDeleted, Pod: &workload.Pod{PodRef: workload.PodRef{UID: id}, Runtime: name}})
+		}
+	}
+	return nil
+}
