@@ -15,9 +15,12 @@ import (
 
 // The methods that callers reach through the supervisor, as Status names them.
 const (
-	methodLocate  = "locate"
-	methodLookup  = "lookup"
-	methodPrefill = "prefill"
+	methodLocate    = "locate"
+	methodLookup    = "lookup"
+	methodPrefill   = "prefill"
+	methodLookupPod = "lookup-pod"
+	// countListPods counts lists of pods; those of containers are "list".
+	countListPods = "list-pods"
 	// countWaited counts calls that had to wait for their turn.
 	countWaited = "waited"
 	// countPanics counts panics that were contained.

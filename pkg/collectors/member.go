@@ -68,7 +68,7 @@ func newMember(c Collector, opts *SupervisorOptions) *member {
 		logged:  map[string]time.Time{},
 		status:  workload.SourceStatus{Name: c.Name(), State: stateStarting, Calls: map[string]uint64{}},
 	}
-	for _, method := range []string{methodLocate, methodLookup, methodPrefill} {
+	for _, method := range []string{methodLocate, methodLookup, methodPrefill, methodLookupPod} {
 		m.slots[method] = make(chan struct{}, opts.Concurrency)
 	}
 	return m
@@ -118,18 +118,18 @@ func (m *member) session(ctx context.Context) error {
 	if w, ok := m.c.(Watcher); ok {
 		wg.Go(func() { broke <- m.watch(ctx, w) })
 	}
-	lists := make(chan struct{}, 1)
-	if l, ok := m.c.(Lister); ok {
-		signal(lists)
-		wg.Go(func() { broke <- m.listWhenAsked(ctx, l, lists) })
+	ask := make(chan struct{}, 1)
+	if lists(m.c) {
+		signal(ask)
+		wg.Go(func() { broke <- m.listWhenAsked(ctx, ask) })
 	} else {
 		m.running()
 	}
-	return m.attend(ctx, where, identity, broke, lists)
+	return m.attend(ctx, where, identity, broke, ask)
 }
 
 // attend waits for the end of a session.
-func (m *member) attend(ctx context.Context, where string, identity fileIdentity, broke <-chan error, lists chan struct{}) error {
+func (m *member) attend(ctx context.Context, where string, identity fileIdentity, broke <-chan error, list chan struct{}) error {
 	tick := time.NewTimer(beat.Until(m.opts.MaxBackoff / 2))
 	defer tick.Stop()
 	began := time.Now()
@@ -141,7 +141,7 @@ func (m *member) attend(ctx context.Context, where string, identity fileIdentity
 		case err := <-broke:
 			return err
 		case <-m.relist:
-			signal(lists)
+			signal(list)
 		case <-suspect:
 			suspect = nil // until the next tick: failing calls may be many
 			if _, err := m.probe(ctx); err != nil {
@@ -203,14 +203,14 @@ func (m *member) watch(ctx context.Context, w Watcher) error {
 
 // listWhenAsked lists at once and at each request; a list that fails as a
 // whole ends the session.
-func (m *member) listWhenAsked(ctx context.Context, l Lister, ask <-chan struct{}) error {
+func (m *member) listWhenAsked(ctx context.Context, ask <-chan struct{}) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ask:
 		}
-		if err := m.list(ctx, l); err != nil {
+		if err := m.listAll(ctx); err != nil {
 			return fmt.Errorf("list: %w", err)
 		}
 		m.running()

@@ -24,6 +24,9 @@ type SupervisorOptions struct {
 	OnContainer func(source string, c *workload.Container)
 	// OnListed gets the end of a list, after its containers.
 	OnListed func(source string, l Listing)
+	// OnPod gets each pod of a list of pods, OnPodsListed the end of one.
+	OnPod        func(source string, p *workload.Pod)
+	OnPodsListed func(source string, l PodListing)
 	// OnState gets a source's state, as its Status has it, when it is another one.
 	OnState func(source, state string)
 	// CallTimeout bounds one call, the wait for its turn included. Default 2 s.
@@ -46,6 +49,16 @@ type Listing struct {
 	// IDs are the containers that were given to OnContainer.
 	IDs []workload.ContainerID
 	// Complete: every container of the source is in IDs. Otherwise nothing follows from an absence.
+	Complete bool
+}
+
+// PodListing is what one list of pods said.
+type PodListing struct {
+	// Began is when the list was asked for.
+	Began time.Time
+	// UIDs are the pods that were given to OnPod.
+	UIDs []string
+	// Complete: every pod of the source is in UIDs.
 	Complete bool
 }
 
@@ -91,6 +104,12 @@ func (o SupervisorOptions) withDefaults() SupervisorOptions {
 	}
 	if o.OnListed == nil {
 		o.OnListed = func(string, Listing) {}
+	}
+	if o.OnPod == nil {
+		o.OnPod = func(string, *workload.Pod) {}
+	}
+	if o.OnPodsListed == nil {
+		o.OnPodsListed = func(string, PodListing) {}
 	}
 	if o.OnState == nil {
 		o.OnState = func(string, string) {}
@@ -187,6 +206,15 @@ func (s *Supervisor) Prefill(ctx context.Context, name string, id workload.Conta
 		return nil, fmt.Errorf("%s: prefill: %w: it reads no files", name, ErrNotFound)
 	}
 	return m.describe(ctx, methodPrefill, id, p.Prefill)
+}
+
+// LookupPod asks one collector about one pod; ErrNotMine if it knows of none.
+func (s *Supervisor) LookupPod(ctx context.Context, name, uid string) (*workload.Pod, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.lookupPod(ctx, uid)
 }
 
 // Prompt reports whether a source is worth a short wait for an answer that is

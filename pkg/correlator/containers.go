@@ -37,6 +37,8 @@ type container struct {
 	forgotten     bool
 	registerTries int
 	dirty         bool
+	// pods are those that its layers name: one, but where sources disagree.
+	pods []*pod
 }
 
 // run is one life of a container.
@@ -240,6 +242,7 @@ func (m *machine) drop(c *container) {
 		return
 	}
 	c.forgotten = true
+	m.leavePods(c)
 	for _, id := range c.ids {
 		m.unalias(c, id)
 	}

@@ -131,9 +131,11 @@ func New(o Options) (*Correlator, error) {
 	var err error
 	c.sup, err = collectors.NewSupervisor(collectors.SupervisorOptions{
 		Collectors: o.Collectors, Logger: o.Logger,
-		OnHint:      func(s string, h collectors.Hint) { c.feed(evHint{source: c.index[s], hint: h}) },
-		OnContainer: func(s string, w *workload.Container) { c.feed(evListed{source: c.index[s], container: w}) },
-		OnListed:    c.onListed,
+		OnHint:       func(s string, h collectors.Hint) { c.feed(evHint{source: c.index[s], hint: h}) },
+		OnContainer:  func(s string, w *workload.Container) { c.feed(evListed{source: c.index[s], container: w}) },
+		OnListed:     c.onListed,
+		OnPod:        func(s string, p *workload.Pod) { c.feed(evPod{source: c.index[s], pod: p}) },
+		OnPodsListed: c.onPodsListed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("new correlator: %w", err)
@@ -149,9 +151,10 @@ func (c *Correlator) config() config {
 	}}
 	for i, col := range c.opts.Collectors {
 		_, prefill := col.(collectors.Prefiller)
+		_, pods := col.(collectors.PodCollector)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, files: slices.Contains(c.opts.FilesOnly, col.Name())})
 	}
 	return cfg
 }
@@ -345,7 +348,7 @@ func (c *Correlator) carryOut(reqs []request) {
 
 func (c *Correlator) do(ctx context.Context, r request) {
 	switch r.kind {
-	case reqPrefill, reqLookup, reqLocate: // the supervisor bounds and times these
+	case reqPrefill, reqLookup, reqLocate, reqPod: // the supervisor bounds and times these
 	default:
 		select {
 		case c.calls <- struct{}{}:
@@ -357,6 +360,11 @@ func (c *Correlator) do(ctx context.Context, r request) {
 	switch r.kind {
 	case reqPrefill, reqLookup, reqLocate:
 		c.ask(ctx, r)
+	case reqPod:
+		p, err := c.sup.LookupPod(ctx, c.names[r.source], r.uid)
+		if ctx.Err() == nil {
+			c.feed(evPodAnswer{req: r, pod: p, err: err})
+		}
 	case reqLineage:
 		at := c.at()
 		l, err := c.opts.Cgroups.Lineage(r.cgroup)
@@ -468,6 +476,11 @@ func (c *Correlator) sweep() {
 			c.feed(evEvent{kernel.Event{Type: kernel.CgroupRmdir, Time: at, Cgroup: kernel.Cgroup{ID: id}}})
 		}
 	}
+}
+
+func (c *Correlator) onPodsListed(source string, l collectors.PodListing) {
+	began := c.at() - workload.KTime(time.Since(l.Began))
+	c.feed(evPodListEnd{source: c.index[source], complete: l.Complete, began: began})
 }
 
 func (c *Correlator) onListed(source string, l collectors.Listing) {

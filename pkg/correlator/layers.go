@@ -83,6 +83,10 @@ func (m *machine) sameContainer(a, b *container) bool {
 // hint applies what a source told by itself.
 func (m *machine) hint(e evHint) {
 	h := e.hint
+	if h.Pod != nil {
+		m.podHint(e.source, h)
+		return
+	}
 	c := m.find(h.ID)
 	if h.Kind == collectors.HintDeleted {
 		if c != nil {

@@ -20,6 +20,8 @@ type sourceInfo struct {
 	// files: the source has nothing but files, so it is never asked twice for
 	// the same run and may be retried often.
 	files bool
+	// pods: the source can be asked about pods.
+	pods bool
 }
 
 // config is what a machine needs to know beforehand.
@@ -96,6 +98,8 @@ const (
 	reqProcess
 	// reqSnapshot reads all processes and cgroups, after a loss.
 	reqSnapshot
+	// reqPod asks one source about one pod.
+	reqPod
 	// reqSweep looks which of the idle cgroups are gone, after a snapshot.
 	reqSweep
 )
@@ -112,6 +116,8 @@ type request struct {
 	pid      workload.PID
 	set      *cgset // of reqLocate; opaque to the shell
 	asked    bool   // of reqLocate: a question waits for it
+	uid      string // of reqPod: what to ask about
+	podKey   string // of reqPod: the pod that the answer is for
 }
 
 // output is what a Step wants done.
@@ -156,6 +162,7 @@ type machine struct {
 	// waiting are containers whose init is being read, by its PID.
 	waiting map[workload.PID][]*container
 
+	pods   pods
 	timers timers
 	seq    uint64
 
@@ -191,6 +198,7 @@ func newMachine(cfg config) *machine {
 		inNS:    procsByNS{},
 		inMount: procsByNS{},
 
+		pods:    newPods(),
 		partial: map[int]bool{},
 		claimed: map[*proc]struct{}{},
 		waiting: map[workload.PID][]*container{},
@@ -238,6 +246,12 @@ func (m *machine) handle(in any) {
 			return
 		}
 		m.processRead(e)
+	case evPodAnswer:
+		m.podAnswer(e)
+	case evPod:
+		m.setPodLayer(e.source, e.pod)
+	case evPodListEnd:
+		m.podListEnd(e)
 	case evTick:
 	}
 }
