@@ -37,7 +37,7 @@ func TestTheSameNamesUnderSystemdAndPureV2(t *testing.T) {
 		}
 		t.Run(f.name, func(t *testing.T) {
 			dir := startGuestAgent(t, g, f.args)
-			askAll(t, fleet{"docker", func(ctx context.Context, socketDir string, want identity) (string, error) {
+			askAll(t, fleet{name: "docker", start: func(ctx context.Context, socketDir string, want identity) (string, error) {
 				return docker(ctx, dockerRun(socketDir, want)...)
 			}}, dir)
 		})

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,6 +46,8 @@ type identity struct {
 // A fleet starts containers that ask about themselves.
 type fleet struct {
 	name string
+	// pod says which pod one is in; nil for a fleet without pods.
+	pod func(identity) workload.PodRef
 	// start runs one to its end and gives what it printed.
 	start func(ctx context.Context, socketDir string, want identity) (string, error)
 }
@@ -128,14 +131,14 @@ func TestAPodmanContainerThatAsksAboutItselfIsToldItsName(t *testing.T) {
 }
 
 func podmanFleet(e *collectortest.Podman) fleet {
-	return fleet{"podman", func(ctx context.Context, socketDir string, want identity) (string, error) {
+	return fleet{name: "podman", start: func(ctx context.Context, socketDir string, want identity) (string, error) {
 		return e.Exec(ctx, "run", "--rm", "--network", "none", "--name", want.name, "--label", "test.n="+want.label,
 			"--volume", socketDir+":"+containerSocket, want.image, "/bin/asker")
 	}}
 }
 
 func dockerFleet(e *collectortest.Dockerd) fleet {
-	return fleet{"docker", func(ctx context.Context, socketDir string, want identity) (string, error) {
+	return fleet{name: "docker", start: func(ctx context.Context, socketDir string, want identity) (string, error) {
 		return e.Exec(ctx, dockerRun(socketDir, want)...)
 	}}
 }
@@ -147,7 +150,7 @@ func dockerRun(socketDir string, want identity) []string {
 }
 
 func containerdFleet(e *collectortest.Containerd) fleet {
-	return fleet{"containerd", func(ctx context.Context, socketDir string, want identity) (string, error) {
+	return fleet{name: "containerd", start: func(ctx context.Context, socketDir string, want identity) (string, error) {
 		return e.Exec(ctx, "--namespace", "default", "run", "--rm", "--runc-root", e.RuncRoot, "--label", "test.n="+want.label,
 			"--mount", "type=bind,src="+socketDir+",dst="+containerSocket+",options=rbind:rw", want.image, want.name, "/bin/asker")
 	}}
@@ -199,7 +202,19 @@ func askOne(ctx context.Context, fl fleet, socketDir string, want identity) (rep
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		return r, fmt.Errorf("the container printed %q: %w", out, err)
 	}
+	if fl.pod != nil {
+		return r, errors.Join(r.check(want), r.checkPod(fl.pod(want)))
+	}
 	return r, r.check(want)
+}
+
+// checkPod compares the pod that the container was told.
+func (r report) checkPod(want workload.PodRef) error {
+	c := r.Answer.Container()
+	if c == nil || c.Pod == nil || *c.Pod != want {
+		return fmt.Errorf("it was not told that its pod is %+v", want)
+	}
+	return nil
 }
 
 // check compares what the container was told with what it is.

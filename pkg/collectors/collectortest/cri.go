@@ -233,6 +233,23 @@ func (e *CRI) RunContainer(ctx context.Context, sandbox string, p PodConfig, c C
 	return id, nil
 }
 
+// Wait waits until a container has ended, and gives its exit code. The CRI has no
+// call that waits.
+func (e *CRI) Wait(ctx context.Context, id string) (int, error) {
+	code := 0
+	err := poll(ctx, func() error {
+		r, err := e.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		if err == nil && r.Status.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+			err = errors.New("it runs")
+		}
+		if err == nil {
+			code = int(r.Status.ExitCode)
+		}
+		return err
+	})
+	return code, err
+}
+
 func (c ContainerConfig) logName() string { return fmt.Sprintf("%s_%d.log", c.Name, c.Attempt) }
 
 // LogOf gives what a container wrote to its standard output.

@@ -14,8 +14,8 @@ import (
 )
 
 // Lookup asks for one container or sandbox with its runtime-spec: one call where
-// a Watch runs, which knows the sandboxes. An id that it does not know may be a
-// sandbox's that is being made: then it looks again soon.
+// a Watch runs, which knows the sandboxes. An id that it does not know may be that
+// of one that is being made: then it looks again soon.
 func (c *Collector) Lookup(ctx context.Context, id workload.ContainerID) (*workload.Container, error) {
 	n, e, err := c.ask(ctx)
 	if err != nil {
@@ -37,6 +37,9 @@ func (c *Collector) describe(ctx context.Context, n *conn, e engine, id string) 
 		return out, err
 	}
 	out, err := c.container(ctx, n, e, id)
+	if err == nil {
+		c.memory.setTold(id, out.State)
+	}
 	if !errors.Is(err, collectors.ErrNotFound) {
 		return out, err
 	}

@@ -25,6 +25,8 @@ type memory struct {
 	// pods are the last list's, addresses what statuses said beside: by the uid and by the sandbox.
 	pods      map[string]*workload.Pod
 	addresses map[string]*workload.Pod
+	// told is in which state a container was when it was last described in full.
+	told map[string]workload.State
 }
 
 // seen is a sandbox or a container as it was listed last.
@@ -42,6 +44,7 @@ func newMemory() *memory {
 
 func (m *memory) clearLocked() {
 	m.sandboxes, m.containers = map[string]*seen{}, map[string]*seen{}
+	m.told = map[string]workload.State{}
 	m.pods, m.addresses = map[string]*workload.Pod{}, map[string]*workload.Pod{}
 }
 
@@ -99,6 +102,23 @@ func (m *memory) addressesOf(sandbox string) *workload.Pod {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.addresses[sandbox]
+}
+
+// setTold remembers that a container was described in full.
+func (m *memory) setTold(id string, state workload.State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.live && len(m.told) < maxSeen {
+		m.told[id] = state
+	}
+}
+
+// wasTold reports whether that was in this state.
+func (m *memory) wasTold(id string, state workload.State) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was, ok := m.told[id]
+	return ok && was == state
 }
 
 // now gives the number of comparisons so far.
@@ -183,6 +203,7 @@ func (m *memory) dropLocked(in map[string]*seen, began uint64, d *difference) {
 		}
 		delete(in, id)
 		delete(m.addresses, id)
+		delete(m.told, id)
 		d.gone = append(d.gone, id)
 		if s.uid != "" {
 			d.pods[s.uid] = true

@@ -239,6 +239,9 @@ func TestWatchTellsTheLifeOfAPod(t *testing.T) {
 	if h = collectortest.AwaitKind(t, hints, collectors.HintStarted, id); h.Layer.Name != "main" || h.Layer.Pod.UID != p.UID || h.Layer.State != workload.StateRunning {
 		t.Errorf("container: %+v", h.Layer)
 	}
+	if h = collectortest.AwaitKind(t, hints, collectors.HintChanged, id); h.Layer != nil {
+		t.Errorf("a container that nobody has asked about: %+v", h.Layer)
+	}
 	h = collectortest.AwaitHint(t, hints, "the pod with its container", ofPod(func(h collectors.Hint) bool { return len(h.Pod.Containers) == 1 }))
 	if h.Pod.Containers[0].ID.ID != id || len(h.Pod.IPs) != 1 {
 		t.Errorf("pod: %+v", h.Pod)

@@ -173,6 +173,7 @@ func (w *watcher) tellSandbox(ctx context.Context, s *runtimeapi.PodSandbox, det
 			return err
 		}
 		layer = full
+		w.memory.setTold(s.Id, full.State)
 		if pod != nil {
 			w.memory.setAddresses(pod)
 		}
@@ -187,8 +188,9 @@ func (w *watcher) sandbox(ctx context.Context, id string) (*workload.Container, 
 	return w.c.sandbox(ctx, w.n, w.e, id)
 }
 
-// tellState gives the hint of one container or sandbox. Of an end the list does
-// not say how: the second hint has it asked for.
+// tellState gives the hint of one container or sandbox. A list has less than a
+// status, of an end not even how: the second hint has the rest asked for, where it
+// was not asked for since.
 func (w *watcher) tellState(id string, state workload.State, layer *workload.Container) {
 	h := collectors.Hint{Kind: collectors.HintChanged, ID: w.e.id(id), Layer: layer}
 	switch state {
@@ -200,7 +202,7 @@ func (w *watcher) tellState(id string, state workload.State, layer *workload.Con
 		h.Kind = collectors.HintExited
 	}
 	w.fn(h)
-	if state == workload.StateExited {
+	if !w.memory.wasTold(id, state) {
 		w.fn(collectors.Hint{Kind: collectors.HintChanged, ID: w.e.id(id)})
 	}
 }
