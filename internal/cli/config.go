@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // AgentConfig is every setting of the agent. Its defaults, names and checks are
@@ -35,6 +37,9 @@ type AgentConfig struct {
 	PodmanRoots []string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
+
+	// Include and Exclude decide which containers and pods are shown.
+	Include, Exclude workload.Filter
 
 	// BPF is "auto" or "off".
 	BPF string

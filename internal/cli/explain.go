@@ -119,15 +119,33 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 	if c := ans.Container(); c != nil && len(c.Truncated) > 0 {
 		p.screen.printf("  %-9s %s: cut to the budget of one container, or left out\n", "truncated", strings.Join(c.Truncated, ", "))
 	}
-	if pod := podCell(ans); pod != "" {
-		p.screen.printf("  %-9s %s\n", "pod", pod)
-	}
+	p.pod(ans)
 	if ans.Task != nil {
 		p.screen.printf("  %-9s %s\n", "task", ans.Task.ARN)
 	}
 	if ans.Service != nil {
 		p.screen.printf("  %-9s %s\n", "unit", ans.Service.Unit)
 	}
+}
+
+// pod names the pod, and what is known of it beyond its name.
+func (p *evidence) pod(ans workload.Answer) {
+	name := podCell(ans)
+	if name == "" {
+		return
+	}
+	p.screen.printf("  %-9s %s", "pod", name)
+	if pod := ans.Pod; pod != nil {
+		for _, word := range []string{pod.UID, pod.Phase, pod.QoS, pod.Node} {
+			if word != "" && word != name {
+				p.screen.printf("  %s", word)
+			}
+		}
+		if len(pod.Missing) > 0 {
+			p.screen.printf("  (waiting for %s)", strings.Join(pod.Missing, ", "))
+		}
+	}
+	p.screen.printf("\n")
 }
 
 func (p *evidence) hops(hops []workload.Hop) {

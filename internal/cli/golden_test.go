@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 func TestCommandsPrintWhatTheyDidBefore(t *testing.T) {
@@ -24,7 +26,7 @@ func TestCommandsPrintWhatTheyDidBefore(t *testing.T) {
 		"who-name":             append([]string{"who", "-o", "name"}, all...),
 		"who-template":         append([]string{"who", `-o=go-template={{.pid}} {{.status}} {{range .containers}}{{.name}} {{json .labels}}{{end}}`}, all...),
 		"who-other-subjects":   {"who", "web", "self", "cgroup:/docker/4f", "4242@3540012000000", "container:web"},
-		"explain-table":        {"explain", "4242", "5001", "900", "13"},
+		"explain-table":        {"explain", "4242", "5001", "777", "900", "13"},
 		"explain-json":         {"explain", "4242", "-o", "json"},
 		"explain-yaml":         {"explain", "4242", "-o", "yaml"},
 		"list-containers":      {"list"},
@@ -35,6 +37,7 @@ func TestCommandsPrintWhatTheyDidBefore(t *testing.T) {
 		"list-containers-name": {"list", "-o", "name"},
 		"list-pods":            {"list", "pods", "--all"},
 		"list-pods-json":       {"list", "pods", "-o", "json"},
+		"list-pods-name":       {"list", "pods", "-o", "name"},
 		"list-images":          {"list", "images"},
 		"list-images-json":     {"list", "images", "-o", "json"},
 		"list-tasks":           {"list", "tasks"},
@@ -234,6 +237,46 @@ func TestFlagsBecomeQueries(t *testing.T) {
 		}
 		if got := fmt.Sprintf("%s %s %t", q.Wait, ago, q.Explain); got != want[i] {
 			t.Errorf("query %d: %s, want %s", i, got, want[i])
+		}
+	}
+}
+
+func TestFlagsBecomeSelectors(t *testing.T) {
+	for _, command := range []string{"list", "watch"} {
+		f := testAgent()
+		f.end = errors.New("ended")
+		got := (&world{agent: f}).main(t, command, "--name", "web-*", "--name=db", "--image", "*/nginx", "--namespace", "prod", "--label", "app=a,b",
+			"--exclude-name", "x", "--exclude-image", "y", "--exclude-namespace", "kube-*", "--exclude-label", "tier", "--all", "--sandboxes")
+		want := workload.Selector{
+			Kinds: []workload.Kind{workload.KindContainer}, All: true,
+			Include: workload.Filter{Names: []string{"web-*", "db"}, Images: []string{"*/nginx"}, Namespaces: []string{"prod"}, Labels: []string{"app=a,b"}},
+			Exclude: workload.Filter{Names: []string{"x"}, Images: []string{"y"}, Namespaces: []string{"kube-*"}, Labels: []string{"tier"}},
+		}
+		if diff := cmp.Diff(want, f.selector); diff != "" {
+			t.Errorf("%s: %+v (-want +got):\n%s", command, got, diff)
+		}
+		(&world{agent: f}).main(t, command)
+		if !f.selector.NoSandboxes {
+			t.Errorf("%s shows sandboxes", command)
+		}
+		(&world{agent: f}).main(t, command, "pods")
+		if f.selector.NoSandboxes || f.selector.Kinds[0] != workload.KindPod {
+			t.Errorf("%s pods: %+v", command, f.selector)
+		}
+	}
+}
+
+func TestBadPatternsAreUsageErrors(t *testing.T) {
+	for _, args := range [][]string{
+		{"list", "--name", "[a"}, {"watch", "--label", "=x"}, {"list", "--exclude-image", ""}, {"list", "--namespaec", "x"},
+		{"agent", "--exclude-label", "=v"}, {"agent", "--include-name", "a\\"},
+	} {
+		got := (&world{agent: testAgent()}).main(t, args...)
+		if got.code != ExitUsage || strings.Count(got.stderr, "\n") > 2 || !strings.Contains(got.stderr, args[1]) {
+			t.Errorf("%q: %d %q", args, got.code, got.stderr)
+		}
+		if args[1] == "--namespaec" && !strings.Contains(got.stderr, "--namespace") {
+			t.Errorf("the nearest flag is not named: %q", got.stderr)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func flagsOf(cmd *cobra.Command) []flagLine {
 			arg, help, _ := strings.Cut(rest, "` ")
 			l.names, l.help = l.names+" "+arg, help
 		}
-		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0s" {
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0s" && f.DefValue != "[]" {
 			l.help += " (default " + f.DefValue + ")"
 		}
 		out = append(out, l)

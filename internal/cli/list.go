@@ -52,17 +52,22 @@ func kindArg(args []string) (workload.Kind, error) {
 }
 
 func (a *app) listCmd() *cobra.Command {
-	var all bool
+	var sel selection
 	cmd := &cobra.Command{
 		Use:   "list [flags] [KIND]",
 		Short: "list containers, pods, images, tasks, services or processes",
 		Long: `List what is on this host. KIND is containers (the default), pods, images, tasks
 (of ECS), services (of systemd) or processes. With --all also what has ended and
-is still remembered; how long that is, the agent's setting "grace" says.
+is still remembered; how long that is, the agent's setting "grace" says. The
+sandbox (pause) containers of pods are left out; --sandboxes shows them.
+
+` + filterHelp + `
 
 Without an agent the list comes from the runtimes themselves.`,
 		Example: `  pidigree list
   pidigree list --all
+  pidigree list pods --namespace 'kube-*'
+  pidigree list --image '*/nginx' --label app=shop --exclude-name 'test-*'
   pidigree list processes -o json | jq -r 'select(.status == "conflict")'
   pidigree list -o go-template='{{.id}} {{index .labels "app"}}'`,
 		Args: func(_ *cobra.Command, args []string) error { _, err := kindArg(args); return err },
@@ -71,12 +76,16 @@ Without an agent the list comes from the runtimes themselves.`,
 			if err != nil {
 				return err
 			}
-			return a.list(cmd, workload.Selector{Kinds: []workload.Kind{kind}, All: all})
+			s, err := sel.selector(kind)
+			if err != nil {
+				return err
+			}
+			return a.list(cmd, s)
 		},
 		ValidArgs: kindWords(),
 	}
 	a.formatFlag(cmd, formats()...)
-	cmd.Flags().BoolVar(&all, "all", false, "with what has ended and is still remembered")
+	sel.flags(cmd)
 	a.askFlags(cmd, true)
 	return cmd
 }
@@ -190,7 +199,7 @@ func (p *tableEntities) columns() []column {
 	case workload.KindProcess:
 		return []column{{head: "PID", right: true}, {head: "COMMAND", max: 16}, {head: "STATUS", max: 24}, {head: "WORKLOAD", max: 40}, {head: "PARENT", right: true}, {head: "EXE", max: 40}}
 	case workload.KindPod:
-		return []column{{head: "NAMESPACE", max: 40}, {head: "NAME", max: 48}, {head: "UID", max: 40}, {head: "STATE"}}
+		return podColumns()
 	case workload.KindImage:
 		return []column{{head: "ID", max: 16}, {head: "NAME", max: 64}, {head: "SIZE", right: true}}
 	case workload.KindTask:
@@ -219,7 +228,7 @@ func (p *tableEntities) row(e workload.Entity) []painted {
 	case e.Process != nil:
 		return p.processRow(e)
 	case e.Pod != nil:
-		return []painted{cell(e.Pod.Namespace), cell(e.Pod.Name), cell(e.Pod.UID), goneCell(e)}
+		return p.podRow(e)
 	case e.Image != nil:
 		return []painted{cell(shortDigest(e.Image.ID)), cell(imageLabel(e.Image)), cell(size(e.Image.Size))}
 	case e.Task != nil:

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pidigree/pidigree/internal/filter"
 )
 
 // A setting is one line of the table that flags, variables, the configuration
@@ -40,7 +42,7 @@ func (s setting) env() string {
 
 // settings is the table, in the order of the documentation.
 func settings() []setting {
-	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), kernelSettings(), runSettings())
+	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), filterSettings(), kernelSettings(), runSettings())
 }
 
 func socketSettings() []setting {
@@ -143,6 +145,47 @@ func sourceSettings() []setting {
 		},
 	}
 }
+
+// filterSettings: their documentation hangs at the first one.
+func filterSettings() []setting {
+	each := func(list []string, check func(string) error) error {
+		for _, p := range list {
+			if err := check(p); err != nil {
+				return fmt.Errorf("%q %w", p, err)
+			}
+		}
+		return nil
+	}
+	row := func(key, arg, help, more string, field func(*AgentConfig) *[]string, check func(string) error) setting {
+		return setting{
+			key: key, arg: arg, help: help, more: more,
+			field: func(c *AgentConfig) any { return field(c) },
+			check: func(c *AgentConfig) error { return each(*field(c), check) },
+		}
+	}
+	return []setting{
+		row("include.name", "PATTERN", "names of the containers and pods to show; none for all", filterMore,
+			func(c *AgentConfig) *[]string { return &c.Include.Names }, filter.CheckPattern),
+		row("include.image", "PATTERN", "images of the containers to show", "With or without the tag; `nginx` also means `docker.io/library/nginx`.",
+			func(c *AgentConfig) *[]string { return &c.Include.Images }, filter.CheckPattern),
+		row("include.namespace", "PATTERN", "namespaces of what to show: the pod's, or containerd's where there is no pod", "",
+			func(c *AgentConfig) *[]string { return &c.Include.Namespaces }, filter.CheckPattern),
+		row("include.label", "KEY=VALUE", "labels of what to show, or KEY alone", "Both sides are patterns. The labels of a pod count as those of its containers.",
+			func(c *AgentConfig) *[]string { return &c.Include.Labels }, filter.CheckLabel),
+		row("exclude.name", "PATTERN", "names of the containers and pods to hide", "",
+			func(c *AgentConfig) *[]string { return &c.Exclude.Names }, filter.CheckPattern),
+		row("exclude.image", "PATTERN", "images of the containers to hide", "",
+			func(c *AgentConfig) *[]string { return &c.Exclude.Images }, filter.CheckPattern),
+		row("exclude.namespace", "PATTERN", "namespaces of what to hide", "",
+			func(c *AgentConfig) *[]string { return &c.Exclude.Namespaces }, filter.CheckPattern),
+		row("exclude.label", "KEY=VALUE", "labels of what to hide, or KEY alone", "",
+			func(c *AgentConfig) *[]string { return &c.Exclude.Labels }, filter.CheckLabel),
+	}
+}
+
+const filterMore = "A pattern is for the whole text: `*` is any characters, `?` one, `[a-z]` one of them. A filter matches where each of its keys that is set does, " +
+	"and a key where one of its patterns does; what nobody has said matches nothing. What `include` does not match, or `exclude` does, is in no list and no stream. " +
+	"Filters change no identity: a process of a hidden container is answered with that container's id, state and run, marked `filtered`, and never as the host's. They keep lists short, not secrets."
 
 func kernelSettings() []setting {
 	programs := []string{"fork", "exec", "exit", "cgroup_mkdir", "cgroup_rmdir", "cgroup_attach"}

@@ -15,7 +15,7 @@ func watchFormats() []string { return []string{"table", "json", "name", "go-temp
 
 func (a *app) watchCmd() *cobra.Command {
 	var since string
-	var all bool
+	var sel selection
 	cmd := &cobra.Command{
 		Use:   "watch [flags] [KIND]",
 		Short: "print a line for each change, as it happens",
@@ -27,10 +27,15 @@ run printed; --since 0 begins with everything that is there now. If the agent no
 longer remembers that far back, or has been restarted, it says "resync" and
 begins again with everything that is there: a gap is never passed over.
 
+The sandbox (pause) containers of pods are left out; --sandboxes shows them.
+` + filterHelp + ` What does not match any more is
+said to be forgotten.
+
 A reader that is slower than the changes misses none of the things that changed,
 only states in between.`,
 		Example: `  pidigree watch
   pidigree watch processes -o json | jq 'select(.entity.status == "conflict")'
+  pidigree watch pods --namespace prod
   pidigree watch --since 18212`,
 		Args: func(_ *cobra.Command, args []string) error { _, err := kindArg(args); return err },
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,13 +43,17 @@ only states in between.`,
 			if err != nil {
 				return err
 			}
-			return a.watch(cmd, since, workload.Selector{Kinds: []workload.Kind{kind}, All: all})
+			s, err := sel.selector(kind)
+			if err != nil {
+				return err
+			}
+			return a.watch(cmd, since, s)
 		},
 		ValidArgs: kindWords(),
 	}
 	a.formatFlag(cmd, watchFormats()...)
 	cmd.Flags().StringVar(&since, "since", "", "`REVISION` continue after this one; 0 begins with what is there")
-	cmd.Flags().BoolVar(&all, "all", false, "with what has ended and is still remembered")
+	sel.flags(cmd)
 	a.askFlags(cmd, false)
 	return cmd
 }
@@ -156,6 +165,9 @@ func changeText(c workload.Change) painted {
 		ans := workload.Answer{Status: e.Process.Status, Confidence: e.Process.Confidence, Exited: e.Gone || e.Process.Exit != nil, Process: e.Process, Reason: e.Process.Reason}
 		status := statusCell(ans)
 		return painted{name + "  " + escapeCut(e.Process.Comm, 48) + "  " + status.text + "  " + shortID(e.Process.Container.ID), status.paint}
+	case e.Pod != nil && !e.Gone:
+		state := podState(e)
+		return painted{escapeCut(name, 80) + "  " + state.text, state.paint}
 	case e.Gone:
 		return painted{name + "  gone", dim}
 	}

@@ -496,6 +496,9 @@ func statusWords(ans workload.Answer) string {
 	if missing := ans.Missing(); len(missing) > 0 {
 		text += ", waiting for " + strings.Join(missing, ", ")
 	}
+	if c := ans.Container(); c != nil && c.Filtered {
+		text += ", hidden by the agent's configuration"
+	}
 	if ans.Reason != "" {
 		text += ": " + ans.Reason
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/filter"
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/correlator"
@@ -59,6 +60,9 @@ type Options struct {
 	OCIRoots []string
 	// EnvAllow names the environment variables of containers that are kept. Default: none.
 	EnvAllow []string
+	// Include and Exclude decide which containers and pods are shown: in lists and
+	// streams, and with more than their ids in answers. They change no identity.
+	Include, Exclude workload.Filter
 	// Collectors replace the ones above, where not nil.
 	Collectors []collectors.Collector
 
@@ -102,6 +106,7 @@ type Agent struct {
 	started    time.Time
 	cgroups    *pcgroup.FS
 	store      *store.Store
+	sight      sight
 	correlator *correlator.Correlator
 	resolver   *resolve.Resolver
 	sources    []collectors.Collector // those that New made
@@ -220,6 +225,11 @@ func oneLine(err error) string {
 func (a *Agent) wire() (err error) {
 	base := workload.Revision(time.Now().UnixMicro())
 	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: base})
+	hide, err := filter.New(a.opts.Include, a.opts.Exclude)
+	if err != nil {
+		return fmt.Errorf("start agent: %w", err)
+	}
+	a.sight = sight{a.store, hide}
 	a.openTombs(base)
 	cols := a.opts.Collectors
 	if cols == nil {
@@ -342,23 +352,21 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Resolve answers one question; see resolve.Resolver. Self means nothing here.
 func (a *Agent) Resolve(ctx context.Context, q workload.Query) workload.Result {
-	return a.resolver.Resolve(ctx, q)
+	res := []workload.Result{a.resolver.Resolve(ctx, q)}
+	a.sight.conceal(res)
+	return res[0]
 }
 
-// List gives the entities that are selected.
+// List gives the entities that are selected. A filter with a bad pattern selects
+// nothing.
 func (a *Agent) List(_ context.Context, sel workload.Selector) iter.Seq[workload.Entity] {
-	return a.store.All(sel)
+	return a.sight.list(sel)
 }
 
-// Watch gives a snapshot and then the changes; see store.Store.Watch.
+// Watch gives a snapshot and then the changes; see store.Store.Watch. What is
+// filtered is told from that: an entity that is not selected any more is unset.
 func (a *Agent) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
-	return func(yield func([]workload.Change) bool) {
-		for b := range a.store.Watch(ctx, sel) {
-			if !yield(b.Changes) {
-				return
-			}
-		}
-	}
+	return a.sight.watch(ctx, sel)
 }
 
 // setPriority gives every thread of the process a nice value: on Linux it is a

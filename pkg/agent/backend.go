@@ -25,6 +25,7 @@ const waiters = 64
 // Resolve answers in order. Questions that may wait do so side by side: a
 // deadline is each question's own.
 func (b backend) Resolve(ctx context.Context, peer server.Peer, qs []workload.Query, out []workload.Result) {
+	defer func() { b.a.sight.conceal(out) }()
 	if !slices.ContainsFunc(qs, func(q workload.Query) bool { return q.Wait > 0 }) {
 		b.now(ctx, peer, qs, out)
 		return

@@ -128,7 +128,7 @@ func (c *Client) one(ctx context.Context, q workload.Query) (workload.Answer, er
 }
 
 // Get gives one entity by its name: a container by id, prefix or name, a pod by
-// uid, an image by id or name, a task by ARN, a service by unit. A process has
+// uid, NAMESPACE/NAME or name, an image by id or name, a task by ARN, a service by unit. A process has
 // no name: ask Resolve. The error matches workload.ErrNotFound,
 // workload.ErrAmbiguous or workload.ErrInvalid.
 func (c *Client) Get(ctx context.Context, kind workload.Kind, name string) (workload.Entity, error) {

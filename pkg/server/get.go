@@ -50,9 +50,14 @@ func (s *Server) getResolved(ctx context.Context, n wire.Name) (workload.Entity,
 // where none is there.
 func (s *Server) getListed(ctx context.Context, n wire.Name) (workload.Entity, error) {
 	var live, gone []workload.Entity
+	best := notNamed
 	for e := range s.opt.Backend.List(ctx, workload.Selector{Kinds: []workload.Kind{n.Kind}, All: true}) {
+		how := named(e, n.Name)
+		if how > best {
+			best, live, gone = how, nil, nil
+		}
 		switch {
-		case !named(e, n.Name):
+		case how == notNamed || how < best:
 		case e.Gone:
 			gone = append(gone, e)
 		default:
@@ -73,16 +78,39 @@ func (s *Server) getListed(ctx context.Context, n wire.Name) (workload.Entity, e
 	return live[0], nil
 }
 
-func named(e workload.Entity, name string) bool {
+// The ways in which a name can mean an entity, the surest last.
+const (
+	notNamed = iota
+	namedInPart
+	namedWhole
+)
+
+func named(e workload.Entity, name string) int {
+	whole := false
 	switch {
 	case e.Pod != nil:
-		return e.Pod.UID == name
+		return podNamed(e.Pod, name)
 	case e.Image != nil:
-		return e.Image.ID == name || slices.Contains(e.Image.Names, name)
+		whole = e.Image.ID == name || slices.Contains(e.Image.Names, name)
 	case e.Task != nil:
-		return e.Task.ARN == name
+		whole = e.Task.ARN == name
 	case e.Service != nil:
-		return e.Service.Unit == name
+		whole = e.Service.Unit == name
 	}
-	return false
+	if whole {
+		return namedWhole
+	}
+	return notNamed
+}
+
+// podNamed: a uid, also the one in a static pod's cgroup, or NAMESPACE/NAME; in
+// part the name alone, which another namespace may have too.
+func podNamed(p *workload.Pod, name string) int {
+	switch {
+	case p.UID == name, p.Static && p.ConfigHash == name, p.Namespace != "" && p.Namespace+"/"+p.Name == name:
+		return namedWhole
+	case p.Name != "" && p.Name == name:
+		return namedInPart
+	}
+	return notNamed
 }

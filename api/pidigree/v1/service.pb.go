@@ -1103,7 +1103,7 @@ type GetRequest_Process struct {
 }
 
 type GetRequest_Pod struct {
-	// A pod's uid.
+	// A pod's uid, NAMESPACE/NAME, or its name where one namespace alone has it.
 	Pod string `protobuf:"bytes,3,opt,name=pod,proto3,oneof"`
 }
 

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/pidigree/pidigree/internal/filter"
+	"github.com/pidigree/pidigree/pkg/store"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// sight is what is seen of the store: what the configuration hides is in no list
+// and no stream, and an answer says no more of it than who it is. It decides
+// nothing else: a process of a hidden container is that container's and nobody's
+// otherwise, and never the host's.
+type sight struct {
+	store *store.Store
+	hide  *filter.Matcher // nil hides nothing
+}
+
+// view is a sight with what one selector asks for.
+type view struct {
+	sight
+	want        *filter.Matcher
+	noSandboxes bool
+}
+
+// view gives nil for a selector that is not valid: it selects nothing. The server
+// and the client have refused it before.
+func (s sight) view(sel workload.Selector) *view {
+	want, err := filter.New(sel.Include, sel.Exclude)
+	if err != nil {
+		return nil
+	}
+	return &view{s, want, sel.NoSandboxes}
+}
+
+// all reports whether the view is of everything.
+func (v *view) all() bool { return v.hide == nil && v.want == nil && !v.noSandboxes }
+
+// shows reports whether an entity is seen, as it is known now.
+func (v *view) shows(e workload.Entity) bool {
+	switch {
+	case e.Container != nil:
+		pod := v.podOf(e.Container)
+		return !(v.noSandboxes && e.Container.Sandbox) && v.hide.Container(e.Container, pod) && v.want.Container(e.Container, pod)
+	case e.Pod != nil:
+		return v.hide.Pod(e.Pod) && v.want.Pod(e.Pod)
+	case e.Process != nil && v.want != nil:
+		c, ok := v.store.Container(e.Process.Container)
+		if !ok {
+			return v.want.Nothing()
+		}
+		return v.want.Container(c, v.podOf(c))
+	case e.Process != nil:
+		return true
+	}
+	return v.want.Nothing()
+}
+
+func (s sight) podOf(c *workload.Container) *workload.Pod {
+	if c.Pod == nil {
+		return nil
+	}
+	a, _ := s.store.ContainerAnswer(c.ID)
+	return a.Pod
+}
+
+// list gives the entities that are selected and seen.
+func (s sight) list(sel workload.Selector) iter.Seq[workload.Entity] {
+	v := s.view(sel)
+	switch {
+	case v == nil:
+		return func(func(workload.Entity) bool) {}
+	case v.all():
+		return s.store.All(sel)
+	}
+	return func(yield func(workload.Entity) bool) {
+		for e := range s.store.All(sel) {
+			if v.shows(e) && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// watch gives the changes of what is selected and seen. What is not seen any more
+// is unset, and what comes into sight is set, also where it is the pod that has
+// changed and its containers with it. A reader who resumes may be told to unset
+// what it never had.
+func (s sight) watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
+	v := s.view(sel)
+	if v == nil {
+		return func(func([]workload.Change) bool) {}
+	}
+	if v.all() {
+		return batches(s.store.Watch(ctx, sel))
+	}
+	w := &follower{view: v, resumed: sel.From != 0, seen: map[string]bool{}}
+	if (v.want.Labels() || v.hide.Labels()) && (len(sel.Kinds) == 0 || slices.Contains(sel.Kinds, workload.KindContainer)) {
+		w.inPods = map[string]map[string]workload.Entity{}
+		if w.noPods = !slices.Contains(sel.Kinds, workload.KindPod); w.noPods {
+			sel.Kinds = append(slices.Clone(sel.Kinds), workload.KindPod)
+			if len(sel.Kinds) == 1 {
+				sel.Kinds = append(sel.Kinds, workload.KindContainer)
+			}
+		}
+	}
+	return func(yield func([]workload.Change) bool) {
+		for b := range s.store.Watch(ctx, sel) {
+			if cs := w.batch(b.Changes); len(cs) > 0 && !yield(cs) {
+				return
+			}
+		}
+	}
+}
+
+func batches(in iter.Seq[store.Batch]) iter.Seq[[]workload.Change] {
+	return func(yield func([]workload.Change) bool) {
+		for b := range in {
+			if !yield(b.Changes) {
+				return
+			}
+		}
+	}
+}
+
+// follower is where one watcher is.
+type follower struct {
+	*view
+	// resumed: what is not in seen may be with the reader all the same.
+	resumed bool
+	// seen says of an entity whether the reader has it. What it has not is in here
+	// only if the reader resumed.
+	seen map[string]bool
+	// inPods are the containers by their pod, where labels decide; nil otherwise.
+	inPods map[string]map[string]workload.Entity
+	// noPods: changes of pods are not asked for.
+	noPods bool
+}
+
+func (f *follower) batch(in []workload.Change) (out []workload.Change) {
+	for _, c := range in {
+		switch {
+		case c.Type == workload.ChangeResync:
+			f.resumed = false
+			clear(f.seen)
+			clear(f.inPods)
+			out = append(out, c)
+		case c.Type == workload.ChangeBookmark:
+			out = append(out, c)
+		default:
+			out = f.change(out, c)
+		}
+	}
+	return out
+}
+
+func (f *follower) change(out []workload.Change, c workload.Change) []workload.Change {
+	f.note(c)
+	if c.Entity.Pod == nil || !f.noPods {
+		out = f.tell(out, c)
+	}
+	if p := c.Entity.Pod; p != nil && f.inPods != nil {
+		for _, id := range sortedKeys(f.inPods[p.UID]) {
+			e := f.inPods[p.UID][id]
+			if now := f.shows(e); now != f.seen[id] {
+				out = f.tell(out, workload.Change{Type: workload.ChangeSet, Revision: c.Revision, Entity: e})
+			}
+		}
+	}
+	return out
+}
+
+// tell passes a change on as the reader has to see it.
+func (f *follower) tell(out []workload.Change, c workload.Change) []workload.Change {
+	id := entityKey(c.Entity)
+	had, known := f.seen[id]
+	had = had || !known && f.resumed
+	if c.Type == workload.ChangeSet && f.shows(c.Entity) {
+		f.seen[id] = true
+		return append(out, c)
+	}
+	delete(f.seen, id)
+	if f.resumed && c.Type == workload.ChangeSet {
+		f.seen[id] = false
+	}
+	if !had {
+		return out
+	}
+	return append(out, workload.Change{Type: workload.ChangeUnset, Revision: c.Revision, Entity: nameOnly(c.Entity)})
+}
+
+// note keeps which containers are in which pod.
+func (f *follower) note(c workload.Change) {
+	ct := c.Entity.Container
+	if f.inPods == nil || ct == nil {
+		return
+	}
+	id := entityKey(c.Entity)
+	if c.Type == workload.ChangeUnset {
+		for uid, in := range f.inPods {
+			if delete(in, id); len(in) == 0 {
+				delete(f.inPods, uid)
+			}
+		}
+		return
+	}
+	if ct.Pod == nil || ct.Pod.UID == "" {
+		return
+	}
+	if f.inPods[ct.Pod.UID] == nil {
+		f.inPods[ct.Pod.UID] = map[string]workload.Entity{}
+	}
+	f.inPods[ct.Pod.UID][id] = c.Entity
+}
+
+func sortedKeys(m map[string]workload.Entity) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func entityKey(e workload.Entity) string {
+	switch {
+	case e.Container != nil:
+		return "container " + e.Container.ID.String()
+	case e.Pod != nil:
+		return "pod " + e.Pod.UID
+	case e.Process != nil:
+		return "process " + e.Process.Key.String()
+	}
+	return string(e.Kind)
+}
+
+// nameOnly is what the entity of a ChangeUnset has.
+func nameOnly(e workload.Entity) workload.Entity {
+	n := workload.Entity{Kind: e.Kind, Gone: true, Revision: e.Revision}
+	switch {
+	case e.Container != nil:
+		n.Container = &workload.Container{ID: e.Container.ID}
+	case e.Pod != nil:
+		n.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
+	case e.Process != nil:
+		n.Process = &workload.Process{Key: e.Process.Key}
+	}
+	return n
+}
+
+// conceal takes what is hidden out of answers. Equal containers stay one.
+func (s sight) conceal(results []workload.Result) {
+	if s.hide == nil {
+		return
+	}
+	as := map[*workload.Container]*workload.Container{}
+	for i := range results {
+		s.concealOne(&results[i], as)
+	}
+}
+
+func (s sight) concealOne(r *workload.Result, as map[*workload.Container]*workload.Container) {
+	a := &r.Answer
+	if a.Pod != nil && !s.hide.Pod(a.Pod) {
+		a.Pod = &workload.Pod{PodRef: workload.PodRef{UID: a.Pod.UID}, Filtered: true}
+	}
+	for i, c := range a.Containers {
+		to, done := as[c]
+		if !done {
+			if to = c; !s.hide.Container(c, s.podOf(c)) {
+				to = hidden(c)
+			}
+			as[c] = to
+		}
+		if to == c {
+			continue
+		}
+		if !a.Containers[i].Filtered {
+			a.Containers = slices.Clone(a.Containers) // the store's own
+		}
+		a.Containers[i] = to
+		r.Explanation = concealHops(r.Explanation, c)
+	}
+}
+
+// hidden is what an answer says of a container that is not to be seen.
+func hidden(c *workload.Container) *workload.Container {
+	return &workload.Container{
+		ID: c.ID, Aliases: c.Aliases, Parent: c.Parent, Runtime: c.Runtime, State: c.State, Exit: c.Exit, Sandbox: c.Sandbox,
+		Run: c.Run, Confidence: c.Confidence, Missing: c.Missing, Filtered: true,
+	}
+}
+
+func concealHops(hops []workload.Hop, c *workload.Container) []workload.Hop {
+	hops = slices.Clone(hops)
+	for i := range hops {
+		if h := &hops[i]; h.What == "container" && strings.HasPrefix(h.Detail, c.ID.String()+",") {
+			h.Detail = c.ID.String() + ", hidden by the agent's configuration"
+		}
+	}
+	return hops
+}
