@@ -4,6 +4,7 @@ package collectortest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -280,6 +281,75 @@ func (e *CRI) RemovePod(ctx context.Context, sandbox string) error {
 	}
 	_, err := e.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox})
 	return err
+}
+
+// StopContainer ends a container at once.
+func (e *CRI) StopContainer(ctx context.Context, id string) error {
+	_, err := e.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})
+	return err
+}
+
+// RemoveContainer ends a container and makes the engine forget it.
+func (e *CRI) RemoveContainer(ctx context.Context, id string) error {
+	if err := e.StopContainer(ctx, id); err != nil {
+		return err
+	}
+	_, err := e.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+	return err
+}
+
+// A CRIContainer is what the engine itself says of one of its containers.
+type CRIContainer struct {
+	ID, Name, Image string
+	// State is created, running, exited or unknown.
+	State  string
+	Labels map[string]string
+	// PID is a running one's init, on the host.
+	PID int
+}
+
+// Containers gives all of the engine's containers, sandboxes not among them: a
+// call for each sandbox and container, for one may be too large for a list.
+func (e *CRI) Containers(ctx context.Context) ([]CRIContainer, error) {
+	pods, err := e.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var out []CRIContainer
+	for _, p := range pods.Items {
+		list, err := e.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.Id}}, grpc.MaxCallRecvMsgSize(64<<20))
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range list.Containers {
+			c, err := e.describe(ctx, l.Id)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+func (e *CRI) describe(ctx context.Context, id string) (CRIContainer, error) {
+	r, err := e.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true}, grpc.MaxCallRecvMsgSize(64<<20))
+	if err != nil {
+		return CRIContainer{}, err
+	}
+	s := r.Status
+	c := CRIContainer{
+		ID: id, Name: s.Metadata.GetName(), Image: s.Image.GetImage(), Labels: s.Labels,
+		State: strings.ToLower(strings.TrimPrefix(s.State.String(), "CONTAINER_")),
+	}
+	var info struct{ PID int }
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
+		return c, err
+	}
+	if s.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		c.PID = info.PID
+	}
+	return c, nil
 }
 
 // InitOf gives the host's PID of a container's init, from runc's state.

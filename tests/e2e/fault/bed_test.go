@@ -189,7 +189,7 @@ func list(ctx context.Context, c *client.Client) (map[string]fact, error) {
 }
 
 func factOf(c *workload.Container) (string, fact, bool) {
-	if c.Name == "" && c.Confidence != workload.Confirmed {
+	if c.Name == "" && c.Confidence != workload.Confirmed || c.Sandbox {
 		return "", fact{}, false
 	}
 	f := fact{Name: c.Name, Image: c.Image.Name, State: string(c.State), Labels: c.Labels}

@@ -23,6 +23,7 @@ func startContainerd(t *testing.T) containerd {
 
 func TestDockerFails(t *testing.T)     { engineFails(t, startDocker(t)) }
 func TestContainerdFails(t *testing.T) { engineFails(t, startContainerd(t)) }
+func TestCRIFails(t *testing.T)        { engineFails(t, startKube(t)) }
 
 // engineFails ends and stops the engine itself, and then breaks what is between
 // it and the agent.
