@@ -16,9 +16,11 @@ type container struct {
 	// layers are what the sources say, by source.
 	layers  map[int]*workload.Container
 	layerAt map[int]workload.KTime
-	gone    map[int]bool // the source said that it deleted it
-	asks    []ask
-	run     *run
+	// initAt is when each source named the init that it names.
+	initAt map[int]workload.KTime
+	gone   map[int]bool // the source said that it deleted it
+	asks   []ask
+	run    *run
 	// waiting are runs that a source reported whose init has not been checked yet.
 	waiting map[int]*workload.Run
 	// parent is the container that this one's engine runs in; nil on the host.
@@ -57,7 +59,7 @@ const maxMarks = 24
 
 func (m *machine) newContainer(id workload.ContainerID) *container {
 	m.seq++
-	c := &container{key: id, serial: m.seq, layers: map[int]*workload.Container{}, layerAt: map[int]workload.KTime{}, gone: map[int]bool{}, asks: make([]ask, len(m.cfg.sources))}
+	c := &container{key: id, serial: m.seq, layers: map[int]*workload.Container{}, layerAt: map[int]workload.KTime{}, initAt: map[int]workload.KTime{}, gone: map[int]bool{}, asks: make([]ask, len(m.cfg.sources))}
 	m.all = append(m.all, c)
 	m.alias(c, id)
 	return c

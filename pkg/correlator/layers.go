@@ -27,6 +27,9 @@ func (m *machine) putLayer(c *container, i int, l *workload.Container, whole boo
 		a.stage, a.answered = askIdle, true
 	}
 	first := c.layers[i] == nil
+	if whole || first || !sameRun(c.layers[i].Run, l.Run) {
+		c.initAt[i] = m.now
+	}
 	c.layers[i] = l
 	c.layerAt[i] = m.now
 	c.gone[i] = false
@@ -46,6 +49,11 @@ func (m *machine) putLayer(c *container, i int, l *workload.Container, whole boo
 	if c.run == nil && l.State == workload.StateRunning && m.conts[c.key] == c {
 		m.at(m.now+startGrace, func() { m.askForInit(c, i) })
 	}
+}
+
+// sameRun reports whether two descriptions name the same init, as far as they say.
+func sameRun(a, b *workload.Run) bool {
+	return a == b || a != nil && b != nil && a.Init == b.Init
 }
 
 // ownerOf gives the container that a description is of. Ids of 64 hex digits are

@@ -36,7 +36,7 @@ type rig struct {
 var idA, idB = strings.Repeat("a1", 32), strings.Repeat("b2", 32)
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, now: 1e9, seen: map[workload.ProcessKey]*workload.Process{}, cont: map[workload.ContainerID]*workload.Container{}, srcs: map[string]*workload.Container{}}
+	r := &rig{t: t, now: 1e10, seen: map[workload.ProcessKey]*workload.Process{}, cont: map[workload.ContainerID]*workload.Container{}, srcs: map[string]*workload.Container{}}
 	r.m = newMachine(config{
 		sources:     []sourceInfo{{name: "oci", prefill: true, files: true}, {name: "docker", prefill: true}, {name: "containerd"}},
 		strip:       func(abs string) (workload.CgroupPath, bool) { return workload.CgroupPath{Path: abs}, true },
@@ -1165,6 +1165,42 @@ func TestADenialFromBeforeABarePIDSaysNothingOfIt(t *testing.T) {
 	r.want(120, workload.StatusUnknown, "")
 	r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotFound)
 	r.want(120, workload.StatusContainer, idA)
+}
+
+// An engine has named a PID; the files can say only later, when the process that was
+// meant has ended unheard and the PID is that of somebody in the same cgroup, whom
+// another runtime put there.
+func TestABarePIDIsNobodyWhoWasMadeAfterItWasNamed(t *testing.T) {
+	for name, then := range map[string]func(r *rig){
+		"nobody was seen with it": func(*rig) {},
+		"the files name the one who had it, and the engine names it again": func(r *rig) {
+			r.answer(r.take(reqPrefill, oci), r.state(idA, 120, "/docker/"+idA), nil)
+			r.feed(evListed{source: docker, container: bareInit(idA, 120)})
+		},
+		"an event tells of its name later": func(r *rig) {
+			l := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "new"}
+			r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintChanged, ID: l.ID, Layer: l}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mkdir(3, 2, "/docker/"+idA)
+			r.feed(evListed{source: docker, container: bareInit(idA, 120)})
+			r.feed(evProcess{pid: r.take(reqProcess, 0).pid, gone: true, at: r.now})
+			r.after(2000)
+			next := r.proc(120, 1, 3)
+			next.Key.Start, next.MountNS = uint64(r.now), 77
+			r.feed(kernel.Event{Type: kernel.Task, Process: next})
+			then(r)
+			for range 3 {
+				r.denyFiles(idA)
+				r.after(2000)
+			}
+			if p := r.m.procs[120]; p.member != nil || p.status != workload.StatusUnknown {
+				t.Errorf("it is %s: %s", p.status, p.reason)
+			}
+		})
+	}
 }
 
 // While the files cannot say, a bare PID waits; once its engine has deleted the

@@ -56,7 +56,7 @@ func (m *machine) merge(a, b *container) *container {
 func (m *machine) mergeState(a, b *container) {
 	for i, l := range b.layers {
 		if a.layers[i] == nil {
-			a.layers[i] = l
+			a.layers[i], a.layerAt[i], a.initAt[i] = l, b.layerAt[i], b.initAt[i]
 			m.publishLayer(a, i)
 		}
 	}

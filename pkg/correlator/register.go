@@ -14,7 +14,7 @@ import (
 // the cgroup that the source says, or below it.
 func (m *machine) register(c *container, i int, r *workload.Run) {
 	p := m.lookup(r.Init.PID)
-	if c.contradicts(r) {
+	if c.contradicts(r, p) {
 		m.conflicts++
 		return
 	}
@@ -29,9 +29,10 @@ func (m *machine) register(c *container, i int, r *workload.Run) {
 	m.registerRun(c, i, r, p)
 }
 
-// contradicts reports whether a bare PID is another one than that of a source
-// which says when its init started, and so means one process alone.
-func (c *container) contradicts(r *workload.Run) bool {
+// contradicts reports whether a bare PID, or the living process that has it, is
+// another than that of a source which says when its init started, and so means one
+// process alone.
+func (c *container) contradicts(r *workload.Run, p *proc) bool {
 	if r.Init.Start != 0 || r.Init.Inode != 0 {
 		return false
 	}
@@ -40,11 +41,20 @@ func (c *container) contradicts(r *workload.Run) bool {
 		if o == nil && c.layers[i] != nil {
 			o = c.layers[i].Run
 		}
-		if o != nil && o.Init.Start != 0 && o.Init.PID != r.Init.PID {
+		if o == nil || o.Init.Start == 0 {
+			continue
+		}
+		if o.Init.PID != r.Init.PID || p != nil && p.exit == nil && !p.kp.Key.Same(o.Init) {
 			return true
 		}
 	}
 	return false
+}
+
+// outlived reports whether the init of a bare PID, which a source has named, had
+// ended when this process with that PID was made.
+func (c *container) outlived(i int, p *proc) bool {
+	return uint64(c.initAt[i]) < p.kp.Key.Start
 }
 
 // sameInit compares with the key that a source gave, which may lack the start:
@@ -113,7 +123,7 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	if bare && c.gone[i] {
 		return // whoever has the PID by now, the source has since deleted the container
 	}
-	if bare && (c.contradicts(r) || p.kp.PIDNSLevel > 0 && innermost(p).PID != 1) {
+	if bare && (c.outlived(i, p) || c.contradicts(r, p) || p.kp.PIDNSLevel > 0 && innermost(p).PID != 1) {
 		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
 		return
 	}
