@@ -231,6 +231,30 @@ func mergeTruncated(dst *container, in merging) {
 	dst.Truncated = slices.Compact(dst.Truncated)
 }
 
+// FieldRule is one row of the table of precedence, for documentation.
+type FieldRule struct {
+	Entity workload.Kind
+	// Fields are those that the row is about: "Name", "Image.Tag".
+	Fields []string
+	// Order is who is believed, the first first; nil is all together. Others: those
+	// not named follow.
+	Order  []string
+	Others bool
+	How    string
+}
+
+// Precedence gives the table, containers first.
+func Precedence() []FieldRule {
+	return append(fieldRules(workload.KindContainer, precedence), fieldRules(workload.KindPod, podPrecedence)...)
+}
+
+func fieldRules[T any](kind workload.Kind, rules []ruleOf[T]) (out []FieldRule) {
+	for _, r := range rules {
+		out = append(out, FieldRule{kind, strings.Split(r.field, ", "), r.order, !r.only, r.how})
+	}
+	return out
+}
+
 // PrecedenceMarkdown renders the table of precedence for docs/precedence.md.
 func PrecedenceMarkdown() string {
 	var b strings.Builder
