@@ -152,6 +152,23 @@ func (d *daemon) tail() string {
 	return string(b[max(0, len(b)-3000):])
 }
 
+// inRoot gives the arguments that run argv in a chroot. dir is there by the same
+// name, so sockets and bundles are where the host has them. The process that is
+// started becomes, by exec alone, the one that was asked for.
+func inRoot(tb testing.TB, root, dir string, argv []string) []string {
+	tb.Helper()
+	const script = `set -e
+root=$0 dir=$1; shift
+mount --bind "$root" "$root"
+for d in proc sys dev; do mount --rbind "/$d" "$root/$d"; done
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+mkdir -p "$root$dir"
+mount --bind "$dir" "$root$dir"
+exec chroot "$root" "$@"`
+	return append([]string{tool(tb, "unshare"), "--mount", "--propagation", "private", tool(tb, "bash"), "-c", script, root, dir}, argv...)
+}
+
 // toolEnv is the environment of every engine and client: the caller's, with the
 // system's tools found and no engine of the host's chosen.
 func toolEnv() []string {

@@ -27,6 +27,10 @@ type EngineOptions struct {
 	Images []Image
 	// NoImages loads nothing at all.
 	NoImages bool
+	// Root is a directory with another containerd and runc, which run in a chroot
+	// there, in a mount namespace of their own; for StartContainerd and StartCRI.
+	// Such a one can be started once only, and has no plugins for networks.
+	Root string
 }
 
 // engine is a daemon with its client.
@@ -242,6 +246,10 @@ func StartContainerd(tb testing.TB, opts EngineOptions) *Containerd {
 	bin, cli := tool(tb, "containerd"), tool(tb, "ctr")
 	tool(tb, "runc")
 	dir := privateDir(tb, "pdc")
+	argv := append([]string{bin, "--config", dir + "/config.toml"}, opts.Args...)
+	if opts.Root != "" {
+		argv = inRoot(tb, opts.Root, dir, append([]string{"/usr/bin/containerd"}, argv[1:]...))
+	}
 	e := &Containerd{
 		Dir:      dir,
 		Address:  dir + "/c.sock",
@@ -250,7 +258,7 @@ func StartContainerd(tb testing.TB, opts EngineOptions) *Containerd {
 		RuncRoot: dir + "/runc",
 	}
 	e.engine = engine{tb: tb, cli: cli, choose: func() []string { return []string{"--address", e.Address} }}
-	e.d = &daemon{name: "containerd", log: dir + "/containerd.log", argv: append([]string{bin, "--config", dir + "/config.toml"}, opts.Args...)}
+	e.d = &daemon{name: "containerd", log: dir + "/containerd.log", argv: argv}
 	tb.Cleanup(e.cleanup)
 	if err := os.WriteFile(dir+"/config.toml", []byte(containerdConfig(dir)), 0o600); err != nil {
 		tb.Fatal(err)
