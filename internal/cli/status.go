@@ -133,12 +133,13 @@ func (p statusPage) sources(st workload.AgentStatus, wide bool) {
 	if wide {
 		cols[5] = column{head: "CALLS", max: 120}
 		cols[9].max = 200
+		cols = append(cols, column{head: "DETAIL", max: 120})
 	}
 	var rows [][]painted
 	for _, s := range st.Sources {
 		rows = append(rows, []painted{
 			cell(s.Name), sourceState(s.State), cell(s.Where), cell(s.Version), cell(strconv.Itoa(s.Entities)),
-			cell(calls(s.Calls, wide)), cell(count(s.Errors)), cell(count(s.Restarts)), cell(p.ago(s.LastContact)), cell(p.lastError(s)),
+			cell(calls(s.Calls, wide)), cell(count(s.Errors)), cell(count(s.Restarts)), cell(p.ago(s.LastContact)), cell(p.lastError(s)), cell(s.Detail),
 		})
 	}
 	p.screen.printf("\n")

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -338,11 +337,7 @@ func (a *Agent) close() {
 		if a.tombs != nil {
 			a.tombs.close()
 		}
-		for _, c := range a.sources {
-			if c, ok := c.(io.Closer); ok {
-				_ = c.Close() // an idle connection: there is nobody to tell
-			}
-		}
+		closeAll(a.sources)
 	})
 }
 

@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
 	"github.com/pidigree/pidigree/pkg/collectors"
@@ -36,26 +39,68 @@ func Check(ctx context.Context, o Options, w io.Writer) error {
 		return fmt.Errorf("check cgroups: %w", err)
 	}
 	defer fs.Close()
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(t, "WHAT\tSTATE\tWHERE\tDETAIL\n")
-	mode := ModeBPF
-	if len(caps.Problems) > 0 || o.NoBPF {
-		mode = ModePolling
-	}
-	fmt.Fprintf(t, "kernel\t%s\t%s\tpidfs %v\n", mode, caps.Kernel, caps.Pidfs)
-	fmt.Fprintf(t, "cgroups\t%s\t%s\t%d hierarchies\n", fs.Mode(), cmp.Or(o.CgroupRoot, "every mount"), len(fs.Hierarchies()))
+	p := &checkPage{}
+	p.kernel(caps, o.NoBPF)
+	p.add(checkRow{"cgroups", string(fs.Mode()), cmp.Or(o.CgroupRoot, "every mount"), "", "which process is in which cgroup", fmt.Sprintf("%d hierarchies", len(fs.Hierarchies())), ""})
 	a := &Agent{opts: o, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}
 	cols, err := a.collectors()
 	if err != nil {
 		return err
 	}
+	defer closeAll(cols)
 	for _, c := range cols {
-		checkSource(ctx, t, c)
+		p.add(checkSource(ctx, c))
 	}
-	for _, p := range caps.Problems {
-		fmt.Fprintf(t, "missing\t\t\t%s\n", p)
+	return p.write(w)
+}
+
+// checkRow is one line of the page.
+type checkRow struct {
+	what, state, where, version, gives, detail, missing string
+}
+
+type checkPage struct{ rows []checkRow }
+
+func (p *checkPage) add(r checkRow) { p.rows = append(p.rows, r) }
+
+// kernel has a line for what BPF would need and does not find, each.
+func (p *checkPage) kernel(caps kernel.Capabilities, noBPF bool) {
+	r := checkRow{
+		what: "kernel", state: ModeBPF, version: caps.Kernel, gives: "starts, ends and moves of processes, as they happen",
+		detail: fmt.Sprintf("pidfs %v", caps.Pidfs),
+	}
+	if len(caps.Problems) > 0 || noBPF {
+		r.state, r.gives = ModePolling, "processes and cgroups, read from /proc at intervals"
+	}
+	for i, problem := range caps.Problems {
+		if i > 0 {
+			p.add(r)
+			r = checkRow{what: "kernel"}
+		}
+		r.missing = problem
+	}
+	p.add(r)
+}
+
+func (p *checkPage) write(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "WHAT\tSTATE\tWHERE\tVERSION\tGIVES\tDETAIL\tMISSING\n")
+	for _, r := range p.rows {
+		cells := []string{r.what, r.state, r.where, r.version, r.gives, r.detail, r.missing}
+		for i := range cells {
+			cells[i] = cmp.Or(strings.ReplaceAll(cells[i], "\t", " "), "-")
+		}
+		fmt.Fprintf(t, "%s\n", strings.Join(cells, "\t"))
 	}
 	return t.Flush()
+}
+
+func closeAll(cols []collectors.Collector) {
+	for _, c := range cols {
+		if c, ok := c.(io.Closer); ok {
+			_ = c.Close() // an idle connection: there is nobody to tell
+		}
+	}
 }
 
 // Unseen says what this process may not read of the host and what to do about
@@ -70,21 +115,66 @@ func Unseen() string {
 	return fmt.Sprintf("user %d does not see all of them (missing %s): run this as root", os.Geteuid(), strings.Join(missing, ", "))
 }
 
-func checkSource(ctx context.Context, w io.Writer, c collectors.Collector) {
+// gives is what each kind of source adds, in a few words; docs/fields.md has all of it.
+var gives = map[string]string{
+	"oci":        "init, cgroups, mounts, limits; registers cgroups",
+	"docker":     "name, image, labels, networks, ports, exit status",
+	"containerd": "name, image, labels, tasks of every namespace; registers cgroups",
+	"cri":        "pods, names in the pod, labels, attempts, exit reasons",
+	"podman":     "name, pod, image, labels, exit status",
+	"kubelet":    "a pod's owners, phase, conditions, QoS, containers, volumes",
+}
+
+// checkSource looks at one source as the supervisor does before it starts it.
+func checkSource(ctx context.Context, c collectors.Collector) checkRow {
+	kind, at, _ := strings.Cut(c.Name(), "@")
+	r := checkRow{what: c.Name(), state: "unknown", where: at, gives: gives[kind], detail: "cannot be probed"}
 	p, ok := c.(collectors.Prober)
 	if !ok {
-		fmt.Fprintf(w, "%s\tunknown\t\tcannot be probed\n", c.Name())
-		return
+		return r
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	r, err := p.Probe(ctx)
+	found, err := p.Probe(ctx)
+	r.where, r.version, r.detail = cmp.Or(found.Where, at), found.Version, found.Detail
+	r.missing = lacks(found.Where, err)
 	switch {
 	case errors.Is(err, collectors.ErrNotPresent):
-		fmt.Fprintf(w, "%s\tabsent\t%s\tfound when it appears\n", c.Name(), r.Where)
+		r.state, r.detail = "absent", reason(err)+"; found when it appears"
 	case err != nil:
-		fmt.Fprintf(w, "%s\tfailing\t%s\t%s\n", c.Name(), r.Where, oneLine(err))
+		r.state, r.detail = "failing", reason(err)
 	default:
-		fmt.Fprintf(w, "%s\tfound\t%s\t%s %s\n", c.Name(), r.Where, r.Version, r.Detail)
+		r.state = "found"
 	}
+	return r
+}
+
+// reason is an error without what the table says already.
+func reason(err error) string {
+	text := oneLine(err)
+	for _, sentinel := range []error{collectors.ErrNotPresent, collectors.ErrUnavailable} {
+		if _, rest, ok := strings.Cut(text, sentinel.Error()+": "); ok {
+			text = rest
+		}
+	}
+	return text
+}
+
+// lacks says which privilege is missing: what may not be opened where the source is.
+func lacks(where string, err error) string {
+	for _, path := range strings.Fields(where) {
+		path = strings.TrimPrefix(path, "unix://")
+		var st unix.Stat_t
+		mode := uint32(unix.R_OK)
+		if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			mode |= unix.W_OK
+		}
+		if strings.HasPrefix(path, "/") && errors.Is(unix.Access(path, mode), unix.EACCES) {
+			return "may not open " + path + ": run as root, or in its group"
+		}
+	}
+	if errors.Is(err, iofs.ErrPermission) {
+		return "permission: run as root"
+	}
+	return ""
 }

@@ -91,15 +91,17 @@ func (c *Collector) Name() string { return runtimeName }
 
 // Probe asks for the version.
 func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
+	report := collectors.Report{Where: c.opts.Address}
 	n, err := c.connect()
 	if err != nil {
-		return collectors.Report{}, err
+		return report, err
 	}
 	v, err := n.version.Version(ctx, &emptypb.Empty{})
 	if err != nil {
-		return collectors.Report{}, translate("version of containerd", err)
+		return report, translate("version of containerd", err)
 	}
-	return collectors.Report{Where: c.opts.Address, Version: v.Version, Detail: "containers, tasks, events"}, nil
+	report.Version, report.Detail = v.Version, "containers, tasks, events"
+	return report, nil
 }
 
 // Lookup asks for one container's record, one call, and adds what the events
