@@ -51,6 +51,9 @@ type Limits struct {
 	// List says that the stream may be a list of any length, each of whose
 	// elements has the budgets. Total bounds it.
 	List bool
+	// Items names a member of the outermost object that may be a list of any
+	// length, in the same way: where Kubernetes has a list, it is in an object.
+	Items string
 	// Keep are the beginnings of the keys of an object, and of the strings of a
 	// list, that are kept after its budget is spent, within as much again.
 	Keep []string

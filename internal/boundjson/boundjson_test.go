@@ -35,6 +35,8 @@ func TestWhatIsOverItsBudgetIsCutAndTheRestIsLeftAlone(t *testing.T) {
 		"a list of many":                {Limits{Members: 2, Keep: []string{"bundle="}}, `["a","b","c",4,[5],"bundle=/x","d"]`, `["a","b","bundle=/x"]`},
 		"each object has its own":       {small, `{"a":{"1":1,"2":2,"3":3,"4":4},"b":{"1":1}}`, `{"a":{"1":1,"2":2,"3":3},"b":{"1":1}}`},
 		"a list without end":            {Limits{Members: 1, List: true}, `[{"a":1,"b":2},{"a":3,"b":4}]`, `[{"a":1},{"a":3}]`},
+		"a list in the outermost":       {Limits{Members: 1, Items: "items", Bytes: []int{20}}, `{"items":[{"a":1,"b":2},{"a":3,"b":4},{"items":[5,6]}]}`, `{"items":[{"a":1},{"a":3},{"items":[5]}]}`},
+		"what is beside that list":      {Limits{Members: 3, Items: "items", Bytes: []int{30, 8}}, `{"k":"v","items":["0123456789","0123456789","0123456789"],"m":[1,2,3,4,5],"z":1}`, `{"k":"v","items":["0123456789","0123456789","0123456789"],"m":[1,2,3]}`},
 		"several values":                {small, `{"a":1}{"b":2} 3 4`, "{\"a\":1}\n{\"b\":2}\n3\n4"},
 		"bytes of the inner, not outer": {Limits{Bytes: []int{1000, 10}}, `{"a":["1234","5678","9abc","def0"],"b":1}`, `{"a":["1234","5678"],"b":1}`},
 		"what is named, and all of it":  {Limits{Only: map[string][]string{"": {"a", "b"}, "b": {"c"}, "b.c": {}}}, `{"x":[1,{"a":2}],"a":{"b":[{"z":1}]},"b":{"a":{"c":3},"c":{"a":1,"c":{}}},"c":4}`, `{"a":{"b":[{"z":1}]},"b":{"c":{}}}`},

@@ -412,7 +412,7 @@ func (r *Reader) open(b byte) error {
 		r.begin(f, nil)
 	}
 	r.emit(b)
-	r.stack = append(r.stack, frame{object: b == '{', free: r.limits.List && f == nil && b == '[', budget: r.budget(f)})
+	r.stack = append(r.stack, frame{object: b == '{', free: b == '[' && r.free(f), budget: r.budget(f)})
 	if b == '{' && len(r.limits.Only) > 0 && r.drop == 0 {
 		r.top().only = r.only()
 	}
@@ -439,12 +439,23 @@ func (r *Reader) only() []string {
 // maxOnly is how deep Limits.Only reaches.
 const maxOnly = 3
 
+// free says whether a list in f is the one that may be of any length.
+func (r *Reader) free(f *frame) bool {
+	if f == nil {
+		return r.limits.List
+	}
+	return r.limits.Items != "" && len(r.stack) == 1 && f.object && string(f.key) == r.limits.Items
+}
+
 // budget is what a new list or object may take: its level's, and no more than
 // what the one around it has left.
 func (r *Reader) budget(f *frame) int {
 	level := len(r.stack)
-	if level > 0 && r.stack[0].free {
+	switch {
+	case level > 0 && r.stack[0].free:
 		level--
+	case level > 1 && r.stack[1].free:
+		level -= 2
 	}
 	n := r.limits.Bytes[min(level, len(r.limits.Bytes)-1)]
 	if f != nil && !f.free {
@@ -459,6 +470,9 @@ func (r *Reader) close(b byte) error {
 		return ErrMalformed
 	}
 	spent := f.used[0] + f.used[1]
+	if f.free {
+		spent = 0
+	}
 	r.stack = r.stack[:len(r.stack)-1]
 	if p := r.top(); p != nil {
 		p.used[p.tier] += spent

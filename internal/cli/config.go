@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/agent"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -37,6 +38,8 @@ type AgentConfig struct {
 	PodmanRoots []string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
+	// Kubelet says where the kubelet is and who asks.
+	Kubelet agent.Kubelet
 
 	// Include and Exclude decide which containers and pods are shown.
 	Include, Exclude workload.Filter

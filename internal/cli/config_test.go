@@ -78,6 +78,8 @@ func sample(s setting) string {
 		return s.oneOf[len(s.oneOf)-1]
 	case s.key == "disable-programs":
 		return "fork"
+	case s.key == "kubelet.address":
+		return "https://10.0.0.7:10250"
 	case s.key == "metrics-address":
 		return "127.0.0.1:9464"
 	}

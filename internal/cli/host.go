@@ -40,6 +40,7 @@ func agentOptions(c AgentConfig) agent.Options {
 		PodmanRoots: c.PodmanRoots, OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, Include: c.Include, Exclude: c.Exclude, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
 		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress, DisablePrograms: c.DisablePrograms,
 	}
+	o.Kubelet = c.Kubelet
 	return o
 }
 

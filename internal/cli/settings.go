@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/internal/filter"
+	"github.com/pidigree/pidigree/pkg/agent"
 )
 
 // A setting is one line of the table that flags, variables, the configuration
@@ -42,7 +43,7 @@ func (s setting) env() string {
 
 // settings is the table, in the order of the documentation.
 func settings() []setting {
-	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), filterSettings(), kernelSettings(), runSettings())
+	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), kubeletSettings(), filterSettings(), kernelSettings(), runSettings())
 }
 
 func socketSettings() []setting {
@@ -186,6 +187,55 @@ func filterSettings() []setting {
 const filterMore = "A pattern is for the whole text: `*` is any characters, `?` one, `[a-z]` one of them. A filter matches where each of its keys that is set does, " +
 	"and a key where one of its patterns does; what nobody has said matches nothing. What `include` does not match, or `exclude` does, is in no list and no stream. " +
 	"Filters change no identity: a process of a hidden container is answered with that container's id, state and run, marked `filtered`, and never as the host's. They keep lists short, not secrets."
+
+func kubeletSettings() []setting {
+	return []setting{
+		{
+			key: "kubelet.address", arg: "URL",
+			field: func(c *AgentConfig) any { return &c.Kubelet.Address },
+			help:  "this node's kubelet: https://HOST:PORT or http://HOST:PORT; none to ask none",
+			more: "HTTP is for its read-only port. Empty: what the kubelet's process was started with (`--config`, `--port`, `--read-only-port`, `--address`; not the drop-ins of `--config-dir`), the read-only port first. " +
+				"Without TLS only an address of this host is asked. k3s and others that have the kubelet inside of another process are not found: name the address.",
+			check: func(c *AgentConfig) error { return checkKubelet(c.Kubelet.Address) },
+		},
+		{
+			key: "kubelet.ca", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.Kubelet.CA },
+			help:  "certificates by which the kubelet's is verified: its authority's, or its own",
+			more: "Empty: the kubelet's serving certificate on file, the authority of its kubeconfig, and that of the agent's service account. " +
+				"There is no setting that skips the check.",
+			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.Kubelet.CA) },
+		},
+		{
+			key: "kubelet.server-name", arg: "NAME",
+			field: func(c *AgentConfig) any { return &c.Kubelet.ServerName },
+			help:  "name that the kubelet's certificate must have",
+			more:  "Empty: the node's name (`--hostname-override`, or the host's), or the address.",
+		},
+		{
+			key: "kubelet.token", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.Kubelet.Token },
+			help:  "bearer token to show to the kubelet",
+			more: "Read anew for each call. Empty, and no certificate either: the token of the agent's service account, where it runs in a pod; else the certificate of the kubelet's own kubeconfig; else none. " +
+				"Who asks needs `get` on `nodes/pods`, before Kubernetes 1.33 on `nodes/proxy`.",
+			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.Kubelet.Token) },
+		},
+		{
+			key: "kubelet.certificate", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.Kubelet.Certificate },
+			help:  "client certificate to show to the kubelet",
+			more:  "Comes before a token. Read anew for each call.",
+			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.Kubelet.Certificate) },
+		},
+		{
+			key: "kubelet.key", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.Kubelet.Key },
+			help:  "key of the client certificate",
+			more:  "Empty: it is in the certificate's file.",
+			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.Kubelet.Key) },
+		},
+	}
+}
 
 func kernelSettings() []setting {
 	programs := []string{"fork", "exec", "exit", "cgroup_mkdir", "cgroup_rmdir", "cgroup_attach"}
@@ -416,6 +466,14 @@ func checkSockets(list []string) error {
 		}
 	}
 	return nil
+}
+
+// checkKubelet looks at the form; what a host and a port are, its collector says.
+func checkKubelet(address string) error {
+	if address == "" || address == agent.NoKubelet || strings.HasPrefix(address, "https://") || strings.HasPrefix(address, "http://") {
+		return nil
+	}
+	return fmt.Errorf("%q is not https://HOST:PORT, nor http://HOST:PORT for a read-only port; write https://127.0.0.1:10250", address)
 }
 
 func checkEach(list, allowed []string) error {

@@ -57,6 +57,8 @@ type Options struct {
 	PodmanRoots []string
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
+	// Kubelet says where the kubelet is and who asks.
+	Kubelet Kubelet
 	// EnvAllow names the environment variables of containers that are kept. Default: none.
 	EnvAllow []string
 	// Include and Exclude decide which containers and pods are shown: in lists and
@@ -93,6 +95,15 @@ type Options struct {
 	Version string
 	// Logger gets state changes. Default: none.
 	Logger *slog.Logger
+}
+
+// NoKubelet is an address that turns the kubelet's source off.
+const NoKubelet = "none"
+
+// Kubelet are the options of the kubelet's source; see kubelet.Options. The zero
+// value finds it and its credentials.
+type Kubelet struct {
+	Address, ServerName, CA, Certificate, Key, Token string
 }
 
 // Agent is a running pidigree. Methods may be called concurrently.

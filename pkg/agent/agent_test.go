@@ -44,6 +44,7 @@ func start(t *testing.T, o Options) *Agent {
 	t.Helper()
 	o.RunDir = t.TempDir()
 	o.DockerHosts, o.ContainerdAddresses, o.CRIEndpoints = []string{}, []string{}, []string{}
+	o.Kubelet.Address = NoKubelet
 	a, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -222,10 +223,10 @@ func TestTheMetricsPageIsUpToDate(t *testing.T) {
 
 func TestCheckSaysWhatWouldBeCollected(t *testing.T) {
 	var out bytes.Buffer
-	if err := Check(t.Context(), Options{RunDir: t.TempDir(), DockerHosts: []string{filepath.Join(t.TempDir(), "none.sock")}, ContainerdAddresses: []string{}, CRIEndpoints: []string{}}, &out); err != nil {
+	if err := Check(t.Context(), Options{RunDir: t.TempDir(), DockerHosts: []string{filepath.Join(t.TempDir(), "none.sock")}, ContainerdAddresses: []string{}, CRIEndpoints: []string{}, Kubelet: Kubelet{Address: "http://127.0.0.1:1"}}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"kernel", "ebpf", "cgroups", "oci", "docker", "absent"} {
+	for _, want := range []string{"kernel", "ebpf", "cgroups", "oci", "docker", "absent", "kubelet"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, out.String())
 		}

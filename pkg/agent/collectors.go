@@ -9,6 +9,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/containerd"
 	"github.com/pidigree/pidigree/pkg/collectors/cri"
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
+	"github.com/pidigree/pidigree/pkg/collectors/kubelet"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 	"github.com/pidigree/pidigree/pkg/collectors/podman"
 )
@@ -57,6 +58,17 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 	}
 	if o.PodmanRoots == nil || len(o.PodmanRoots) > 0 {
 		c, err := podman.New(podman.Options{Roots: o.PodmanRoots, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	if o.Kubelet.Address != NoKubelet {
+		k := o.Kubelet
+		c, err := kubelet.New(kubelet.Options{
+			Address: k.Address, ServerName: k.ServerName, CA: k.CA, Certificate: k.Certificate, Key: k.Key, Token: k.Token,
+			Procfs: o.Procfs, Logger: a.log,
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -53,7 +53,7 @@ func beAlone() {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		a, err := New(Options{RunDir: dir, DockerHosts: []string{}, ContainerdAddresses: []string{}, CRIEndpoints: []string{}})
+		a, err := New(Options{RunDir: dir, DockerHosts: []string{}, ContainerdAddresses: []string{}, CRIEndpoints: []string{}, Kubelet: Kubelet{Address: NoKubelet}})
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,9 @@ const (
 	// MaxPodList bounds a list of the CRI's, as the engines and the kubelet do:
 	// some 20,000 containers. A longer one is asked for pod by pod.
 	MaxPodList = 16 << 20
+	// MaxKubeletList bounds a list of the kubelet's: some 10,000 pods, ten times what a
+	// node may have. Read in a stream, one pod at a time.
+	MaxKubeletList = 64 << 20
 	// MaxDocument bounds what is decoded of one container, once it is cut.
 	MaxDocument = 16 << 20
 )
@@ -100,6 +103,7 @@ func Budgets() []Budget {
 		{"read: Docker's files of a container, a reply of its API", bytes(MaxEngineFile), "labels"},
 		{"read: a list of Docker's, after cutting; then one at a time", bytes(MaxList), "none"},
 		{"read: a list of the CRI's; then pod by pod", bytes(MaxPodList), "none"},
+		{"read: the kubelet's list of pods, and each pod of it after cutting", bytes(MaxKubeletList) + ", 4 MiB", "none, the field"},
 		{"read: a record of containerd's; then by id and task alone", bytes(MaxRecord), "image, labels, spec"},
 	}
 }
