@@ -47,6 +47,7 @@ type container struct {
 type run struct {
 	init      *proc
 	cgroups   []*cgroup
+	homeless  bool // it has no cgroup of its own
 	paths     []workload.CgroupPath
 	source    int
 	at        workload.KTime
@@ -73,10 +74,14 @@ func (m *machine) alias(c *container, id workload.ContainerID) {
 	if m.conts[id] == nil {
 		m.conts[id] = c
 	}
-	if isLongHex(id.ID) && m.byBare[id.ID] == nil {
+	if joins(id) && m.byBare[id.ID] == nil {
 		m.byBare[id.ID] = c
 	}
 }
+
+// joins reports whether an id is the same container's wherever it turns up. A user's
+// own engine may have been given the id of anybody's container.
+func joins(id workload.ContainerID) bool { return isLongHex(id.ID) && !id.OfUser() }
 
 // isLongHex: ids of 64 random hex digits are the same container wherever they
 // turn up; ids that a person chose are not.
@@ -105,7 +110,7 @@ func (m *machine) find(id workload.ContainerID) *container {
 			}
 		}
 	}
-	if isLongHex(id.ID) {
+	if joins(id) {
 		return m.byBare[id.ID]
 	}
 	return nil
@@ -162,7 +167,9 @@ func (c *container) below(o *container) bool {
 	})
 }
 
-func (c *container) registered() bool { return c.run != nil && len(c.run.cgroups) > 0 }
+func (c *container) registered() bool {
+	return c.run != nil && (len(c.run.cgroups) > 0 || c.run.homeless)
+}
 
 func (c *container) mark(what, source string, at workload.KTime) {
 	for i := range c.timeline {

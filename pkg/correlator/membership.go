@@ -42,6 +42,8 @@ func (m *machine) settle(p *proc) {
 // join decides which container a process belongs to.
 func (m *machine) join(p *proc, v *verdict) {
 	switch y := v.reg; {
+	case p.taint == "" && y == nil && p.member == nil:
+		m.joinHomeless(p, v)
 	case p.taint != "" || y == nil || p.member == y:
 	case v.rival != nil:
 	case p.member == nil:

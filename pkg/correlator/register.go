@@ -159,6 +159,10 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 			return
 		}
 	}
+	if r.Homeless {
+		m.bindHomeless(c, i, r, p)
+		return
+	}
 	gs := m.cgroupsToRegister(c, r, p)
 	if len(gs) == 0 || len(r.ClaimedPaths) == 0 && slices.ContainsFunc(gs, func(g *cgroup) bool { return g.belowClaim(c) }) {
 		m.registerLater(c, i, r, p)
@@ -371,7 +375,7 @@ func (g *cgroup) matches(claimed []workload.CgroupPath) bool {
 // sharesID reports whether both have an id in common, whoever's it is. The same
 // container has the same id in every layer of its runtimes.
 func (c *container) sharesID(o *container) bool {
-	return slices.ContainsFunc(o.ids, func(id workload.ContainerID) bool { return c.has(id.ID) })
+	return c.key.OfUser() == o.key.OfUser() && slices.ContainsFunc(o.ids, func(id workload.ContainerID) bool { return c.has(id.ID) })
 }
 
 func (c *container) has(id string) bool {
@@ -399,7 +403,7 @@ func (m *machine) bind(c *container, i int, p *proc, gs []*cgroup) {
 	}
 	over := c.run
 	p.runs = c
-	c.run = &run{init: p, source: i, at: m.now, cgroups: gs}
+	c.run = &run{init: p, source: i, at: m.now, cgroups: gs, homeless: len(gs) == 0}
 	if over != nil && m.bugs.has(bugRunStaysOver) {
 		c.run.exit = over.exit
 	}

@@ -58,6 +58,10 @@ type Run struct {
 	// the cgroups are, or the path inside the hierarchies where it knows no
 	// more; empty if it does not say. A claim, until checked.
 	ClaimedPaths []string
+	// Homeless is set by a source that knows that the run has no cgroup of its own:
+	// its processes are in cgroups of the host's, and in the PID namespace whose
+	// first process Init is.
+	Homeless bool
 	// Registers is set by a source whose word for Init registers cgroups (rule
 	// 4): root-owned runtime state, a containerd task, a runtime's PID.
 	Registers bool

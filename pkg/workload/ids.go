@@ -99,13 +99,24 @@ type ContainerID struct {
 	// Runtime is the engine in lower case: docker, containerd, runc, crun, youki, podman, cri-o.
 	Runtime string
 	// Instance tells several engines of a kind apart: the socket or state
-	// directory, empty for the engine's default one.
+	// directory, empty for the engine's default one; "user/" and the uid, and more
+	// where he has several, for a user's own.
 	Instance string
 	// Namespace is containerd's namespace, or the last element of the state directory of runc below it.
 	Namespace string
 	// ID is the engine's own id, as it prints it, whole.
 	ID string
 }
+
+// userInstance begins the Instance of an engine that a user runs for himself.
+const userInstance = "user/"
+
+// UserInstance is the Instance of a user's own engine, a rootless one.
+func UserInstance(uid uint32) string { return userInstance + strconv.FormatUint(uint64(uid), 10) }
+
+// OfUser reports whether the container is of a user's own engine. Such an id is the
+// user's word: it may be that of anybody's container, and is joined with no other.
+func (c ContainerID) OfUser() bool { return strings.HasPrefix(c.Instance, userInstance) }
 
 // IsZero reports whether the id names nothing.
 func (c ContainerID) IsZero() bool { return c.ID == "" }
