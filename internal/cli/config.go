@@ -36,6 +36,8 @@ type AgentConfig struct {
 	CRIEndpoints []string
 	// PodmanRoots are the storage directories of root's podman.
 	PodmanRoots []string
+	// PodmanUsers is "auto" or "off".
+	PodmanUsers string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.

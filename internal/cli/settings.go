@@ -132,6 +132,12 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkAbs(c.PodmanRoots...) },
 		},
 		{
+			key: "podman.users", value: "auto", arg: "MODE", oneOf: []string{"auto", "off"},
+			field: func(c *AgentConfig) any { return &c.PodmanUsers },
+			help:  "auto reads the podmans of users who are not root as well; off does not",
+			more:  "They are found by the conmons that run and in `/home`. What a user's podman says counts for processes of his own alone, and is joined with nobody else's.",
+		},
+		{
 			key: "oci.roots", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.OCIRoots },
 			help:  "state directories of runc, crun and youki besides the usual ones",

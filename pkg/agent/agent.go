@@ -55,6 +55,8 @@ type Options struct {
 	CRIEndpoints []string
 	// PodmanRoots are the storage directories of root's podman. Default: podman's own.
 	PodmanRoots []string
+	// PodmanNoUsers leaves out the podmans of users who are not root.
+	PodmanNoUsers bool
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.

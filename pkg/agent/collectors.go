@@ -57,7 +57,7 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		}
 	}
 	if o.PodmanRoots == nil || len(o.PodmanRoots) > 0 {
-		c, err := podman.New(podman.Options{Roots: o.PodmanRoots, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
+		c, err := podman.New(podman.Options{Roots: o.PodmanRoots, NoUsers: o.PodmanNoUsers, ProcRoot: o.Procfs, CgroupRoot: o.CgroupRoot, EnvAllow: o.EnvAllow, Logger: a.log})
 		if err != nil {
 			return nil, err
 		}

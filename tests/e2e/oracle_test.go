@@ -294,7 +294,7 @@ func (b *truthBed) env() []string {
 	o := b.agentOptions(truthForm{})
 	return []string{
 		"PIDIGREE_RUN_DIR=" + o.RunDir, "PIDIGREE_DOCKER_HOST=" + o.DockerHosts[0], "PIDIGREE_DOCKER_ROOT=" + o.DockerRoot,
-		"PIDIGREE_PODMAN_ROOTS=" + strings.Join(o.PodmanRoots, ","),
+		"PIDIGREE_PODMAN_ROOTS=" + strings.Join(o.PodmanRoots, ","), "PIDIGREE_PODMAN_USERS=off",
 		"PIDIGREE_CONTAINERD_ADDRESS=" + strings.Join(o.ContainerdAddresses, ","), "PIDIGREE_CRI_ENDPOINTS=" + strings.Join(o.CRIEndpoints, ","), "PIDIGREE_OCI_ROOTS=" + strings.Join(o.OCIRoots, ","),
 	}
 }
@@ -305,6 +305,7 @@ func (b *truthBed) agentOptions(f truthForm) agent.Options {
 	o := agent.Options{
 		RunDir: b.dir + "/none", Socket: b.socket(), DockerHosts: []string{docker.Socket}, DockerRoot: docker.Root,
 		PodmanRoots:         []string{b.dir + "/none"},
+		PodmanNoUsers:       true,
 		ContainerdAddresses: []string{docker.Containerd, containerd.Address},
 		CRIEndpoints:        []string{b.dir + "/none/cri.sock"},
 		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", b.dir + "/state"},

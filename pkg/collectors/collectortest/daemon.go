@@ -183,7 +183,7 @@ func toolEnv() []string {
 }
 
 // packages are Debian's packages of the programs that differ from them in name.
-var packages = map[string]string{"conmon": "podman", "env": "coreutils", "chroot": "coreutils", "unshare": "util-linux", "nsenter": "util-linux", "dockerd": "docker.io", "docker": "docker.io or docker-cli", "ctr": "containerd"}
+var packages = map[string]string{"conmon": "podman", "env": "coreutils", "chroot": "coreutils", "unshare": "util-linux", "setpriv": "util-linux", "nsenter": "util-linux", "dockerd": "docker.io", "docker": "docker.io or docker-cli", "ctr": "containerd"}
 
 // tool finds a program of the distribution. Without one the test fails and says
 // what to install: one that is left out would look as if all were well.

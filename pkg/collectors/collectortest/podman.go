@@ -4,6 +4,7 @@ package collectortest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,8 @@ type Podman struct {
 	RunRoot string
 	// RuncRoot is where runc keeps the state of its containers: <RuncRoot>/<id>/state.json.
 	RuncRoot string
+	// UID is the user whose it is, 0 for root.
+	UID uint32
 
 	engine
 }
@@ -92,6 +95,9 @@ func (e *Podman) begin(opts EngineOptions) {
 	e.tb.Helper()
 	e.tb.Cleanup(e.cleanup)
 	loadImages(e.tb, e.Dir, opts, func(ctx context.Context, tar string) error {
+		if err := os.Chown(tar, int(e.UID), int(e.UID)); err != nil {
+			return err
+		}
 		_, err := e.Exec(ctx, "load", "--quiet", "--input", tar)
 		return err
 	})
@@ -174,6 +180,12 @@ func (e *Podman) cleanup() {
 	if _, err := e.Exec(ctx, "rm", "--all", "--force", "--time", "0"); err != nil {
 		e.tb.Logf("podman rm: %v", err)
 	}
+	if e.UID != 0 {
+		// The process that holds the user namespace is ended by this alone.
+		if _, err := e.Exec(ctx, "system", "migrate"); err != nil {
+			e.tb.Logf("podman system migrate: %v", err)
+		}
+	}
 	if e.d != nil {
 		e.d.stop()
 	}
@@ -202,3 +214,40 @@ func (e *Podman) Conmon(id string) int {
 	}
 	return pid
 }
+
+// StartRootlessPodman makes a podman of another user's with a home of its own, and
+// loads the images. On cgroup v1 its containers stay in the cgroups of the caller.
+func StartRootlessPodman(tb testing.TB, opts EngineOptions) *Podman {
+	tb.Helper()
+	needRoot(tb)
+	bin, setpriv := tool(tb, "podman"), tool(tb, "setpriv")
+	tool(tb, "conmon")
+	e := newPodman(tb)
+	e.UID = rootlessUID
+	e.Root, e.RunRoot = e.Dir+"/home/.local/share/containers/storage", e.Dir+"/xdg/containers"
+	for _, d := range []string{"/home", "/xdg"} {
+		if err := os.Mkdir(e.Dir+d, 0o700); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	err := filepath.WalkDir(e.Dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, rootlessUID, rootlessUID))
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	e.cli = setpriv
+	uid := strconv.Itoa(rootlessUID)
+	e.choose = func() []string {
+		return []string{
+			"--reuid", uid, "--regid", uid, "--clear-groups", "/usr/bin/env", "--chdir=" + e.Dir, "-u", "CONTAINERS_STORAGE_CONF",
+			"CONTAINERS_CONF=" + e.Dir + "/containers.conf", "HOME=" + e.Dir + "/home", "XDG_RUNTIME_DIR=" + e.Dir + "/xdg",
+			bin, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc",
+		}
+	}
+	e.begin(opts)
+	return e
+}
+
+// rootlessUID is the user of rootless podmans: one whom no distribution has.
+const rootlessUID = 24242

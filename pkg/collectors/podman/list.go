@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -16,9 +17,10 @@ import (
 // each container by itself.
 func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, error] {
 	return func(yield func(*workload.Container, error) bool) {
+		c.discover(ctx)
 		for _, s := range c.known() {
 			ids, err := s.ids(ctx)
-			if err != nil && !yield(nil, fmt.Errorf("podman: list: %w", err)) {
+			if err != nil && !yield(nil, s.failed(ctx, "list", err)) {
 				return
 			}
 			for _, id := range ids {
@@ -42,8 +44,25 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 	}
 }
 
+// failed says that a store cannot be read. Of a user's without the sentinel, which
+// would mean that the whole source is down: he may make his own unreadable.
+func (s *store) failed(ctx context.Context, what string, err error) error {
+	if s.user && ctx.Err() == nil {
+		return errors.New("podman: " + what + ": user " + strconv.FormatUint(uint64(s.owner), 10) + ": " + err.Error())
+	}
+	return fmt.Errorf("podman: %s: %w", what, err)
+}
+
 // ids lists the containers of a store; of none, where there is no store.
-func (s *store) ids(ctx context.Context) (ids []string, _ error) {
+func (s *store) ids(ctx context.Context) ([]string, error) {
+	ids, err := s.allIDs(ctx)
+	if s.user && len(ids) > maxUserContainers {
+		ids = ids[:maxUserContainers]
+	}
+	return ids, err
+}
+
+func (s *store) allIDs(ctx context.Context) (ids []string, _ error) {
 	err := s.view(ctx, func(d database) (err error) {
 		ids, err = d.containerIDs()
 		return err

@@ -32,6 +32,9 @@ func (c *Collector) Locate(ctx context.Context, e workload.Evidence) (workload.C
 			err = lerr
 		}
 	}
+	if id, ok := c.locateProcess(ctx, e.Init); ok {
+		return id, nil
+	}
 	if cerr := ctx.Err(); cerr != nil {
 		err = fmt.Errorf("%w: %w", collectors.ErrUnavailable, cerr)
 	}
@@ -53,21 +56,15 @@ func (c *Collector) has(ctx context.Context, id workload.ContainerID) (workload.
 	if err != nil {
 		return workload.ContainerID{}, err
 	}
-	var found []*store
 	err = collectors.ErrNotFound
 	for _, s := range stores {
-		switch serr := s.exists(ctx, id.ID); {
-		case serr == nil:
-			if s.owner == 0 {
-				return s.id(id.ID), nil
-			}
-			found = append(found, s)
-		case !errors.Is(serr, collectors.ErrNotFound):
+		serr := s.exists(ctx, id.ID)
+		if serr == nil {
+			return s.id(id.ID), nil
+		}
+		if !errors.Is(serr, collectors.ErrNotFound) {
 			err = serr
 		}
-	}
-	if len(found) == 1 {
-		return found[0].id(id.ID), nil
 	}
 	return workload.ContainerID{}, err
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
-	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -31,10 +30,15 @@ type Options struct {
 	// Roots are the storage directories of root's podman (podman --root). Default:
 	// DefaultRoot, and what /etc/containers says.
 	Roots []string
+	// NoUsers leaves out the stores of users who are not root, which are found by
+	// the conmons that run and in the homes.
+	NoUsers bool
 	// HostRoot is where the host's root directory is mounted. Default "/".
 	HostRoot string
 	// ProcRoot is the host's procfs. Default "/proc".
 	ProcRoot string
+	// CgroupRoot is where the host's cgroups are mounted. Default "/sys/fs/cgroup".
+	CgroupRoot string
 	// EnvAllow are the names of the environment variables to keep. Default none.
 	EnvAllow []string
 	// Interval is how often Watch looks whether a database has changed. Default 1 s.
@@ -45,15 +49,19 @@ type Options struct {
 
 // Collector reads podman's stores.
 type Collector struct {
-	host     string
-	proc     string
-	env      map[string]bool
-	interval time.Duration
-	log      *slog.Logger
-	nudged   chan struct{}
+	host string
+	proc string
+	// cgroupRoot is where the host's cgroups are.
+	cgroupRoot string
+	env        map[string]bool
+	interval   time.Duration
+	log        *slog.Logger
+	nudged     chan struct{}
+	noUsers    bool
 
-	mu     sync.Mutex // guards all below
-	stores []*store   // those that were given first
+	mu         sync.Mutex // guards all below
+	stores     []*store   // those that were given first
+	discovered time.Time
 }
 
 var (
@@ -71,6 +79,7 @@ func New(o Options) (*Collector, error) {
 	c := &Collector{
 		host: cmp.Or(o.HostRoot, "/"), proc: cmp.Or(o.ProcRoot, "/proc"),
 		env: map[string]bool{}, interval: o.Interval, log: o.Logger, nudged: make(chan struct{}, 1),
+		noUsers: o.NoUsers, cgroupRoot: cmp.Or(o.CgroupRoot, "/sys/fs/cgroup"),
 	}
 	if c.interval <= 0 {
 		c.interval = time.Second
@@ -119,23 +128,28 @@ func (c *Collector) mine(id workload.ContainerID) ([]*store, error) {
 	if id.Namespace != "" {
 		return nil, collectors.ErrNotMine
 	}
-	if !runtimespec.IsHex64(id.ID) {
+	if !isID(id.ID) {
 		return nil, fmt.Errorf("%w: an id of podman is 64 lower-case hexadecimal digits", collectors.ErrNotFound)
 	}
-	stores := c.known()
-	if id.Runtime != name || id.Instance == "" {
-		return stores, nil
-	}
-	for _, s := range stores {
-		if s.instance == id.Instance {
-			return []*store{s}, nil
+	var stores []*store
+	for _, s := range c.known() {
+		if id.Runtime == name && id.Instance != "" {
+			if s.instance == id.Instance {
+				return []*store{s}, nil
+			}
+		} else if !s.user { // a bare id means none of a user's: he may call his what he likes
+			stores = append(stores, s)
 		}
 	}
-	return nil, collectors.ErrNotMine
+	if len(stores) == 0 {
+		return nil, collectors.ErrNotMine
+	}
+	return stores, nil
 }
 
 // Probe implements collectors.Prober: it says which stores there are.
 func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
+	c.discover(ctx)
 	var where, detail []string
 	var failed error
 	for _, s := range c.known() {
@@ -170,31 +184,21 @@ func (c *Collector) Lookup(ctx context.Context, id workload.ContainerID) (*workl
 	return c.find(ctx, id, (*store).lookup)
 }
 
-// find asks the stores in turn. An id that two of them have is nobody's: who owns a
-// store may put any id into it.
+// find asks the stores in turn.
 func (c *Collector) find(ctx context.Context, id workload.ContainerID, ask func(*store, context.Context, string) (*workload.Container, error)) (*workload.Container, error) {
 	stores, err := c.mine(id)
 	if err != nil {
 		return nil, fmt.Errorf("podman: look up: %w", err)
 	}
-	var found *workload.Container
 	err = collectors.ErrNotFound
 	for _, s := range stores {
 		one, serr := ask(s, ctx, id.ID)
-		switch {
-		case serr == nil && found == nil:
-			found = one
-			if s.owner == 0 {
-				return found, nil // root's word goes first
-			}
-		case serr == nil:
-			return nil, fmt.Errorf("podman: look up %s: %w: two stores have it", id.ID, collectors.ErrNotFound)
-		case !errors.Is(serr, collectors.ErrNotFound):
+		if serr == nil {
+			return one, nil
+		}
+		if !errors.Is(serr, collectors.ErrNotFound) {
 			err = serr
 		}
-	}
-	if found != nil {
-		return found, nil
 	}
 	return nil, fmt.Errorf("podman: look up %s: %w", id.ID, err)
 }

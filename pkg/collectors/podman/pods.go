@@ -29,11 +29,14 @@ type podStateJSON struct {
 
 // LookupPod implements collectors.PodCollector.
 func (c *Collector) LookupPod(ctx context.Context, uid string) (*workload.Pod, error) {
-	if !runtimespec.IsHex64(uid) {
+	if !isID(uid) {
 		return nil, fmt.Errorf("podman: look up pod: %w: a pod's id is 64 lower-case hexadecimal digits", collectors.ErrNotFound)
 	}
 	err := error(collectors.ErrNotFound)
 	for _, s := range c.known() {
+		if s.user {
+			continue
+		}
 		p, serr := s.pod(ctx, uid)
 		if serr == nil {
 			return p, nil
@@ -50,7 +53,7 @@ func (c *Collector) ListPods(ctx context.Context) iter.Seq2[*workload.Pod, error
 	return func(yield func(*workload.Pod, error) bool) {
 		for _, s := range c.known() {
 			ids, err := s.podIDs(ctx)
-			if err != nil && !yield(nil, fmt.Errorf("podman: list pods: %w", err)) {
+			if err != nil && !yield(nil, s.failed(ctx, "list pods", err)) {
 				return
 			}
 			for _, id := range ids {
@@ -72,7 +75,12 @@ func (c *Collector) ListPods(ctx context.Context) iter.Seq2[*workload.Pod, error
 	}
 }
 
+// podIDs lists the pods of a store. Of a user's there is nothing: a pod is known by
+// its id alone, and he could give his the id of another's.
 func (s *store) podIDs(ctx context.Context) (ids []string, _ error) {
+	if s.user {
+		return nil, nil
+	}
 	err := s.view(ctx, func(d database) (err error) {
 		ids, err = d.podIDs()
 		return err

@@ -183,20 +183,20 @@ func testNoConmon(t *testing.T, e *collectortest.Podman) {
 	t.Cleanup(func() { e.Podman("rm", "--force", "--time", "0", "orphan") })
 	c := on(t, e)
 	pid := e.InitPID(id)
-	key, ok := c.initOf(id, int64(pid), 0)
-	if !ok || key.PID != workload.PID(pid) || key.Start == 0 {
+	key, parent, ok := c.initOf(id, int64(pid), 0)
+	if !ok || key.PID != workload.PID(pid) || key.Start == 0 || parent != int64(e.Conmon(id)) {
 		t.Fatalf("init %d of its conmon: %v, %v", pid, key, ok)
 	}
 	conmon := e.Conmon(id)
-	for what, call := range map[string]func() (workload.ProcessKey, bool){
-		"conmon itself":         func() (workload.ProcessKey, bool) { return c.initOf(id, int64(conmon), 0) },
-		"another container's":   func() (workload.ProcessKey, bool) { return c.initOf(strings.Repeat("a", 64), int64(pid), 0) },
-		"another user's":        func() (workload.ProcessKey, bool) { return c.initOf(id, int64(pid), 1000) },
-		"any process":           func() (workload.ProcessKey, bool) { return c.initOf(id, int64(os.Getpid()), 0) },
-		"none":                  func() (workload.ProcessKey, bool) { return c.initOf(id, 0, 0) },
-		"past the last of them": func() (workload.ProcessKey, bool) { return c.initOf(id, 1<<40, 0) },
+	for what, call := range map[string]func() (workload.ProcessKey, int64, bool){
+		"conmon itself":         func() (workload.ProcessKey, int64, bool) { return c.initOf(id, int64(conmon), 0) },
+		"another container's":   func() (workload.ProcessKey, int64, bool) { return c.initOf(strings.Repeat("a", 64), int64(pid), 0) },
+		"another user's":        func() (workload.ProcessKey, int64, bool) { return c.initOf(id, int64(pid), 1000) },
+		"any process":           func() (workload.ProcessKey, int64, bool) { return c.initOf(id, int64(os.Getpid()), 0) },
+		"none":                  func() (workload.ProcessKey, int64, bool) { return c.initOf(id, 0, 0) },
+		"past the last of them": func() (workload.ProcessKey, int64, bool) { return c.initOf(id, 1<<40, 0) },
 	} {
-		if key, ok := call(); ok {
+		if key, _, ok := call(); ok {
 			t.Errorf("%s is taken for the init: %v", what, key)
 		}
 	}

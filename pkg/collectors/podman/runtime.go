@@ -64,8 +64,11 @@ func (s *store) live(d *described) {
 	default:
 		return
 	}
-	if key, ok := s.c.initOf(d.ID.ID, d.state.PID, s.owner); ok {
+	if key, conmon, ok := s.c.initOf(d.ID.ID, d.state.PID, s.owner); ok {
 		d.Run = &workload.Run{Init: key, Registers: true, Started: workload.KTime(key.Start)}
+		if s.user {
+			d.Run.ClaimedPaths, d.Run.Homeless = s.c.place(d.ID.ID, d.state.PID, conmon, s.owner)
+		}
 		return
 	}
 	if d.State != workload.StateCreated && d.state.PID > 0 && s.c.gone(d.state.PID, d.Started) {
@@ -76,24 +79,25 @@ func (s *store) live(d *described) {
 
 // initOf gives the key of a container's init if the PID is the child of a conmon
 // that was started for the container by the store's owner.
-func (c *Collector) initOf(hex string, pid int64, owner uint32) (workload.ProcessKey, bool) {
+// A user's must be in a user namespace that he made, besides.
+func (c *Collector) initOf(hex string, pid int64, owner uint32) (key workload.ProcessKey, conmon int64, ok bool) {
 	if pid <= 0 || pid > int64(workload.MaxPID) {
-		return workload.ProcessKey{}, false
+		return key, 0, false
 	}
 	p, err := c.process(pid)
 	if err != nil {
-		return workload.ProcessKey{}, false
+		return key, 0, false
 	}
 	defer p.close()
 	st, err := p.stat()
-	if err != nil || st.dead {
-		return workload.ProcessKey{}, false
+	if err != nil || st.dead || owner != uint32(os.Geteuid()) && !p.ownedBy(owner) {
+		return key, 0, false
 	}
 	m, err := c.monitor(st.parent)
 	if err != nil || m.id != hex || m.uid != owner {
-		return workload.ProcessKey{}, false
+		return key, 0, false
 	}
-	return workload.ProcessKey{PID: workload.PID(pid), Ticks: true, Start: st.ticks * workload.TickNS}, true
+	return workload.ProcessKey{PID: workload.PID(pid), Ticks: true, Start: st.ticks * workload.TickNS}, m.pid, true
 }
 
 // gone says whether no process has the PID that could have had it at an instant.
@@ -213,7 +217,7 @@ func (c *Collector) monitor(pid int64) (monitor, error) {
 		return m, err
 	}
 	m.id, m.bundle = monitorArgs(args)
-	if !runtimespec.IsHex64(m.id) {
+	if !isID(m.id) {
 		return m, errNoMonitor
 	}
 	m.uid, err = p.uid()

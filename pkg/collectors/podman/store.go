@@ -24,6 +24,8 @@ type store struct {
 	root string
 	// owner is the user whose podman it is.
 	owner uint32
+	// user is set where that is not root's, who runs the agent.
+	user bool
 	// instance is what the ids of its containers carry, empty for root's usual store.
 	instance string
 }

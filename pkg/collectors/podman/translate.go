@@ -108,6 +108,9 @@ func (s *store) translate(r *record) (described, error) {
 	d.Sandbox = c.Infra
 	if c.Pod != "" {
 		d.Pod = &workload.PodRef{UID: c.Pod, Name: r.podName}
+		if s.user {
+			d.Pod.UID = "" // he may give his pod the id of another's
+		}
 	}
 	if c.Spec != nil {
 		c.Spec.Fill(d.Container, s.c.env)
@@ -121,8 +124,15 @@ func (s *store) translate(r *record) (described, error) {
 	d.Ports = ports(c.Ports)
 	d.Truncated = append(d.Truncated, cutFields(r.cut, s.c.env)...)
 	d.apply()
+	if s.user {
+		userBounds.Apply(d.Container)
+	}
 	return d, nil
 }
+
+// userBounds keep what one user can make of the agent's memory small: his containers
+// are as many as he likes, up to maxUserContainers.
+var userBounds = collectors.Bounds{Image: 256, Path: 256, Value: 512, Entries: 64, Bytes: 8 << 10, Total: 16 << 10, Mounts: 32, Networks: 8, Ports: 32}
 
 // decode reads a JSON text that has been cut.
 func decode(data []byte, v any) error {

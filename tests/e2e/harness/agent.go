@@ -31,6 +31,8 @@ type AgentOptions struct {
 	Docker     *collectortest.Dockerd
 	Containerd *collectortest.Containerd
 	Podman     *collectortest.Podman
+	// PodmanUsers reads the podmans of all users of this machine.
+	PodmanUsers bool
 	// CRI is an engine that the kubelet uses: it is told of its CRI and, it being a
 	// containerd, of that.
 	CRI *collectortest.CRI
@@ -105,7 +107,10 @@ func (a *Agent) flags(opts AgentOptions) []string {
 	if opts.CRIEndpoint != "" {
 		cri = opts.CRIEndpoint
 	}
-	podman := none + "/podman"
+	podman, users := none+"/podman", "off"
+	if opts.PodmanUsers {
+		users = "auto"
+	}
 	if e := opts.Podman; e != nil {
 		podman = e.Root
 		oci = append(oci, e.RuncRoot)
@@ -127,7 +132,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		"--docker-host", docker, "--docker-root", root,
 		"--containerd-address", strings.Join(containerd, ","),
 		"--cri-endpoints", cri,
-		"--podman-roots", podman,
+		"--podman-roots", podman, "--podman-users", users,
 		"--oci-roots", strings.Join(oci, ","),
 	}, opts.Args...)
 }
