@@ -116,6 +116,10 @@ func (m *machine) looksContained(p *proc) bool {
 
 // located goes on with the container that a source found.
 func (m *machine) located(e evAnswer) {
+	if e.req.init != nil {
+		m.initLocated(e)
+		return
+	}
 	s := e.req.set
 	if s == nil || m.sets[s.key] != s {
 		return
@@ -129,16 +133,7 @@ func (m *machine) located(e evAnswer) {
 	s.locating = max(0, s.locating-1)
 	s.silent = s.silent || e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
 	if e.err == nil && e.located.ID != "" {
-		c := m.find(e.located)
-		if c == nil {
-			c = m.newContainer(e.located)
-			c.fromClaim = true // nobody has described it yet
-		}
-		m.alias(c, e.located)
-		c.wanted = m.now + wantedFor
-		s.owner, s.ownerAt = c, m.now
-		m.askAll(c)
-		m.askLife(c, e.req.source)
+		s.owner, s.ownerAt = m.pointedAt(e), m.now
 		return
 	}
 	if s.locating > 0 {
@@ -158,6 +153,20 @@ func (m *machine) located(e evAnswer) {
 	}
 	pause := 4 * workload.KTime(time.Millisecond) << (2 * s.located)
 	m.at(m.now+pause, func() { m.locateSet(s) })
+}
+
+// pointedAt has the sources asked about the container that one of them has found.
+func (m *machine) pointedAt(e evAnswer) *container {
+	c := m.find(e.located)
+	if c == nil {
+		c = m.newContainer(e.located)
+		c.fromClaim = true // nobody has described it yet
+	}
+	m.alias(c, e.located)
+	c.wanted = m.now + wantedFor
+	m.askAll(c)
+	m.askLife(c, e.req.source)
+	return c
 }
 
 // askLife asks a source again about a container that it has found to be there,

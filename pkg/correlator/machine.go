@@ -115,6 +115,7 @@ type request struct {
 	path     string // of the cgroup, where it is known
 	pid      workload.PID
 	set      *cgset // of reqLocate; opaque to the shell
+	init     *proc  // of reqLocate, instead of a set: may it be an init
 	asked    bool   // of reqLocate: a question waits for it
 	uid      string // of reqPod: what to ask about
 	podKey   string // of reqPod: the pod that the answer is for

@@ -368,6 +368,7 @@ func TestAnExecdProcessIsAMemberAndAnNsenterIsNot(t *testing.T) {
 	r.after(2000)
 	r.fork(111, 10, 1, ns(500, 9))
 	r.after(2000)
+	r.denyInit()
 	r.want(111, workload.StatusUnknown, "") // it may have been moved since, unheard
 	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 1, ns(500, 9)), at: r.now})
 	if p := r.want(111, workload.StatusHost, ""); !p.ForeignNamespaces {
@@ -387,8 +388,11 @@ func TestAProcessOfWhichLessIsReadHasNotMoved(t *testing.T) {
 	}
 	r.feed(kernel.Event{Type: kernel.Fork, Process: whole(77)})
 	r.after(2000)
+	r.denyInit()
 	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 1, ns(500, 9)), at: r.now})
 	r.after(2000)
+	r.denyInit()
+	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 1, ns(500, 9)), at: r.now})
 	r.want(111, workload.StatusHost, "")
 	// In a hierarchy that both tell of, it is one.
 	r.feed(evProcess{pid: 111, proc: r.proc(111, 10, 2, ns(500, 9)), at: r.now})
@@ -1280,6 +1284,13 @@ func (r *rig) denyFiles(id string) {
 	}
 }
 
+// denyInit has the files deny that processes in no cgroup are inits.
+func (r *rig) denyInit() {
+	for r.asked(reqLocate, oci) > 0 {
+		r.answer(r.take(reqLocate, oci), nil, collectors.ErrNotFound)
+	}
+}
+
 // asHost lets ten seconds pass, with the sources denying all and /proc
 // giving the processes as they are.
 func (r *rig) asHost(ps ...kernel.Process) {
@@ -1418,6 +1429,7 @@ func TestWhoMayHaveEndedIsReadBeforeItIsTheHosts(t *testing.T) {
 	r.feed(kernel.Event{Type: kernel.Fork, Process: odd})
 	r.feed(evListEnd{source: oci, complete: true, began: r.now})
 	r.after(3000)
+	r.denyInit()
 	r.want(150, workload.StatusUnknown, "")
 	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, gone: true, at: r.now})
 	r.want(150, workload.StatusUnknown, "")
@@ -1512,8 +1524,62 @@ func TestWhoIsInNoCgroupIsTheHostsOnlyOnceTheFilesAreListed(t *testing.T) {
 	}
 	r.want(60, workload.StatusUnknown, "")
 	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	r.denyInit()
 	for range r.asked(reqProcess, 0) {
 		r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(60, 10, 1, ns(800, 1)), at: r.now})
 	}
 	r.want(60, workload.StatusHost, "")
+}
+
+// Everything is lost of a container that began after the first list, and its init has
+// been moved out of all of its cgroups: the low-level runtime names it by PID and start.
+func TestAnInitThatLeftAllOfItsCgroupsIsNotTheHosts(t *testing.T) {
+	for name, pidns := range map[string][]workload.PIDNamespace{"in its own PID namespace": {ns(700, 1)}, "in the host's": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.feed(evListEnd{source: oci, complete: true, began: r.now})
+			init, child := r.proc(150, 10, 1, pidns...), r.proc(151, 10, 1, pidns...)
+			init.MountNS, child.MountNS = 77, 77
+			if len(pidns) > 0 {
+				child.PIDNS[0].PID = 2
+			}
+			r.feed(kernel.Event{Type: kernel.Task, Process: init})
+			r.feed(kernel.Event{Type: kernel.Task, Process: child})
+			r.after(2000)
+			asked := r.reqs
+			r.reqs = nil
+			for _, q := range asked {
+				switch {
+				case q.kind != reqLocate:
+				case q.evidence.Init == init.Key:
+					r.feed(evAnswer{req: q, located: r.state(idA, 150, "/a").ID})
+					r.answer(r.take(reqPrefill, oci), r.state(idA, 150, "/a"), nil)
+				default:
+					r.answer(q, nil, collectors.ErrNotFound)
+				}
+			}
+			r.asHost(init, child)
+			r.want(150, workload.StatusUnknown, "")
+			r.want(151, workload.StatusUnknown, "")
+		})
+	}
+}
+
+// Who cannot say whether a process is an init has not denied it, and is asked again.
+func TestWhoMayBeAnInitIsTheHostsOnceTheFilesHaveDeniedIt(t *testing.T) {
+	r := newRig(t)
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	p := r.proc(150, 10, 1, ns(700, 1))
+	r.feed(kernel.Event{Type: kernel.Task, Process: p})
+	for range 3 {
+		r.after(2000)
+		r.answer(r.take(reqLocate, oci), nil, collectors.ErrUnavailable)
+		r.feed(evProcess{pid: 150, proc: p, at: r.now})
+		r.want(150, workload.StatusUnknown, "")
+	}
+	r.asHost(p)
+	r.want(150, workload.StatusHost, "")
+	if n := r.asked(reqLocate, oci); n > 0 {
+		t.Errorf("asked %d times more", n)
+	}
 }

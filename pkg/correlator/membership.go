@@ -370,6 +370,10 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; the sources are being asked again"
 		return
 	}
+	if m.mayBeInit(p) {
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and no cgroup; the runtimes are being asked whether it is an init"
+		return
+	}
 	if m.unread(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; where it is now is being read"
 		return
@@ -419,9 +423,9 @@ func (m *machine) amongOthers(p *proc) bool {
 }
 
 // sharesFate reports whether q, of p's mount namespace, in another cgroup, or moved
-// or called an init, is not known to be the host's.
+// or called an init, or of which that is being asked, is not known to be the host's.
 func (p *proc) sharesFate(q *proc) bool {
-	return q != p && (q.set != p.set || q.initOf != nil || q.left) && q.status != workload.StatusHost
+	return q != p && (q.set != p.set || q.initOf != nil || q.left || q.init.asking > 0 || q.init.waits) && q.status != workload.StatusHost
 }
 
 // unlisted reports whether a source that has files could not list all of its own.
@@ -489,7 +493,7 @@ func (m *machine) unread(p *proc) bool {
 	if p.status == workload.StatusHost && p.hostIn == p.set { // found before
 		return false
 	}
-	return m.unreadSince(p, max(p.since()+youngFor, p.set.deniedAt))
+	return m.unreadSince(p, max(p.since()+youngFor, p.set.deniedAt, p.init.deniedAt))
 }
 
 // unreadSince reports whether a process with namespaces of its own has not been

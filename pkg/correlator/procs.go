@@ -62,6 +62,7 @@ type proc struct {
 	// runs is the container whose run it is or was the init of.
 	runs *container
 	read bool // it is being read from /proc
+	init initAsk
 	// outerIn is the set that counts it as one of the host's PID namespace.
 	outerIn *cgset
 	unsure  bool // it waits for the snapshot's end

@@ -533,6 +533,10 @@ func (w *sim) reply(r *request, a evAnswer, most workload.KTime) {
 func (w *sim) locate(r *request) evAnswer {
 	a := evAnswer{req: *r, err: collectors.ErrNotFound}
 	for _, c := range w.conts {
+		if r.source == 0 && c.state && !c.dead && w.oci(c).Run.Init.Same(r.evidence.Init) {
+			a.located, a.err = w.oci(c).ID, nil
+			break
+		}
 		if r.source == 0 && c.state && !c.dead && slices.ContainsFunc(r.evidence.Cgroups, func(g workload.CgroupPath) bool { return g.Path == c.paths[0] }) {
 			a.located, a.err = w.oci(c).ID, nil
 			break
