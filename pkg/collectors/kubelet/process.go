@@ -89,19 +89,22 @@ func (f *finder) kubelet() (process, bool) {
 
 // isNode says whether there is a trace of a kubelet, for the price of a few stats.
 func (f *finder) isNode() bool {
+	root := filepath.Join(f.procfs, f.initial(), "root")
 	return slices.ContainsFunc(f.traces, func(p string) bool {
-		_, err := os.Stat(filepath.Join(f.hostRoot(), p))
+		_, err := os.Stat(filepath.Join(root, p))
 		return err == nil
 	})
 }
 
-// hostRoot is the host's root directory, as PID 1 has it.
-func (f *finder) hostRoot() string {
-	root := filepath.Join(f.procfs, "1/root")
-	if _, err := os.Stat(root); err != nil {
-		return "/"
+// initial gives a process that is the host's, as far as this one may look at it:
+// PID 1, a thread of the kernel's, or ourselves.
+func (f *finder) initial() string {
+	for _, p := range []string{"1", "2"} {
+		if _, err := os.Stat(filepath.Join(f.procfs, p, "root")); err == nil {
+			return p
+		}
 	}
-	return root
+	return "self"
 }
 
 func (f *finder) listening() bool {
@@ -172,14 +175,15 @@ func (f *finder) trusted(pid int) error {
 	if st.Uid != 0 {
 		return fmt.Errorf("process %d is user %d's", pid, st.Uid)
 	}
+	initial := filepath.Join(f.procfs, f.initial())
 	own, err := os.Readlink(f.path(pid, "ns/pid"))
 	if err != nil {
 		return err
 	}
-	if init, err := os.Readlink(f.path(1, "ns/pid")); err != nil || init != own {
+	if hosts, err := os.Readlink(filepath.Join(initial, "ns/pid")); err != nil || hosts != own {
 		return fmt.Errorf("process %d is in another PID namespace", pid)
 	}
-	if err := errors.Join(unix.Stat(f.path(pid, "root"), &root), unix.Stat(f.path(1, "root"), &host)); err != nil {
+	if err := errors.Join(unix.Stat(f.path(pid, "root"), &root), unix.Stat(filepath.Join(initial, "root"), &host)); err != nil {
 		return err
 	}
 	if root.Dev != host.Dev || root.Ino != host.Ino {
