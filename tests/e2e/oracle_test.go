@@ -53,8 +53,14 @@ type truthBed struct {
 type truthEngines struct {
 	docker     *collectortest.Dockerd
 	containerd *collectortest.Containerd
-	serial     atomic.Int64
+	// kube is an engine as the kubelet uses it, with one pod.
+	kube    *collectortest.CRI
+	sandbox string
+	serial  atomic.Int64
 }
+
+// kubePod is the pod of all of kube's containers.
+var kubePod = collectortest.PodConfig{Name: "web-0", Namespace: "shop", UID: "11111111-2222-3333-4444-555555555555"}
 
 // A truthForm is a way in which an agent may have to do without something.
 type truthForm struct {
@@ -98,6 +104,11 @@ func TestTheOracleHearsNoWrongAnswer(t *testing.T) {
 	engines := &truthEngines{
 		docker:     collectortest.StartDockerd(t, docker),
 		containerd: collectortest.StartContainerd(t, collectortest.EngineOptions{}),
+		kube:       collectortest.StartCRI(t, collectortest.EngineOptions{}),
+	}
+	var err error
+	if engines.sandbox, err = engines.kube.RunPod(t.Context(), kubePod); err != nil {
+		t.Fatal(err)
 	}
 	engines.containerd.ImportBusybox("other")
 	for _, f := range truthForms() {
@@ -301,14 +312,14 @@ func (b *truthBed) env() []string {
 
 // agentOptions keep the agent to the test's own engines.
 func (b *truthBed) agentOptions(f truthForm) agent.Options {
-	docker, containerd := b.engines.docker, b.engines.containerd
+	docker, containerd, kube := b.engines.docker, b.engines.containerd, b.engines.kube
 	o := agent.Options{
 		RunDir: b.dir + "/none", Socket: b.socket(), DockerHosts: []string{docker.Socket}, DockerRoot: docker.Root,
 		PodmanRoots:         []string{b.dir + "/none"},
 		PodmanNoUsers:       true,
-		ContainerdAddresses: []string{docker.Containerd, containerd.Address},
-		CRIEndpoints:        []string{b.dir + "/none/cri.sock"},
-		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", b.dir + "/state"},
+		ContainerdAddresses: []string{docker.Containerd, containerd.Address, kube.Address},
+		CRIEndpoints:        []string{kube.Address},
+		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", kube.RuncRoot + "/*", b.dir + "/state"},
 	}
 	if f.set != nil {
 		f.set(&o)
@@ -365,6 +376,13 @@ func (b *truthBed) name(kind string) string {
 func (b *truthBed) clear() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
+	pods, err := b.engines.kube.Containers(ctx)
+	for _, c := range pods {
+		err = errors.Join(err, b.engines.kube.RemoveContainer(ctx, c.ID))
+	}
+	if err != nil {
+		b.t.Error(err)
+	}
 	ids, err := b.engines.docker.Exec(ctx, "ps", "--all", "--quiet")
 	if err == nil && ids != "" {
 		_, err = b.engines.docker.Exec(ctx, append([]string{"rm", "--force"}, strings.Fields(ids)...)...)
@@ -400,6 +418,30 @@ func (b *truthBed) ctrRun(namespace, id string, work ...string) *oracle.Party {
 	args := append(p.CtrArgs(), collectortest.BusyboxImage, id, oracle.Work)
 	b.engines.containerd.Run(namespace, append(args, work...)...)
 	return p
+}
+
+func (b *truthBed) kubeRun(work ...string) *oracle.Party {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	p, err := b.kubeRunErr(ctx, "pod", work...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+// kubeRunErr is for other goroutines than the test's.
+func (b *truthBed) kubeRunErr(ctx context.Context, kind string, work ...string) (*oracle.Party, error) {
+	t := oracle.Truth{Name: b.name(kind), Image: collectortest.BusyboxImage, Labels: map[string]string{"made.by": work[0]}}
+	p := b.o.Container(t)
+	id, err := b.engines.kube.RunContainer(ctx, b.engines.sandbox, kubePod, collectortest.ContainerConfig{
+		Name: t.Name, Command: append([]string{oracle.Work}, work...), Labels: p.Truth().Labels, Mounts: map[string]string{oracle.Dir: p.Dir},
+	})
+	if err == nil {
+		p.SetID(id)
+	}
+	return p, err
 }
 
 func (b *truthBed) runcRun(work ...string) *oracle.Party {
@@ -472,6 +514,7 @@ func (b *truthBed) stayers() []*oracle.Party {
 		b.dockerRun([]string{"--user", "1000:1000"}, tree...),
 		b.ctrRun("default", "twin", tree...),
 		b.ctrRun("other", "twin", tree...),
+		b.kubeRun(tree...),
 		b.runcRun(tree...),
 	}
 	around := b.dockerRun(nil, tree...)
@@ -495,6 +538,7 @@ func (b *truthBed) streams() {
 	b.dockerRun(nil, kinds...)
 	b.dockerRun([]string{"--pid", "host"}, kinds...)
 	b.ctrRun("default", b.name("ctr"), kinds...)
+	b.kubeRun(kinds...)
 	b.runcRun(kinds...)
 
 	reuse := []string{"reuse", "-rate", "60", "-pids", reusedPIDs(b.t, few)}
@@ -524,6 +568,17 @@ func (b *truthBed) churn() {
 	b.repeat(func(ctx context.Context) error {
 		_, err := b.engines.docker.Exec(ctx, "exec", keeper.Truth().Name, oracle.Work, "once")
 		return err
+	})
+	b.repeat(func(ctx context.Context) error {
+		p, err := b.kubeRunErr(ctx, "brief-pod", "stream", "-count", "6", "-kind", "fork,exec,daemon")
+		if err != nil {
+			return err
+		}
+		id := p.Truth().ID
+		if _, err := b.engines.kube.Wait(ctx, id); err != nil {
+			return err
+		}
+		return b.engines.kube.RemoveContainer(ctx, id)
 	})
 	b.repeat(func(ctx context.Context) error {
 		id := b.name("brief-ctr")

@@ -289,13 +289,18 @@ func (e *CRI) StopContainer(ctx context.Context, id string) error {
 	return err
 }
 
-// RemoveContainer ends a container and makes the engine forget it.
+// RemoveContainer ends a container and makes the engine forget it. One that ended
+// by itself the moment before is stopped to containerd, and still runs to what removes it.
 func (e *CRI) RemoveContainer(ctx context.Context, id string) error {
-	if err := e.StopContainer(ctx, id); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return poll(ctx, func() error {
+		if err := e.StopContainer(ctx, id); err != nil {
+			return err
+		}
+		_, err := e.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 		return err
-	}
-	_, err := e.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
-	return err
+	})
 }
 
 // A CRIContainer is what the engine itself says of one of its containers.

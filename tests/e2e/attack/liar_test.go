@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
@@ -166,9 +167,8 @@ func (s *stage) lyingDocker(t *testing.T) {
 			told.Add(1)
 		}
 	})
-	docker := *s.docker
-	docker.Containerd = "/nonexistent/containerd.sock"
-	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: &docker, DockerSocket: socket, NoOCI: true})
+	docker := &collectortest.Dockerd{Root: s.docker.Root, RuncRoot: s.docker.RuncRoot, Containerd: "/nonexistent/containerd.sock"}
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker, DockerSocket: socket, NoOCI: true})
 	client := s.dial(t, agent.Socket)
 	ask := func(pid int) workload.Answer {
 		results, err := client.Resolve(t.Context(), workload.Query{PID: workload.PID(pid)})

@@ -43,21 +43,29 @@ func namesOfChildCgroups(t *testing.T, s *stage) {
 	for kind, name := range borrowed(s.victim.id) {
 		t.Run(kind, func(t *testing.T) {
 			for depth := 1; depth <= 5; depth++ {
-				s.named(t, attacker, strings.Repeat("docker/", depth-1), name)
+				s.named(t, attacker, s.victim, strings.Repeat("docker/", depth-1), name)
 			}
+		})
+	}
+	if s.podded == nil {
+		return
+	}
+	for kind, name := range borrowed(s.podded.id) {
+		t.Run("of a pod's container, "+kind, func(t *testing.T) {
+			s.named(t, attacker, s.podded, "kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/", name)
 		})
 	}
 }
 
 // named has a process enter cgroups of this name, below those of its container.
-func (s *stage) named(t *testing.T, attacker *member, above, name string) {
+func (s *stage) named(t *testing.T, attacker, victim *member, above, name string) {
 	t.Helper()
 	order := []string{"enter"}
 	for _, h := range harness.Hierarchies(t) {
 		order = append(order, filepath.Join(inside(h.Of(t, attacker.pid)), above, name))
 	}
 	p := attacker.sitter(t, order...)
-	fools(t, p.pid, s.victim)
+	fools(t, p.pid, victim)
 	for _, a := range s.askAll(t, p.pid) {
 		attacker.isNoVictim(t, a)
 	}

@@ -40,7 +40,9 @@ type stage struct {
 	// systemd is PID 1, and cgroup v2 is all there is.
 	guest bool
 
-	victim     *member
+	victim *member
+	// podded is a bystander in a pod; nil in the guest.
+	podded     *member
 	bystanders []*member
 	serial     int
 }
@@ -58,7 +60,11 @@ func newStage(t *testing.T) *stage {
 	if err := os.Mkdir(s.lies, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.agent = harness.StartAgent(t, programs, harness.AgentOptions{Docker: s.docker, Containerd: s.containerd, OCIRoots: []string{s.lies}})
+	known := harness.AgentOptions{Docker: s.docker, Containerd: s.containerd, OCIRoots: []string{s.lies}}
+	if !s.guest { // runc of its own cannot run there without the controllers of cgroup v2
+		known.CRI = collectortest.StartCRI(t, collectortest.EngineOptions{})
+	}
+	s.agent = harness.StartAgent(t, programs, known)
 	s.client = s.dial(t, s.agent.Socket)
 	s.o = oracle.Start(t, oracle.Options{Work: programs.Work, Socket: s.agent.Socket, Command: []string{programs.Pidigree}})
 	s.victim = s.start(t, "victim")
@@ -68,12 +74,37 @@ func newStage(t *testing.T) *stage {
 		m.party.Group("bystander")
 		s.bystanders = append(s.bystanders, m)
 	}
+	if known.CRI != nil {
+		s.podded = s.startInPod(t, known.CRI)
+		s.bystanders = append(s.bystanders, s.podded)
+	}
 	host := s.o.Host().Group("bystander")
 	host.RunHost("stay", "-children", "2")
 	s.o.WaitReports(patience, host, 3)
 	s.o.WaitKnown(patience, host)
 	s.everybodyIsKnown(t)
 	return s
+}
+
+// startInPod starts a bystander as the kubelet would.
+func (s *stage) startInPod(t *testing.T, e *collectortest.CRI) *member {
+	t.Helper()
+	name := s.name("bystander-pod")
+	m := &member{name: name, t: t, party: s.o.Container(oracle.Truth{Name: name, Image: collectortest.BusyboxImage}).Group("bystander")}
+	p := collectortest.PodConfig{Name: "web-0", Namespace: "shop", UID: "11111111-2222-3333-4444-555555555555"}
+	sandbox, err := e.RunPod(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.id, err = e.RunContainer(t.Context(), sandbox, p, collectortest.ContainerConfig{
+		Name: name, Command: []string{oracle.Work, "stay"}, Labels: m.party.Truth().Labels, Mounts: map[string]string{oracle.Dir: m.party.Dir},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.party.SetID(m.id)
+	m.pid = e.InitOf(m.id)
+	return m
 }
 
 func shortDir(t *testing.T) string {

@@ -68,6 +68,10 @@ type Options struct {
 // Work is the program's path in a container.
 const Work = report.Dir + "/" + report.WorkFile
 
+// Dir is where a container must have its Party.Dir, for engines that have no
+// function here that says so.
+const Dir = report.Dir
+
 // maxAsking bounds the first rounds that ask over the socket at the same time:
 // thousands of questions at once would measure how long they wait for each other.
 const maxAsking = 16
