@@ -38,6 +38,8 @@ type AgentOptions struct {
 	CRI *collectortest.CRI
 	// CRIEndpoint is used in place of the engine's own, for a proxy.
 	CRIEndpoint string
+	// Kubelet is asked on its read-only port; without one no kubelet is looked for.
+	Kubelet *collectortest.Kubelet
 	// DockerSocket and ContainerdAddress are used in place of the engines' own, for a proxy.
 	DockerSocket      string
 	ContainerdAddress string
@@ -107,6 +109,10 @@ func (a *Agent) flags(opts AgentOptions) []string {
 	if opts.CRIEndpoint != "" {
 		cri = opts.CRIEndpoint
 	}
+	kubelet := "none"
+	if e := opts.Kubelet; e != nil {
+		kubelet = e.ReadOnly
+	}
 	podman, users := none+"/podman", "off"
 	if opts.PodmanUsers {
 		users = "auto"
@@ -133,6 +139,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		"--containerd-address", strings.Join(containerd, ","),
 		"--cri-endpoints", cri,
 		"--podman-roots", podman, "--podman-users", users,
+		"--kubelet-address", kubelet,
 		"--oci-roots", strings.Join(oci, ","),
 	}, opts.Args...)
 }
