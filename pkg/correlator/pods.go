@@ -60,7 +60,9 @@ type podAsk struct {
 	busy, waits bool
 	// answered: the source has described it. done: it is not asked any more, of its own accord.
 	answered, done bool
-	tries          int
+	// denied: it has said that it does not know the pod, the last time. It may yet.
+	denied bool
+	tries  int
 }
 
 // pods is the machine's share of pods.
@@ -191,7 +193,7 @@ func (m *machine) setPodLayer(i int, l *workload.Pod) *pod {
 		m.aliasPod(p, l.ConfigHash)
 	}
 	a := &p.asks[i]
-	a.answered, a.done, a.tries = true, true, 0
+	a.answered, a.done, a.denied, a.tries = true, true, false, 0
 	p.layers[i], p.layerAt[i], p.gone[i], p.goneAt = l, m.now, false, 0
 	m.publishPodLayer(p, i)
 	m.dirtyPod(p)
@@ -388,6 +390,7 @@ func (m *machine) podAnswer(e evPodAnswer) {
 		return
 	}
 	m.dirtyPod(p)
+	a.denied = errors.Is(e.err, collectors.ErrNotFound)
 	switch {
 	case p.layers[i] != nil: // it has been described: whether it is over was asked
 		if errors.Is(e.err, collectors.ErrNotFound) {
@@ -492,11 +495,12 @@ func (c *container) sandbox() (workload.ContainerID, bool) {
 	return workload.ContainerID{}, false
 }
 
-// missing names the sources that may still say more.
+// missing names the sources that have not said yet what they know; one that does
+// not know the pod has.
 func (p *pod) missing(m *machine) []string {
 	var names []string
 	for i, a := range p.asks {
-		if m.cfg.sources[i].pods && !a.answered && !a.done && p.goneAt == 0 {
+		if m.cfg.sources[i].pods && !a.answered && !a.done && !a.denied && p.goneAt == 0 {
 			names = append(names, m.cfg.sources[i].name)
 		}
 	}

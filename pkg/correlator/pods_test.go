@@ -165,8 +165,14 @@ func TestASourceThatDoesNotKnowThePodYetIsAskedAgainEverMoreSeldom(t *testing.T)
 	if n < 12 || n > 24 {
 		t.Errorf("asked %d times in an hour", n)
 	}
+	if p := r.wantLive("u1", true); len(p.Missing) != 0 {
+		t.Errorf("who does not know it has answered: %+v", p)
+	}
+	r.answerPods(func(int, string) (*workload.Pod, error) { return nil, collectors.ErrUnavailable })
+	r.after(400_000)
+	r.answerPods(func(int, string) (*workload.Pod, error) { return nil, collectors.ErrUnavailable })
 	if p := r.wantLive("u1", true); !slices.Equal(p.Missing, []string{"kubelet"}) {
-		t.Errorf("%+v", p)
+		t.Errorf("who cannot say has not: %+v", p)
 	}
 }
 
@@ -295,7 +301,6 @@ func TestTheOrderOfWhatIsHeardOfPodsDoesNotMatter(t *testing.T) {
 		evListed{source: pOCI, container: other},
 		evListed{source: pCRI, container: inPod(other.ID.ID, "u1", "web-0", workload.StateRunning)}, // the sources disagree
 		evPod{source: pCRI, pod: cri}, evPod{source: pKubelet, pod: aPod("u1", "web-0")}, evPod{source: pKubelet, pod: mirror},
-		evPodAnswer{req: request{kind: reqPod, source: pCRI, podKey: "u2"}, err: collectors.ErrNotFound},
 	}
 	var want map[string]string
 	for seed := range uint64(300) {
@@ -308,6 +313,7 @@ func TestTheOrderOfWhatIsHeardOfPodsDoesNotMatter(t *testing.T) {
 				r.feed(inputs[i]) // twice
 			}
 		}
+		r.answerPods(func(int, string) (*workload.Pod, error) { return nil, collectors.ErrNotFound })
 		r.after(20_000)
 		got := map[string]string{}
 		for e := range r.s.All(workload.Selector{Kinds: []workload.Kind{workload.KindPod}, All: true}) {

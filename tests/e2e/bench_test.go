@@ -222,7 +222,7 @@ func BenchmarkRuntimeCalls(b *testing.B) {
 	}
 }
 
-func connect(b *testing.B, agent *harness.Agent) *client.Client {
+func connect(b testing.TB, agent *harness.Agent) *client.Client {
 	b.Helper()
 	c, err := client.New(client.Options{Socket: agent.Socket})
 	if err != nil {

@@ -30,7 +30,7 @@ type podStateJSON struct {
 // LookupPod implements collectors.PodCollector.
 func (c *Collector) LookupPod(ctx context.Context, uid string) (*workload.Pod, error) {
 	if !isID(uid) {
-		return nil, fmt.Errorf("podman: look up pod: %w: a pod's id is 64 lower-case hexadecimal digits", collectors.ErrNotFound)
+		return nil, fmt.Errorf("podman: look up pod: %w: a pod's id is 64 lower-case hexadecimal digits", collectors.ErrNotMine)
 	}
 	err := error(collectors.ErrNotFound)
 	for _, s := range c.known() {

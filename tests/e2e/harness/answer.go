@@ -13,9 +13,19 @@ type Answer struct {
 	Reason      string      `json:"reason"`
 	Exited      bool        `json:"exited"`
 	Containers  []Container `json:"containers"`
+	Pod         *Pod        `json:"pod"`
 	Process     *Process    `json:"process"`
 	Sources     []Source    `json:"sources"`
 	Missing     []string    `json:"missing"`
+}
+
+// Pod is the pod of an Answer.
+type Pod struct {
+	UID       string            `json:"uid"`
+	Name      string            `json:"name"`
+	Namespace string            `json:"namespace"`
+	Labels    map[string]string `json:"labels"`
+	Filtered  bool              `json:"filtered"`
 }
 
 // Container is one link of an Answer's chain.
@@ -28,6 +38,7 @@ type Container struct {
 	State     string            `json:"state"`
 	Exit      *Exit             `json:"exit"`
 	Truncated []string          `json:"truncated"`
+	Filtered  bool              `json:"filtered"`
 }
 
 // Exit is how a process or container ended.
