@@ -98,7 +98,7 @@ dockerd --config-file "$dir/daemon.json" --host "unix://$dir/docker.sock" --data
 	--pidfile "$dir/docker.pid" --cgroup-parent "/$name" --exec-opt native.cgroupdriver=cgroupfs \
 	--bridge=none --iptables=false --ip6tables=false --userland-proxy=false --shutdown-timeout 3 >"$dir/docker.log" 2>&1 &
 pids+=($!)
-bin/pidigree agent --run-dir "$dir/nothing" --docker-host "$dir/docker.sock" --docker-root "$dir/docker" --podman-roots "$dir/nothing" --podman-users off \
+bin/pidigree agent --run-dir "$dir/nothing" --docker-host "$dir/docker.sock" --docker-root "$dir/docker" --podman-roots "$dir/nothing" --podman-users off --cri-endpoints "$dir/nothing/cri.sock" \
 	--containerd-address "$dir/docker-exec/containerd/containerd.sock,$dir/containerd.sock" \
 	--oci-roots "$dir/docker-exec/runtime-runc/moby,$dir/runc/*" >"$dir/agent.log" 2>&1 &
 pids+=($!)

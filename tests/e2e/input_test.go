@@ -198,7 +198,7 @@ func TestAUserWithoutPrivilegeAndWithoutAnAgentIsToldWhatIsNotSeen(t *testing.T)
 	pid := strconv.Itoa(docker.InitPID(docker.Run(collectortest.BusyboxImage, "/bin/sleep", "3600")))
 	env := []string{
 		"PIDIGREE_SOCKET=/run/pidigree-nobody/p.sock", "PIDIGREE_DOCKER_HOST=" + docker.Socket, "PIDIGREE_DOCKER_ROOT=" + docker.Root,
-		"PIDIGREE_CONTAINERD_ADDRESS=" + docker.Containerd, "PIDIGREE_OCI_ROOTS=" + docker.RuncRoot,
+		"PIDIGREE_CONTAINERD_ADDRESS=" + docker.Containerd, "PIDIGREE_CRI_ENDPOINTS=" + docker.Socket + ".none", "PIDIGREE_OCI_ROOTS=" + docker.RuncRoot,
 	}
 	for _, c := range []struct {
 		args []string

@@ -54,7 +54,7 @@ func (b *bed) twoAtOnce() trouble {
 		begin: func() error {
 			ctx, cancel := context.WithTimeout(b.Context(), patience)
 			defer cancel()
-			out := b.agent.Command(ctx, "agent", "--run-dir", b.agent.Dir+"/none", "--containerd-address", b.agent.Dir+"/none", "--docker-host", b.agent.Dir+"/none")
+			out := b.agent.Command(ctx, "agent", "--run-dir", b.agent.Dir+"/none", "--containerd-address", b.agent.Dir+"/none", "--docker-host", b.agent.Dir+"/none", "--cri-endpoints", b.agent.Dir+"/none")
 			if out.Code != 1 || !strings.Contains(out.Stderr, b.agent.Socket) {
 				return fmt.Errorf("a second agent on the same socket ends with %d: %s", out.Code, out.Stderr)
 			}
