@@ -53,6 +53,8 @@ type truthBed struct {
 type truthEngines struct {
 	docker     *collectortest.Dockerd
 	containerd *collectortest.Containerd
+	podman     *collectortest.Podman
+	rootless   *collectortest.Podman
 	// kube is an engine as the kubelet uses it, with one pod.
 	kube    *collectortest.CRI
 	sandbox string
@@ -104,6 +106,8 @@ func TestTheOracleHearsNoWrongAnswer(t *testing.T) {
 	engines := &truthEngines{
 		docker:     collectortest.StartDockerd(t, docker),
 		containerd: collectortest.StartContainerd(t, collectortest.EngineOptions{}),
+		podman:     collectortest.StartPodman(t, collectortest.EngineOptions{}),
+		rootless:   collectortest.StartRootlessPodman(t, collectortest.EngineOptions{}),
 		kube:       collectortest.StartCRI(t, collectortest.EngineOptions{}),
 	}
 	var err error
@@ -305,7 +309,7 @@ func (b *truthBed) env() []string {
 	o := b.agentOptions(truthForm{})
 	return []string{
 		"PIDIGREE_RUN_DIR=" + o.RunDir, "PIDIGREE_DOCKER_HOST=" + o.DockerHosts[0], "PIDIGREE_DOCKER_ROOT=" + o.DockerRoot,
-		"PIDIGREE_PODMAN_ROOTS=" + strings.Join(o.PodmanRoots, ","), "PIDIGREE_PODMAN_USERS=off",
+		"PIDIGREE_PODMAN_ROOTS=" + strings.Join(o.PodmanRoots, ","), "PIDIGREE_PODMAN_USERS=auto",
 		"PIDIGREE_CONTAINERD_ADDRESS=" + strings.Join(o.ContainerdAddresses, ","), "PIDIGREE_CRI_ENDPOINTS=" + strings.Join(o.CRIEndpoints, ","), "PIDIGREE_OCI_ROOTS=" + strings.Join(o.OCIRoots, ","),
 	}
 }
@@ -315,11 +319,10 @@ func (b *truthBed) agentOptions(f truthForm) agent.Options {
 	docker, containerd, kube := b.engines.docker, b.engines.containerd, b.engines.kube
 	o := agent.Options{
 		RunDir: b.dir + "/none", Socket: b.socket(), DockerHosts: []string{docker.Socket}, DockerRoot: docker.Root,
-		PodmanRoots:         []string{b.dir + "/none"},
-		PodmanNoUsers:       true,
+		PodmanRoots:         []string{b.engines.podman.Root},
 		ContainerdAddresses: []string{docker.Containerd, containerd.Address, kube.Address},
 		CRIEndpoints:        []string{kube.Address},
-		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", kube.RuncRoot + "/*", b.dir + "/state"},
+		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", kube.RuncRoot + "/*", b.engines.podman.RuncRoot, b.dir + "/state"},
 	}
 	if f.set != nil {
 		f.set(&o)
@@ -390,6 +393,11 @@ func (b *truthBed) clear() {
 	if err != nil {
 		b.t.Error(err)
 	}
+	for _, podman := range []*collectortest.Podman{b.engines.podman, b.engines.rootless} {
+		if _, err := podman.Exec(ctx, "rm", "--all", "--force", "--time", "0"); err != nil {
+			b.t.Error(err)
+		}
+	}
 	for _, ns := range []string{"default", "other"} {
 		ids, err := b.engines.containerd.Exec(ctx, "--namespace", ns, "containers", "ls", "--quiet")
 		if err != nil {
@@ -410,6 +418,17 @@ func (b *truthBed) dockerRun(flags []string, work ...string) *oracle.Party {
 	p := b.o.Container(oracle.Truth{Name: b.name("docker"), Image: collectortest.BusyboxImage, Labels: map[string]string{"kind": "docker", "made.by": work[0]}})
 	args := append(append(p.DockerArgs(), flags...), collectortest.BusyboxImage, oracle.Work)
 	return p.SetID(b.engines.docker.Run(append(args, work...)...))
+}
+
+// podmanRun is the same of root's podman, or of a user's, whose containers have no cgroup of their own.
+func (b *truthBed) podmanRun(podman *collectortest.Podman, flags []string, work ...string) *oracle.Party {
+	b.t.Helper()
+	p := b.o.Container(oracle.Truth{Name: b.name("podman"), Image: collectortest.BusyboxImage, Labels: map[string]string{"kind": "podman", "made.by": work[0]}, Homeless: podman.UID != 0})
+	if err := os.Chmod(filepath.Dir(p.Dir), 0o711); err != nil { // another user is to reach what is below
+		b.t.Fatal(err)
+	}
+	args := append(append(p.DockerArgs(), flags...), collectortest.BusyboxImage, oracle.Work)
+	return p.SetID(podman.Run(append(args, work...)...))
 }
 
 func (b *truthBed) ctrRun(namespace, id string, work ...string) *oracle.Party {
@@ -516,6 +535,9 @@ func (b *truthBed) stayers() []*oracle.Party {
 		b.ctrRun("other", "twin", tree...),
 		b.kubeRun(tree...),
 		b.runcRun(tree...),
+		b.podmanRun(b.engines.podman, nil, tree...),
+		b.podmanRun(b.engines.podman, []string{"--pid", "host"}, tree...),
+		b.podmanRun(b.engines.rootless, nil, tree...),
 	}
 	around := b.dockerRun(nil, tree...)
 	all = append(all, around, b.dockerRun([]string{"--cgroup-parent", "/docker/" + around.Truth().ID}, tree...))
@@ -540,6 +562,7 @@ func (b *truthBed) streams() {
 	b.ctrRun("default", b.name("ctr"), kinds...)
 	b.kubeRun(kinds...)
 	b.runcRun(kinds...)
+	b.podmanRun(b.engines.podman, nil, kinds...)
 
 	reuse := []string{"reuse", "-rate", "60", "-pids", reusedPIDs(b.t, few)}
 	host.RunHost(reuse[0], reuse[1:]...)
@@ -561,6 +584,12 @@ func (b *truthBed) churn() {
 	b.repeat(func(ctx context.Context) error {
 		p := b.o.Container(oracle.Truth{Name: b.name("brief-docker"), Image: collectortest.BusyboxImage})
 		_, err := b.engines.docker.Exec(ctx, append(append([]string{"run", "--rm", "--network", "none"}, p.DockerArgs()...),
+			collectortest.BusyboxImage, oracle.Work, "stream", "-count", "6", "-kind", "fork,exec,daemon")...)
+		return err
+	})
+	b.repeat(func(ctx context.Context) error {
+		p := b.o.Container(oracle.Truth{Name: b.name("brief-podman"), Image: collectortest.BusyboxImage})
+		_, err := b.engines.podman.Exec(ctx, append(append([]string{"run", "--rm", "--network", "none"}, p.DockerArgs()...),
 			collectortest.BusyboxImage, oracle.Work, "stream", "-count", "6", "-kind", "fork,exec,daemon")...)
 		return err
 	})

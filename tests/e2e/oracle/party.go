@@ -28,6 +28,9 @@ type Truth struct {
 	Labels map[string]string
 	// NoLabels: the engine keeps no labels (runc).
 	NoLabels bool
+	// Homeless: it has no cgroup of its own (rootless podman on v1), and its
+	// processes are not asked about by cgroup: the host's is that.
+	Homeless bool
 	// Twin: another container has the same id and name, in another namespace of
 	// its engine. It is not asked about by those, which would be ambiguous.
 	Twin bool

@@ -39,6 +39,9 @@ func (p *process) question(by By) (b pending, ok bool) {
 	case ByPidfd:
 		return b, true
 	case ByCgroupID, ByCgroupPath:
+		if p.party.Truth().Homeless {
+			return pending{}, false
+		}
 		g, ok := p.cgroup()
 		if by == ByCgroupPath {
 			q.CgroupPath = g.path
