@@ -18,6 +18,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -413,5 +414,20 @@ func TestWhatWaitsSharesACall(t *testing.T) {
 	// their pods, and all others wait for the next. Who comes late may need one more.
 	if n := calls.Load(); n < 2 || n > 5 {
 		t.Errorf("200 lookups made %d calls", n)
+	}
+}
+
+func TestAConfiguredNameStandsAlone(t *testing.T) {
+	for _, tc := range []struct {
+		configured, node, host string
+		want                   []string
+	}{
+		{"me", "node-1", "127.0.0.1", []string{"me"}},
+		{"", "Node-1", "127.0.0.1", []string{"node-1", "127.0.0.1"}},
+		{"", "10.0.0.7", "10.0.0.7", []string{"10.0.0.7"}},
+	} {
+		if got := names(tc.configured, tc.node, tc.host); !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %v", tc, got)
+		}
 	}
 }

@@ -340,3 +340,19 @@ func TestAnInitContainerThatEndedMeanwhileSaysItsRole(t *testing.T) {
 		}
 	})
 }
+
+func TestAPodThatNeverRunsIsFollowedLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := nodeOf(1)
+		w := watchOn(t, n)
+		defer w.stop()
+		w.after(31 * time.Second)
+		n.put("stuck", `{"metadata":{"uid":"stuck"},"status":{"phase":"Pending"}}`)
+		if _, err := w.c.LookupPod(t.Context(), "stuck"); err != nil {
+			t.Fatal(err)
+		}
+		if _, calls := w.after(2 * time.Minute); calls < 6 || calls > 10 {
+			t.Errorf("%d calls in two minutes; want the usual 4, and one each after 1.5, 3, 6, 12 and 24 s", calls)
+		}
+	})
+}
