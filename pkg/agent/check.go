@@ -162,7 +162,7 @@ func reason(err error) string {
 
 // lacks says which privilege is missing: what may not be opened where the source is.
 func lacks(where string, err error) string {
-	for _, path := range strings.Fields(where) {
+	for path := range strings.FieldsSeq(where) {
 		path = strings.TrimPrefix(path, "unix://")
 		var st unix.Stat_t
 		mode := uint32(unix.R_OK)
