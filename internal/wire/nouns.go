@@ -44,6 +44,7 @@ var runMessage = table(
 	boolean(4, func(r *workload.Run) *bool { return &r.Registers }),
 	number(5, func(r *workload.Run) *workload.KTime { return &r.Started }),
 	pointer(6, exitMessage, func(r *workload.Run) **workload.Exit { return &r.Exit }),
+	boolean(7, func(r *workload.Run) *bool { return &r.Homeless }),
 )
 
 var networkMessage = table(

@@ -823,7 +823,10 @@ type Run struct {
 	// When the init's first user instruction ran, or it was forked.
 	StartedNs int64 `protobuf:"varint,5,opt,name=started_ns,json=startedNs,proto3" json:"started_ns,omitempty"`
 	// How the run ended; absent while it lasts.
-	Exit          *Exit `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"`
+	Exit *Exit `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"`
+	// Whether it is known to have no cgroup of its own: its processes are in cgroups of the host's, and in
+	// the PID namespace whose first process init is.
+	Homeless      bool `protobuf:"varint,7,opt,name=homeless,proto3" json:"homeless,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -898,6 +901,13 @@ func (x *Run) GetExit() *Exit {
 		return x.Exit
 	}
 	return nil
+}
+
+func (x *Run) GetHomeless() bool {
+	if x != nil {
+		return x.Homeless
+	}
+	return false
 }
 
 // Network is one network that a container is attached to.
@@ -3035,7 +3045,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03tag\x18\x02 \x01(\tR\x03tag\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\tR\x02id\"\xee\x01\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\"\x8a\x02\n" +
 	"\x03Run\x12+\n" +
 	"\x04init\x18\x01 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x04init\x121\n" +
 	"\acgroups\x18\x02 \x03(\v2\x17.pidigree.v1.CgroupPathR\acgroups\x12#\n" +
@@ -3043,7 +3053,8 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\tregisters\x18\x04 \x01(\bR\tregisters\x12\x1d\n" +
 	"\n" +
 	"started_ns\x18\x05 \x01(\x03R\tstartedNs\x12%\n" +
-	"\x04exit\x18\x06 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\"A\n" +
+	"\x04exit\x18\x06 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\x12\x1a\n" +
+	"\bhomeless\x18\a \x01(\bR\bhomeless\"A\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ips\x18\x02 \x03(\tR\x03ips\x12\x10\n" +
