@@ -22,7 +22,7 @@ func TestWhatCRIOMakesIsAPodsContainerBeforeItStarts(t *testing.T) {
 		pod        = "11111111-2222-3333-4444-555555555555"
 	)
 	id := fmt.Sprintf("%064x", os.Getpid())
-	data, err := os.ReadFile("../runtimespec/testdata/crio-1.34-container.json")
+	data, err := os.ReadFile("testdata/crio-1.34-container.json")
 	if err != nil {
 		t.Fatal(err)
 	}
