@@ -206,7 +206,7 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 		a.stage = askDone
 	case errors.Is(e.err, collectors.ErrNotFound):
 		m.notFound(c, i)
-	case c.alive(m) && a.tries < unavailableTries:
+	case (c.alive(m) || c.awaitsInit()) && a.tries < unavailableTries:
 		m.retry(c, i)
 	default:
 		a.stage = askDone
@@ -255,6 +255,21 @@ func (c *container) alive(m *machine) bool {
 	return c.goneAt == 0 && (c.claimedBy > 0 || c.registered() && c.run.exit == nil || len(c.waiting) > 0 || m.now < c.wanted)
 }
 
+// awaitsInit reports whether an engine calls a process its init by a bare PID, and
+// nobody has confirmed that: who cannot say is asked on, wherever its cgroups are,
+// since giving up would leave the engine's word to decide.
+func (c *container) awaitsInit() bool {
+	if c.run != nil || c.goneAt != 0 {
+		return false
+	}
+	for i, l := range c.layers {
+		if r := l.Run; !c.gone[i] && r != nil && r.Registers && r.Init.PID != 0 && r.Init.Start == 0 && r.Init.Inode == 0 && l.State != workload.StateExited {
+			return true
+		}
+	}
+	return false
+}
+
 // wantedFor is how long a container that a source mentioned is asked about
 // although no cgroup shows it yet.
 const wantedFor = 10 * workload.KTime(time.Second)
@@ -289,7 +304,7 @@ func (m *machine) retry(c *container, i int) {
 		if c.forgotten || a.stage == askDone || a.busy {
 			return
 		}
-		if !c.alive(m) {
+		if !c.alive(m) && !(a.silent && c.awaitsInit()) {
 			a.stage = askDone
 			m.checkComplete(c)
 			m.maybeDrop(c)

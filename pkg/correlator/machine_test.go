@@ -1233,6 +1233,39 @@ func TestABarePIDOfADeletedContainerRegistersNothing(t *testing.T) {
 	r.want(120, workload.StatusUnknown, "")
 }
 
+// An engine that lies calls A's process the init of B. Both cgroups are removed while
+// the files cannot say whose it was: that is no reason to take the engine's word.
+func TestABarePIDWaitsForTheFilesThoughItsCgroupsAreGone(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.mkdir(4, 2, "/docker/"+idB)
+	r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
+	lie := bareInit(idB, 120)
+	lie.Run.ClaimedPaths = []string{"/docker/" + idA}
+	r.feed(evListed{source: docker, container: lie})
+	silence := func() { // of the files; the engines deny what they are asked
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
+			switch {
+			case q.kind == reqPrefill && q.source == oci:
+				r.answer(q, nil, collectors.ErrUnavailable)
+			case q.kind == reqPrefill, q.kind == reqLookup:
+				r.answer(q, nil, collectors.ErrNotFound)
+			}
+		}
+		r.after(1000)
+	}
+	silence()
+	for _, id := range []uint64{3, 4} {
+		r.feed(kernel.Event{Type: kernel.CgroupRmdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: id}}})
+	}
+	for range 20 {
+		silence()
+		r.want(120, workload.StatusUnknown, "")
+	}
+}
+
 // A name that everybody denies is believed of who is there after that, and not of
 // who may have ended with the container that the sources knew.
 func TestANameIsBelievedOnceItsProcessWasSeenAgain(t *testing.T) {
