@@ -175,6 +175,15 @@ func BenchmarkApply(b *testing.B) {
 			s.Apply(putLayer(id, "docker", named(id, strconv.Itoa(i))))
 		}
 	})
+	b.Run("layers", func(b *testing.B) { // as a start has them: what four sources say in one batch
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			id := benchContainer(i % benchContainers)
+			name := strconv.Itoa(i)
+			s.Apply(putLayer(id, "oci", named(id, name)), putLayer(id, "containerd", named(id, name)),
+				putLayer(id, "docker", named(id, name)), putLayer(id, KernelSource, named(id, name)))
+		}
+	})
 	b.Run("fork-exit-expire", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {

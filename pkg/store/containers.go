@@ -54,6 +54,8 @@ type contItem struct {
 	empty  bool // the last layer was taken away; layers keeps it for the tombstone
 	since  workload.KTime
 	tomb   *tomb
+	// unpublished: changed by this batch, and not merged yet.
+	unpublished bool
 	// restored: by Restore, until the writer says anything of one of its ids.
 	restored bool
 	ids      []workload.ContainerID
@@ -104,22 +106,46 @@ func (s *Store) changeContainer(ch *ContainerChange) {
 			return
 		}
 		it = &contItem{key: ch.ID}
+		s.byKey[it.key] = it
 	}
 	if ch.Forget {
+		s.publishNow(it) // watchers hear of what was never published neither coming nor going
 		s.removeContainer(it, false)
 		return
 	}
-	it.change(ch, workload.KTime(s.asOf.Load()))
-	s.publish(it)
+	was := it.dead()
+	if !it.change(ch, workload.KTime(s.asOf.Load())) {
+		return
+	}
+	soon := it.unpublished
+	it.unpublished = true
+	switch {
+	case was || it.dead():
+		s.publishNow(it)
+	case !soon:
+		s.publishSoon(it)
+	}
 }
 
-// change works the change into the layers and the life of the entity.
-func (i *contItem) change(ch *ContainerChange, now workload.KTime) {
-	dead := i.gone || i.empty
+// dead reports whether the entity is a tombstone, or about to become one.
+func (i *contItem) dead() bool { return i.gone || i.empty }
+
+func (s *Store) publishNow(it *contItem) {
+	if it.unpublished {
+		s.publish(it)
+	}
+}
+
+func (i *contItem) publishIn(s *Store) { s.publishNow(i) }
+
+// change works the change into the layers and the life of the entity, and reports
+// whether that may show.
+func (i *contItem) change(ch *ContainerChange, now workload.KTime) bool {
+	dead, same := i.dead(), false
 	switch {
 	case ch.Source == "":
 	case ch.Layer != nil:
-		i.putLayer(ch.Source, ch.Layer)
+		same = !i.putLayer(ch.Source, ch.Layer)
 		if i.empty || i.gone && ch.Gone == 0 && revives(ch) {
 			i.gone, i.empty = false, false
 		}
@@ -133,6 +159,7 @@ func (i *contItem) change(ch *ContainerChange, now workload.KTime) {
 	if ch.Gone != 0 {
 		i.gone, i.empty, i.since = true, false, ch.Gone
 	}
+	return !same || dead || i.gone
 }
 
 // revives reports whether a change brings a tombstone back: only the correlator
@@ -141,21 +168,24 @@ func revives(ch *ContainerChange) bool {
 	return ch.Source == KernelSource && (ch.Layer.Run == nil || ch.Layer.Run.Exit == nil)
 }
 
-// putLayer sets a layer. One that says the same as before changes nothing and
-// keeps its first time; layers stay in the order of their first arrival.
-func (i *contItem) putLayer(source string, c *workload.Container) {
+// putLayer sets a layer and reports whether it is news. One that says the same as
+// before changes nothing and keeps its first time; layers stay in the order of
+// their first arrival.
+func (i *contItem) putLayer(source string, c *workload.Container) bool {
 	l := newLayer(source, c)
 	for n := range i.layers {
 		old := &i.layers[n]
 		if old.source != source {
 			continue
 		}
-		if !sameLayer(old.c, c) {
-			*old = l
+		if sameLayer(old.c, c) {
+			return false
 		}
-		return
+		*old = l
+		return true
 	}
 	i.layers = append(i.layers, l)
+	return true
 }
 
 func sameLayer(a, b *workload.Container) bool {
@@ -169,7 +199,8 @@ func sameLayer(a, b *workload.Container) bool {
 
 // publish makes what the entity has become visible, if it is anything new.
 func (s *Store) publish(it *contItem) {
-	gone := it.gone || it.empty
+	it.unpublished = false
+	gone := it.dead()
 	merged := merge(it.key, it.layers, gone)
 	old := it.latest.Load()
 	if old != nil && old.gone == gone && reflect.DeepEqual(old.merged, merged) {
@@ -178,7 +209,6 @@ func (s *Store) publish(it *contItem) {
 	}
 	s.displace(idsOf(it.key, merged))
 	if old == nil {
-		s.byKey[it.key] = it
 		s.conts.Add(1)
 	} else if old.merged.ID != merged.ID { // watchers keep it by that id
 		s.markContainer(it, old.merged.ID, s.next(), 0)

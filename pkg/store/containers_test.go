@@ -514,3 +514,31 @@ func label(e workload.Entity) string {
 	}
 	return l
 }
+
+// What a batch says of a container is merged once, before the batch's next process
+// and at its end; who ends within a batch has ended once, and who returns has too.
+func TestABatchShowsEachContainerOnce(t *testing.T) {
+	s := New(Options{})
+	id := docker("aaaa")
+	before := s.Revision()
+	s.Apply(putLayer(id, "oci", named(id, "")), putLayer(id, "docker", named(id, "a")), putLayer(id, KernelSource, named(id, "")))
+	if got := s.Revision() - before; got != 1 {
+		t.Errorf("three layers in one batch were %d changes", got)
+	}
+	k := key(7, 70)
+	before = s.Revision()
+	s.Apply(putLayer(id, "docker", named(id, "b")), put(inContainer(k, id)), putLayer(id, "docker", named(id, "c")), putLayer(id, "docker", named(id, "d")))
+	if got := s.Revision() - before; got != 3 {
+		t.Errorf("a change, a process and two changes were %d changes", got)
+	}
+	wantName(t, s, k, "d")
+	before = s.Revision()
+	s.Apply(putLayer(id, "docker", named(id, "e")), gone(id, second), putLayer(id, KernelSource, named(id, "")), gone(id, 2*second))
+	if got := s.Revision() - before; got != 3 {
+		t.Errorf("an end, a return and an end were %d changes", got)
+	}
+	s.Apply(putLayer(docker("bbbb"), "docker", named(docker("bbbb"), "x")), forget(docker("bbbb")))
+	if _, ok := s.ContainerAnswer(docker("bbbb")); ok || s.Counts().Containers+s.Counts().ContainerTombstones != 1 {
+		t.Errorf("a container that was forgotten in the batch that brought it is there: %+v", s.Counts())
+	}
+}

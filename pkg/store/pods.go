@@ -45,6 +45,8 @@ type podItem struct {
 	tomb     *tomb
 	restored bool
 	ids      []string
+	// unpublished: changed by this batch, and not merged yet.
+	unpublished bool
 }
 
 func (i *podItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -101,22 +103,46 @@ func (s *Store) changePod(ch *PodChange) {
 			return
 		}
 		it = &podItem{key: ch.UID}
+		s.podByKey[it.key] = it
 	}
 	if ch.Forget {
+		s.publishPodNow(it)
 		s.removePod(it, false)
 		return
 	}
-	it.change(ch, workload.KTime(s.asOf.Load()))
-	s.publishPod(it)
+	was := it.dead()
+	if !it.change(ch, workload.KTime(s.asOf.Load())) {
+		return
+	}
+	soon := it.unpublished
+	it.unpublished = true
+	switch {
+	case was || it.dead():
+		s.publishPodNow(it)
+	case !soon:
+		s.publishSoon(it)
+	}
 }
 
-// change works the change into the layers and the life of the entity.
-func (i *podItem) change(ch *PodChange, now workload.KTime) {
-	dead := i.gone || i.empty
+// dead reports whether the entity is a tombstone, or about to become one.
+func (i *podItem) dead() bool { return i.gone || i.empty }
+
+func (s *Store) publishPodNow(it *podItem) {
+	if it.unpublished {
+		s.publishPod(it)
+	}
+}
+
+func (i *podItem) publishIn(s *Store) { s.publishPodNow(i) }
+
+// change works the change into the layers and the life of the entity, and reports
+// whether that may show.
+func (i *podItem) change(ch *PodChange, now workload.KTime) bool {
+	dead, same := i.dead(), false
 	switch {
 	case ch.Source == "":
 	case ch.Layer != nil:
-		i.putLayer(ch.Source, ch.Layer)
+		same = !i.putLayer(ch.Source, ch.Layer)
 		if i.empty || i.gone && ch.Gone == 0 && ch.Source == KernelSource {
 			i.gone, i.empty = false, false
 		}
@@ -130,11 +156,13 @@ func (i *podItem) change(ch *PodChange, now workload.KTime) {
 	if ch.Gone != 0 {
 		i.gone, i.empty, i.since = true, false, ch.Gone
 	}
+	return !same || dead || i.gone
 }
 
-// putLayer sets a layer. One that says the same as before changes nothing and
-// keeps its first time; layers stay in the order of their first arrival.
-func (i *podItem) putLayer(source string, p *workload.Pod) {
+// putLayer sets a layer and reports whether it is news. One that says the same as
+// before changes nothing and keeps its first time; layers stay in the order of
+// their first arrival.
+func (i *podItem) putLayer(source string, p *workload.Pod) bool {
 	for n := range i.layers {
 		old := &i.layers[n]
 		if old.source != source {
@@ -142,12 +170,14 @@ func (i *podItem) putLayer(source string, p *workload.Pod) {
 		}
 		x, y := *old.c, *p
 		x.Sources, y.Sources = nil, nil
-		if !reflect.DeepEqual(&x, &y) {
-			*old = newLayer(source, p)
+		if reflect.DeepEqual(&x, &y) {
+			return false
 		}
-		return
+		*old = newLayer(source, p)
+		return true
 	}
 	i.layers = append(i.layers, newLayer(source, p))
+	return true
 }
 
 // maxPodAliases bounds what a lying source can make the store index.
@@ -175,7 +205,8 @@ func podIDs(key string, layers []podLayer) []string {
 
 // publishPod makes what the entity has become visible, if it is anything new.
 func (s *Store) publishPod(it *podItem) {
-	gone := it.gone || it.empty
+	it.unpublished = false
+	gone := it.dead()
 	merged := mergePod(it.key, it.layers, gone)
 	ids := podIDs(it.key, it.layers)
 	old := it.latest.Load()
@@ -185,7 +216,6 @@ func (s *Store) publishPod(it *podItem) {
 	}
 	s.displacePods(ids)
 	if old == nil {
-		s.podByKey[it.key] = it
 		s.podCount.Add(1)
 	}
 	v := &podView{merged: merged, rev: s.next(), gone: gone}

@@ -89,7 +89,9 @@ type Store struct {
 
 	mu sync.Mutex // for the writer alone; guards all below, and who may change what is above
 	// head is the last revision given, which is rev once the batch is done.
-	head      workload.Revision
+	head workload.Revision
+	// pending have changed since publishPending was called last.
+	pending   []unpublished
 	byKey     map[workload.ContainerID]*contItem
 	podByKey  map[string]*podItem
 	children  map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
@@ -147,19 +149,40 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 	for i := range changes {
 		switch ch := &changes[i]; {
 		case ch.Process != nil:
+			s.publishPending() // whoever finds the process finds its container as it is by now
 			s.putProcess(ch.Process)
 		case ch.Container != nil:
 			s.changeContainer(ch.Container)
 		case ch.Pod != nil:
 			s.changePod(ch.Pod)
 		case ch.Expire != 0:
+			s.publishPending()
 			s.expire(ch.Expire)
 		default:
 			s.rejected.Add(1)
 		}
 	}
+	s.publishPending()
 	s.publishBatchLocked()
 	return s.head
+}
+
+// unpublished is an entity that a batch has changed. What several changes of one
+// batch say of it is merged and shown once: merging is most of what a batch costs,
+// and between its changes nobody can tell the difference. Who ends or comes back
+// is shown at once, so that each end and each return is one.
+type unpublished interface{ publishIn(s *Store) }
+
+func (s *Store) publishSoon(u unpublished) { s.pending = append(s.pending, u) }
+
+// publishPending shows what the batch has changed so far, in the order of the
+// first changes.
+func (s *Store) publishPending() {
+	for _, u := range s.pending {
+		u.publishIn(s)
+	}
+	clear(s.pending)
+	s.pending = s.pending[:0]
 }
 
 func (s *Store) publishBatchLocked() {

@@ -456,6 +456,7 @@ func TestAReaderInTheMiddleOfABatchWaitsForItsEnd(t *testing.T) {
 	w := newWalker(s, workload.Selector{})
 	s.mu.Lock() // what Apply does, in two halves
 	s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "a2")).Container)
+	s.publishPending()
 	windows, to, _ := w.pin(t.Context())
 	hits, end := w.walk(windows, to, maxBatch)
 	if len(hits) != 1 || end >= w.ahead {
@@ -463,6 +464,7 @@ func TestAReaderInTheMiddleOfABatchWaitsForItsEnd(t *testing.T) {
 	}
 	got := waitsForTheWriter(t, s, w)
 	s.changeContainer(putLayer(docker("bbbb"), "docker", named(docker("bbbb"), "b2")).Container)
+	s.publishPending()
 	s.rev.Store(uint64(s.head))
 	s.contLog.wake()
 	s.mu.Unlock()
@@ -524,8 +526,10 @@ func TestAReaderDoesNotWalkAWindowThatIsNewerThanItsRevision(t *testing.T) {
 	before := s.contLog.window.Load()
 	for i := 0; s.contLog.window.Load() == before; i++ {
 		s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), fmt.Sprint("a", i))).Container)
+		s.publishPending()
 	}
 	s.changeContainer(putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "last")).Container)
+	s.publishPending()
 	got := waitsForTheWriter(t, s, w)
 	s.publishBatchLocked()
 	s.mu.Unlock()
