@@ -486,6 +486,32 @@ func TestWhoEntersACgroupWhoseContainerMayHaveEndedIsNoMemberYet(t *testing.T) {
 	r.want(191, workload.StatusUnknown, "")
 }
 
+// What ended unheard in a cgroup whose id has come again was there before the init of
+// the container that is in it now. A runtime's own process was, too: it is read.
+func TestWhoWasInACgroupBeforeItsInitIsReadWhereIDsComeAgain(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.idsComeAgain = true
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(190, 10, 3)
+	r.fork(191, 10, 3)
+	init := r.proc(100, 10, 3, ns(500, 1))
+	init.Key.Start = uint64(r.now) + 1
+	r.feed(kernel.Event{Type: kernel.Fork, Process: init})
+	l := r.state(idA, 100, "/docker/"+idA)
+	l.Run.Init = init.Key
+	r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintStarted, ID: l.ID, Layer: l}})
+	if p := r.m.procs[100]; p.member == nil {
+		t.Fatalf("the init is %s: %s", p.status, p.reason)
+	}
+	r.want(190, workload.StatusUnknown, "")
+	r.want(191, workload.StatusUnknown, "")
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(190, 10, 3), at: r.now})
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, gone: true, at: r.now})
+	r.feed(evProcess{pid: 100, proc: init, at: r.now})
+	r.want(190, workload.StatusContainer, idA)
+	r.want(191, workload.StatusUnknown, "")
+}
+
 // A root is known as what a cgroup is below of, before it is read itself.
 func TestWhoIsInARootThatIsKnownByWhatIsBelowItIsJudged(t *testing.T) {
 	r := newRig(t)
@@ -547,6 +573,16 @@ func TestAContainerBelowAnotherIsInNoConflictWhileItsCgroupsAreRead(t *testing.T
 	}
 	both(kernel.Fork, 203, 200, 5, 3, ns(600, 4)) // but who goes into A's own is
 	r.want(203, workload.StatusConflict, "")
+	mkdir(1, 8, 3, inner+"2")
+	both(kernel.Task, 204, 99, 10, 8, ns(600, 5)) // how it came is not known, nor where it is in v2
+	if p := r.m.procs[204]; p.status != workload.StatusUnknown {
+		t.Errorf("it is %s: %s", p.status, p.reason)
+	}
+	v2 := func(id uint64, path string) workload.CgroupPath {
+		return workload.CgroupPath{CgroupID: workload.CgroupID{ID: id}, Path: path}
+	}
+	r.feed(evLineage{id: v2(10, "").CgroupID, at: r.now, lineage: []workload.CgroupPath{v2(10, inner+"/other"), v2(5, inner), v2(3, outer), v2(2, "/docker"), v2(1, "/")}})
+	r.want(204, workload.StatusContainer, idB)
 }
 
 // The agent comes late: of two hierarchies, the lineage in one is still being

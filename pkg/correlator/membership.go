@@ -48,6 +48,9 @@ func (m *machine) join(p *proc, v *verdict) {
 	case v.rival != nil:
 	case p.member == nil:
 		if z := m.foreignPIDNS(p, y); z != nil {
+			if !v.direct && z.below(y) {
+				return // of z's own cgroup there, not all hierarchies are known or registered yet
+			}
 			p.taint = "in the cgroup of " + y.label() + " with the PID namespace of " + z.label()
 			return
 		}
@@ -88,12 +91,20 @@ func (m *machine) join(p *proc, v *verdict) {
 
 // mayBeNext reports whether a container's cgroup, which a process of the host's has
 // entered, may be a later one of its id by now, unheard: its init was not seen alive
-// since. The init is read then.
+// since, or is younger than what is known of the process's being there, as of one
+// that came with the runtime. The init, or the process, is read then.
 func (m *machine) mayBeNext(p *proc, y *container) bool {
 	if !m.cfg.idsComeAgain || p.lost || m.looksContained(p) || y.run == nil || y.run.init == p {
 		return false
 	}
 	init := y.run.init
+	if uint64(p.setAt) < init.kp.Key.Start {
+		if p.exit == nil && !p.read {
+			p.read = true
+			m.request(request{kind: reqProcess, pid: p.kp.Key.PID})
+		}
+		return true
+	}
 	if init.seenAt >= p.arrived() {
 		return false
 	}
