@@ -49,8 +49,12 @@ func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch
 		s.watchers.Add(1)
 		defer s.watchers.Add(-1)
 		w := newWalker(s, sel)
-		for s.pace.turn(ctx) {
+		given := 0
+		for s.pace.turn(ctx, given) {
 			b, ok := w.next(ctx)
+			if given = len(b.Changes); s.watchers.Load() <= paceFew {
+				given = 0
+			}
 			if !ok || len(b.Changes) > 0 && !yield(b) {
 				return
 			}
