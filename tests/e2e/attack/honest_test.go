@@ -55,6 +55,7 @@ func honestLookAlikes(t *testing.T, s *stage) {
 	if !s.guest { // under systemd Docker's parent is a slice, and v2 has no cgroup with processes above others
 		t.Run("Docker below the victim's cgroup", func(t *testing.T) { s.dockerBelow(t) })
 		t.Run("runc below the victim's cgroup", func(t *testing.T) { s.runcBelow(t) })
+		t.Run("Docker in Docker", func(t *testing.T) { s.dockerInDocker(t) })
 		t.Run("a rootless engine", func(t *testing.T) { s.rootless(t) })
 	}
 }
