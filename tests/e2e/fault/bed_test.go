@@ -5,6 +5,7 @@ package fault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -157,11 +158,27 @@ func (b *bed) truth() map[string]fact {
 	b.Helper()
 	ctx, cancel := command(b.Context())
 	defer cancel()
-	truth, err := b.engine.truth(ctx)
+	truth, err := b.trueAt(ctx)
 	if err != nil {
 		b.Fatal(err)
 	}
 	return truth
+}
+
+// trueAt is what the engine says, but for whom it has missed the end of: a shim that
+// cannot tell an engine that is stopped of an exit gives up after some tries, and the
+// engine calls that container running for good. Whether a process is there is the
+// kernel's word.
+func (b *bed) trueAt(ctx context.Context) (map[string]fact, error) {
+	truth, err := b.engine.truth(ctx)
+	for id, f := range truth {
+		if f.PID != 0 && errors.Is(syscall.Kill(f.PID, 0), syscall.ESRCH) {
+			b.Logf("%s calls %s running, whose process %d has ended", b.engine, f.Name, f.PID)
+			f.PID, f.State = 0, "exited"
+			truth[id] = f
+		}
+	}
+	return truth, err
 }
 
 // listed is what the agent lists of the containers that a source has described;
@@ -231,7 +248,7 @@ func (b *bed) equalSince(since time.Time) (time.Duration, string) {
 	truth := make(chan map[string]fact, 1)
 	failed := make(chan error, 1)
 	go func() {
-		all, err := b.engine.truth(ctx)
+		all, err := b.trueAt(ctx)
 		if err != nil {
 			failed <- err
 			return
