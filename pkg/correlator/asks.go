@@ -62,6 +62,12 @@ func (m *machine) askAll(c *container) {
 	}
 }
 
+// askHeard asks about a container whose cgroup was heard to be made: it starts now.
+func (m *machine) askHeard(c *container) {
+	c.heard = true
+	m.askAll(c)
+}
+
 // askListed asks about a container whose cgroup was found, and not heard to be
 // made: the first list of the files may be about to say all.
 func (m *machine) askListed(c *container) {
@@ -78,11 +84,43 @@ func (m *machine) askListed(c *container) {
 
 func (m *machine) askFirst(c *container, i int) {
 	a := &c.asks[i]
-	if a.stage != askNone {
+	if a.stage != askNone || m.saysSoon(i) && !(c.heard && m.cfg.sources[i].prefill) {
 		return
 	}
 	a.stage = askFirst
 	m.send(c, i)
+}
+
+// saysSoon reports whether the machine has begun just now, and an engine is about to
+// list what it has: that says of a thousand containers at once, which are its and
+// which are not, what would else be a question for each. Who starts meanwhile is
+// asked about all the same, where the engine has files.
+func (m *machine) saysSoon(i int) bool {
+	s := m.cfg.sources[i]
+	return s.lists && !s.files && !m.hasListed[i] && m.now < m.begun+firstList
+}
+
+// askUnasked asks a source about those for which its first list was waited for.
+func (m *machine) askUnasked(i int) {
+	for _, c := range m.all {
+		m.askFirst(c, i)
+	}
+}
+
+// denyUnlisted has a source's first list, if it is whole, deny what it does not
+// have and was there before it began. An engine that lists a container only once
+// it has started lists it a second time (listAgain).
+func (m *machine) denyUnlisted(i int, began workload.KTime) {
+	for _, c := range slices.Clone(m.all) {
+		a := &c.asks[i]
+		if a.stage != askNone || c.layers[i] != nil || c.since >= began {
+			continue
+		}
+		a.stage, a.deniedOf = askDone, began
+		m.resettleClaims(c)
+		m.checkComplete(c)
+		m.maybeDrop(c)
+	}
 }
 
 // send asks one source, at most once at a time.

@@ -117,7 +117,7 @@ func (m *machine) mkdir(e *kernel.Event) {
 		defer m.replace(parent, e.Time)()
 	}
 	m.learn(g, e.Cgroup.Path, e.Cgroup.Parent, e.Cgroup.Level, e.Time)
-	m.followClaim(g, e.Time, m.askAll)
+	m.followClaim(g, e.Time, m.askHeard)
 }
 
 // cannotHold reports whether a cgroup of this id that got a child must be a later

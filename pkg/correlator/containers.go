@@ -12,6 +12,8 @@ import (
 type container struct {
 	key    workload.ContainerID
 	serial uint64
+	since  workload.KTime // when it was known of first
+	heard  bool           // its cgroup was heard to be made
 	ids    []workload.ContainerID
 	// layers are what the sources say, by source.
 	layers  map[int]*workload.Container
@@ -60,7 +62,7 @@ const maxMarks = 24
 
 func (m *machine) newContainer(id workload.ContainerID) *container {
 	m.seq++
-	c := &container{key: id, serial: m.seq, layers: map[int]*workload.Container{}, layerAt: map[int]workload.KTime{}, initAt: map[int]workload.KTime{}, gone: map[int]bool{}, asks: make([]ask, len(m.cfg.sources))}
+	c := &container{key: id, serial: m.seq, since: m.now, layers: map[int]*workload.Container{}, layerAt: map[int]workload.KTime{}, initAt: map[int]workload.KTime{}, gone: map[int]bool{}, asks: make([]ask, len(m.cfg.sources))}
 	m.all = append(m.all, c)
 	m.alias(c, id)
 	return c

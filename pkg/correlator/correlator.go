@@ -152,9 +152,10 @@ func (c *Correlator) config() config {
 	for i, col := range c.opts.Collectors {
 		_, prefill := col.(collectors.Prefiller)
 		_, pods := col.(collectors.PodCollector)
+		_, lists := col.(collectors.Lister)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, lists: lists, files: slices.Contains(c.opts.FilesOnly, col.Name())})
 	}
 	return cfg
 }
@@ -525,11 +526,31 @@ const (
 // checkReady closes Ready once the snapshot is in and every source that is there
 // has been listed; those absent or failing are not waited for.
 func (c *Correlator) checkReady() {
+	for _, name := range c.newlyAbsent() { // so it has nothing
+		c.feed(evListEnd{source: c.index[name], complete: true, absent: true})
+	}
 	for _, s := range c.becomeReady() {
 		if _, lists := c.sup.Collector(s.Name).(collectors.Lister); !lists || s.State == "absent" { // there is nothing to list
 			c.feed(evListEnd{source: c.index[s.Name], complete: true})
 		}
 	}
+}
+
+// newlyAbsent gives, until Ready is closed, those sources once that turn out not to
+// be there.
+func (c *Correlator) newlyAbsent() (names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isReady {
+		return nil
+	}
+	for _, s := range c.sup.Status() {
+		if s.State == "absent" && !c.listed[s.Name] {
+			c.listed[s.Name] = true
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // becomeReady closes Ready where it is time, and gives the sources as they are then.

@@ -226,6 +226,15 @@ func (m *machine) listed(i int, l *workload.Container) {
 func (m *machine) listEnd(e evListEnd) {
 	before := m.partial[e.source]
 	m.partial[e.source] = !e.complete
+	switch {
+	case !e.complete || !m.saysSoon(e.source):
+	case e.absent: // whenever its container came
+		m.denyUnlisted(e.source, m.now+1)
+	default:
+		m.denyUnlisted(e.source, e.began)
+	}
+	m.hasListed[e.source] = true
+	m.askUnasked(e.source)
 	if !e.complete {
 		return
 	}

@@ -22,6 +22,8 @@ type sourceInfo struct {
 	files bool
 	// pods: the source can be asked about pods.
 	pods bool
+	// lists: the source lists what it has by itself.
+	lists bool
 }
 
 // config is what a machine needs to know beforehand.
@@ -69,6 +71,8 @@ type (
 		complete bool
 		// began is when the list was asked for.
 		began workload.KTime
+		// absent: there is no such engine, and so no list.
+		absent bool
 	}
 	// evProcess answers reqProcess: what /proc says now, or that it is gone.
 	evProcess struct {
@@ -158,6 +162,8 @@ type machine struct {
 	// partial are the sources that are there and have not said all that they have:
 	// their last list was not complete, or the first has yet to come.
 	partial map[int]bool
+	// hasListed are the sources whose first list has ended, whole or not.
+	hasListed map[int]bool
 	// claimed are the processes that are named by a claim alone.
 	claimed map[*proc]struct{}
 	// waiting are containers whose init is being read, by its PID.
@@ -199,10 +205,11 @@ func newMachine(cfg config) *machine {
 		inNS:    procsByNS{},
 		inMount: procsByNS{},
 
-		pods:    newPods(),
-		partial: map[int]bool{},
-		claimed: map[*proc]struct{}{},
-		waiting: map[workload.PID][]*container{},
+		pods:      newPods(),
+		partial:   map[int]bool{},
+		hasListed: map[int]bool{},
+		claimed:   map[*proc]struct{}{},
+		waiting:   map[workload.PID][]*container{},
 	}
 	for i := range cfg.sources {
 		m.partial[i] = true
@@ -218,6 +225,11 @@ func (m *machine) step(now workload.KTime, in any) output {
 	m.now = max(m.now, now)
 	if m.begun == 0 {
 		m.begun = m.now
+		m.at(m.begun+firstList, func() {
+			for i := range m.cfg.sources {
+				m.askUnasked(i)
+			}
+		})
 	}
 	m.handle(in)
 	m.runTimers()

@@ -1332,6 +1332,54 @@ func TestANameIsBelievedOnceItsProcessWasSeenAgain(t *testing.T) {
 	r.want(100, workload.StatusUnknown, "")
 }
 
+// An engine that can only be called is about to list what it has: of what was there
+// before the list began nobody is asked one by one.
+func TestTheFirstListOfAnEngineDeniesWhatItDoesNotHave(t *testing.T) {
+	asked := func(r *rig, id string) (n int) {
+		for _, q := range r.reqs {
+			if q.source == containerd && q.kind == reqLookup && q.key.ID == id {
+				n++
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		name   string
+		then   func(r *rig)
+		a, b   int // how often about A, which was there before the list, and about B
+		denied bool
+	}{
+		{name: "it has not come", then: func(*rig) {}},
+		{name: "it is whole", then: func(r *rig) {
+			began := r.now
+			r.mkdir(4, 2, "/docker/"+idB)
+			r.feed(evListEnd{source: containerd, complete: true, began: began + 1})
+		}, b: 1, denied: true},
+		{name: "it is not whole", then: func(r *rig) {
+			r.feed(evListEnd{source: containerd, began: r.now})
+			r.mkdir(4, 2, "/docker/"+idB)
+		}, a: 1, b: 1},
+		{name: "it does not come", then: func(r *rig) { r.after(2100) }, a: 1},
+		{name: "there is no engine", then: func(r *rig) {
+			r.mkdir(4, 2, "/docker/"+idB)
+			r.feed(evListEnd{source: containerd, complete: true, absent: true})
+		}, denied: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.m.cfg.sources[containerd].lists = true
+			r.mkdir(3, 2, "/docker/"+idA)
+			c.then(r)
+			if a, b := asked(r, idA), asked(r, idB); a != c.a || b != c.b {
+				t.Errorf("it was asked %d times about A and %d times about B, not %d and %d", a, b, c.a, c.b)
+			}
+			if got := r.m.find(workload.ContainerID{Runtime: "docker", ID: idA}).asks[containerd].stage == askDone; got != c.denied {
+				t.Errorf("A is denied: %v", got)
+			}
+		})
+	}
+}
+
 // bareInit is what an engine says that knows a PID and nothing else.
 func bareInit(id string, pid workload.PID) *workload.Container {
 	return &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: id}, State: workload.StateRunning, Run: &workload.Run{Init: workload.ProcessKey{PID: pid}, Registers: true}}

@@ -254,16 +254,17 @@ func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
 			m.register(c, i, r)
 		}
 	}
+	pause := workload.KTime(time.Millisecond) << min(c.registerTries, 10)
 	for _, g := range p.set.cgroups {
 		if !g.known() {
 			m.askLineage(g)
 			g.awaited = again // the last one will do: it is tried below, too
+			pause = max(pause, lineageRetry)
 		}
 	}
 	if c.registerTries >= maxRegisterTries {
 		return
 	}
-	pause := workload.KTime(time.Millisecond) << min(c.registerTries, 10)
 	c.registerTries++
 	m.at(m.now+pause, again)
 }
