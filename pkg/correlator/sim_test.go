@@ -28,7 +28,7 @@ var (
 	simRuns  = flag.Int("sim.runs", 3000, "how many schedules the simulator runs")
 	simFor   = flag.Duration("sim.for", 0, "run for so long instead of -sim.runs")
 	simSteps = flag.Int("sim.steps", 0, "how many acts of the world a schedule has; 0: 6 to 18, each 16th seed 50 to 150")
-	simKeep  = flag.Bool("sim.keep", false, "go on after a failure, and print each")
+	simKeep  = flag.Bool("sim.keep", false, "go on after a failure, up to 20, and print each")
 	simTrace = flag.Bool("sim.trace", false, "print every input of the machine")
 )
 
@@ -161,6 +161,10 @@ func simulateMany(t *testing.T) simTotal {
 	if *simFor > 0 && *simFrom == 0 {
 		from = uint64(begin.Unix()) << 20
 	}
+	most := 1
+	if *simKeep {
+		most = 20
+	}
 	var next atomic.Uint64
 	next.Store(from)
 	var mu sync.Mutex
@@ -181,7 +185,7 @@ func simulateMany(t *testing.T) simTotal {
 				if err != nil && *simKeep {
 					t.Log(err)
 				}
-				stop.Store(total.failure != nil && !*simKeep)
+				stop.Store(total.failures >= most)
 				mu.Unlock()
 			}
 		})
