@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+	"github.com/pidigree/pidigree/pkg/workload"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
 
@@ -95,5 +98,59 @@ func (s podmanProcesses) hold(t *testing.T, agent *harness.Agent) {
 		if a := agent.Who(strconv.Itoa(pid))[0]; a.Status == "container" || a.Status == "conflict" {
 			t.Errorf("process %d, which is no member, is %s: %+v (%s)", pid, a.Status, a.Containers, a.Reason)
 		}
+	}
+}
+
+// A user's containers have no cgroup of their own here, which the kernel would tell
+// of at once: what tells is what podman writes.
+func TestAUsersContainerIsKnownSoonAfterItsStart(t *testing.T) {
+	const starts = 12
+	podman := collectortest.StartRootlessPodman(t, collectortest.EngineOptions{})
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{PodmanUsers: true})
+	c := connect(t, agent)
+	// The store is known by its first container.
+	first := podman.Run("--name", "first", collectortest.BusyboxImage)
+	agent.Await(patience, strconv.Itoa(podman.InitPID(first)), named("first"))
+	podman.Podman("rm", "--force", "--time", "0", "first")
+
+	type word struct {
+		name string
+		at   workload.KTime
+	}
+	heard := make(chan word, 1000)
+	go func() {
+		for ch, err := range c.Watch(t.Context(), workload.Selector{}) {
+			if err != nil {
+				return
+			}
+			if c := ch.Entity.Container; c != nil && c.Name != "" && c.Run != nil && c.Confidence == workload.Confirmed && !ch.Entity.Gone {
+				heard <- word{c.Name, bootTime()}
+			}
+		}
+	}()
+	var took []time.Duration
+	for i := range starts {
+		name := "soon-" + strconv.Itoa(i)
+		id := podman.Run("--name", name, collectortest.BusyboxImage, "sleep", "3600")
+		init := podman.InitPID(id)
+		var at workload.KTime
+		for timeout := time.After(patience); at == 0; {
+			select {
+			case w := <-heard:
+				if w.name == name {
+					at = w.at
+				}
+			case <-timeout:
+				t.Fatalf("nobody heard of %s", name)
+			}
+		}
+		began := harness.StartTicks(t, init) * workload.TickNS // when runc forked it
+		took = append(took, time.Duration(uint64(at)-began))
+		podman.Podman("rm", "--force", "--time", "0", name)
+	}
+	slices.Sort(took)
+	t.Logf("%d containers of a user: known %s (median), %s (most) after their init was forked", starts, took[starts/2], took[starts-1])
+	if median := took[starts/2]; median > 250*time.Millisecond {
+		t.Errorf("known only %s after the init was forked (median)", median)
 	}
 }

@@ -16,8 +16,15 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// minSpacing is the least time between two looks, however often nudged.
-const minSpacing = 100 * time.Millisecond
+const (
+	// minSpacing is the least time between two looks, however often nudged.
+	minSpacing = 100 * time.Millisecond
+	// changeSpacing is that between two looks after changes of databases: a commit
+	// is several writes. It is changeShare times what the last look took if that is
+	// more: whoever writes without end makes the collector no busier than that.
+	changeSpacing = 5 * time.Millisecond
+	changeShare   = 9
+)
 
 // Nudge implements collectors.Nudger: the next look is now.
 func (c *Collector) Nudge() {
@@ -27,27 +34,35 @@ func (c *Collector) Nudge() {
 	}
 }
 
-// Watch implements collectors.Watcher: a look at each database's version, each
-// second and when nudged, and at its records where that is another. What had been
-// there at the beginning is not said: a list does.
+// Watch implements collectors.Watcher: a look at each database's version, when it is
+// written to, each second and when nudged, and at its records where that is another.
+// What had been there at the beginning is not said: a list does.
 func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
-	w := watcher{c: c, fn: fn, stores: map[*store]*watched{}, seed: maphash.MakeSeed()}
+	ctx, cancel := context.WithCancel(ctx)
+	n, err := notify(ctx)
+	if err != nil {
+		c.log.Warn("no inotify instance, podman's databases are looked at each second; raise fs.inotify.max_user_instances", "err", err)
+	}
+	defer n.close()
+	defer cancel()
+	w := watcher{c: c, n: n, fn: fn, stores: map[*store]*watched{}, seed: maphash.MakeSeed()}
 	for {
+		began := time.Now()
 		if err := w.look(ctx); err != nil {
 			return fmt.Errorf("podman: watch: %w", err)
 		}
 		fn(collectors.Hint{Kind: collectors.HintAlive})
-		if err := c.untilDue(ctx); err != nil {
+		if err := c.untilDue(ctx, time.Since(began), n.changed); err != nil {
 			return fmt.Errorf("podman: watch: %w", err)
 		}
 	}
 }
 
-// untilDue waits until the next look is due: when everything else is, or after a
-// nudge, but in either case not at once after the last.
-func (c *Collector) untilDue(ctx context.Context) error {
-	spacing := min(minSpacing, c.interval/2)
+// untilDue waits until the next look is due: when everything else is, after a nudge,
+// or after a change, but in no case at once after the last, which took so long.
+func (c *Collector) untilDue(ctx context.Context, took time.Duration, changed <-chan struct{}) error {
 	ended := time.Now()
+	spacing := min(minSpacing, c.interval/2)
 	wait := beat.Until(c.interval)
 	if wait < spacing {
 		wait += c.interval
@@ -60,6 +75,8 @@ func (c *Collector) untilDue(ctx context.Context) error {
 	case <-due.C:
 		return nil
 	case <-c.nudged:
+	case <-changed:
+		spacing = min(max(changeSpacing, changeShare*took), c.interval)
 	}
 	due.Reset(spacing - time.Since(ended))
 	select {
@@ -73,15 +90,19 @@ func (c *Collector) untilDue(ctx context.Context) error {
 // watcher is the state of one Watch.
 type watcher struct {
 	c      *Collector
+	n      *notifier
 	fn     func(collectors.Hint)
 	stores map[*store]*watched
 	seed   maphash.Seed
+	// refused: the kernel gave no watch, and that was said.
+	refused bool
 }
 
 // watched is a store as of the last look.
 type watched struct {
 	begun   bool
 	version versions
+	wds     [2]int32
 	// containers are the sums and states of the records, pods the sums.
 	containers map[string]seenRecord
 	pods       map[string]uint64
@@ -116,7 +137,7 @@ func (w *watcher) look(ctx context.Context) error {
 }
 
 func (w *watcher) lookAt(ctx context.Context, s *store, now *watched) error {
-	v := s.versions()
+	v := w.versions(s, now)
 	if now.begun && v == now.version {
 		return nil
 	}
@@ -130,13 +151,18 @@ func (w *watcher) lookAt(ctx context.Context, s *store, now *watched) error {
 	return nil
 }
 
-// versions stats the databases. What is written while they are read afterwards shows the next time.
-func (s *store) versions() (v versions) {
+// versions stats the databases, and has changes that come later told. What is written
+// while they are read afterwards shows the next time.
+func (w *watcher) versions(s *store, now *watched) (v versions) {
 	dir, err := s.open()
 	if err != nil {
 		return v
 	}
 	defer unix.Close(dir)
+	if err := w.n.follow(dir, &now.wds); err != nil && !w.refused {
+		w.refused = true
+		w.c.log.Warn("podman's databases are looked at each second; raise fs.inotify.max_user_watches", "path", s.root, "err", err)
+	}
 	for i, d := range databases {
 		path := d.file
 		if d.dir != "" {
