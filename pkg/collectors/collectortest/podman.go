@@ -75,7 +75,15 @@ func newPodman(tb testing.TB) *Podman {
 	tool(tb, "runc")
 	dir := privateDir(tb, "pdp")
 	e := &Podman{Dir: dir, Root: dir + "/root", RunRoot: dir + "/run", RuncRoot: dir + "/runc", engine: engine{tb: tb}}
-	if err := os.WriteFile(dir+"/containers.conf", []byte(podmanConfig(dir)), 0o600); err != nil {
+	// A program with its flag, for the podman that conmon runs when a container ends
+	// is not given podman's --runtime-flag, and would leave runc's state behind.
+	runc := fmt.Sprintf("#!/bin/sh\nexec /usr/sbin/runc --root %s \"$@\"\n", e.RuncRoot)
+	err := errors.Join(
+		os.WriteFile(dir+"/containers.conf", []byte(podmanConfig(dir)), 0o600),
+		os.Mkdir(dir+"/bin", 0o700),
+		os.WriteFile(dir+"/bin/runc", []byte(runc), 0o700),
+	)
+	if err != nil {
 		tb.Fatal(err)
 	}
 	return e
@@ -86,7 +94,7 @@ func (e *Podman) command(bin string) []string {
 	return []string{
 		"CONTAINERS_CONF=" + e.Dir + "/containers.conf", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", bin,
 		"--root", e.Root, "--runroot", e.RunRoot, "--tmpdir", e.Dir + "/tmp", "--storage-driver", "overlay",
-		"--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc", "--runtime-flag", "root=" + e.RuncRoot,
+		"--cgroup-manager", "cgroupfs", "--runtime", e.Dir + "/bin/runc",
 		"--network-config-dir", e.Dir + "/net",
 	}
 }
@@ -94,6 +102,13 @@ func (e *Podman) command(bin string) []string {
 func (e *Podman) begin(opts EngineOptions) {
 	e.tb.Helper()
 	e.tb.Cleanup(e.cleanup)
+	e.Load(opts)
+}
+
+// Load loads BusyboxImage and the images of opts, for a podman that was started
+// with NoImages: until then nothing of it is there, as before it is installed.
+func (e *Podman) Load(opts EngineOptions) {
+	e.tb.Helper()
 	loadImages(e.tb, e.Dir, opts, func(ctx context.Context, tar string) error {
 		if err := os.Chown(tar, int(e.UID), int(e.UID)); err != nil {
 			return err

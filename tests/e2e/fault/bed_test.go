@@ -31,7 +31,7 @@ import (
 // bed is an engine, an agent, and an oracle that asks it all the way through.
 type bed struct {
 	*testing.T
-	engine engine
+	engine maker
 	proxy  *collectortest.Proxy // nil: the agent asks the engine itself
 	agent  *harness.Agent
 	o      *oracle.Oracle
@@ -54,12 +54,12 @@ var serial atomic.Int64
 
 // newBed starts an agent and an oracle beside an engine. Through a proxy, the
 // engine can be told to change while the agent cannot hear it.
-func newBed(t *testing.T, e engine, proxied bool, args ...string) *bed {
+func newBed(t *testing.T, e maker, proxied bool, args ...string) *bed {
 	t.Helper()
 	b := &bed{T: t, engine: e}
 	opts := e.agent()
 	if proxied {
-		b.proxy, opts = e.proxied(t)
+		b.proxy, opts = e.(engine).proxied(t)
 	}
 	opts.Args = args
 	b.agent = harness.StartAgent(t, programs, opts)
@@ -149,7 +149,7 @@ func (b *bed) settle() {
 		b.o.WaitKnown(patience, r.party)
 	}
 	if took, diff := b.equalSince(time.Now()); diff != "" {
-		b.Fatalf("before the fault, the store is not the truth after %s (-engine +agent):\n%s", took, diff)
+		b.Fatalf("before the fault, the store is not the truth after %s (-engine +agent):\n%s\n%s", took, diff, b.records(diff))
 	}
 	b.probe.about(b.stays)
 }

@@ -30,24 +30,30 @@ type fact struct {
 	PID                int // of a running one's init
 }
 
-// engine is what the tests do with either engine. Calls go to the engine itself
-// and not through a proxy. An id is what the engine's lists have.
-type engine interface {
+// maker is what the tests do with whatever makes containers, a daemon or not. An
+// id is what its lists have.
+type maker interface {
 	String() string
+	// run starts a container in the background.
+	run(ctx context.Context, p *oracle.Party, work ...string) (id string, err error)
+	remove(ctx context.Context, id string) error
+	// truth is every container that the engine knows.
+	truth(ctx context.Context) (map[string]fact, error)
+	agent() harness.AgentOptions
+}
+
+// engine is a maker that is a daemon. Calls go to the engine itself and not
+// through a proxy.
+type engine interface {
+	maker
 	Start() error
 	Stop()
 	Kill()
 	Signal(syscall.Signal) error
 	PID() int
 
-	// run starts a container in the background.
-	run(ctx context.Context, p *oracle.Party, work ...string) (id string, err error)
-	remove(ctx context.Context, id string) error
-	// truth is every container that the engine knows.
-	truth(ctx context.Context) (map[string]fact, error)
 	// giants makes containers without a process whose records are over 16 MiB together.
 	giants(ctx context.Context) ([]string, error)
-	agent() harness.AgentOptions
 	proxied(testing.TB) (*collectortest.Proxy, harness.AgentOptions)
 }
 

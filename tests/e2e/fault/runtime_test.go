@@ -55,7 +55,7 @@ func engineFails(t *testing.T, e engine) {
 
 // daemonTroubles end or stop the process of the engine.
 func (b *bed) daemonTroubles() []trouble {
-	e := b.engine
+	e := b.engine.(engine)
 	queued := make(chan error, 1)
 	var late *resident
 	return []trouble{
@@ -129,7 +129,7 @@ func (b *bed) largeList() trouble {
 		begin: func() (err error) {
 			ctx, cancel := command(b.Context())
 			defer cancel()
-			if ids, err = b.engine.giants(ctx); err != nil {
+			if ids, err = b.engine.(engine).giants(ctx); err != nil {
 				return err
 			}
 			b.proxy.Cut()

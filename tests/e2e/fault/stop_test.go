@@ -29,9 +29,9 @@ const (
 // agent that runs, with it stopped, and with a naive client that asked Docker for
 // its events and stopped reading.
 func TestAStoppedAgentSlowsNoEngine(t *testing.T) {
-	d, c := startDocker(t), startContainerd(t)
-	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: d.Dockerd, Containerd: c.Containerd})
-	m := newMeter(t, d, c)
+	d, c, k := startDocker(t), startContainerd(t), startKube(t)
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: d.Dockerd, Containerd: c.Containerd, CRI: k.CRI})
+	m := newMeter(t, d, c, k)
 	m.round(4) // warms up
 	for run := range *stopRuns {
 		half := *stopFor / 2
@@ -64,6 +64,7 @@ const (
 	opExec   = "docker exec"
 	opCtrRun = "ctr run --rm"
 	opCtrEx  = "ctr task exec"
+	opPod    = "a pod's container"
 )
 
 // samples are how long operations took.
@@ -89,14 +90,15 @@ type meter struct {
 	*testing.T
 	d     docker
 	c     containerd
+	k     *kube
 	id    string // Docker's, whose events are large for its label
 	n     int
 	pairs [2]string
 }
 
-func newMeter(t *testing.T, d docker, c containerd) *meter {
+func newMeter(t *testing.T, d docker, c containerd, k *kube) *meter {
 	t.Helper()
-	m := &meter{T: t, d: d, c: c, pairs: [2]string{"meter-a", "meter-b"}}
+	m := &meter{T: t, d: d, c: c, k: k, pairs: [2]string{"meter-a", "meter-b"}}
 	var made struct{ ID string }
 	err := d.call(t.Context(), "POST", "/containers/create?name="+m.pairs[0], map[string]any{
 		"Image": collectortest.BusyboxImage, "Cmd": []string{"/bin/sleep", "3600"}, "Labels": map[string]string{"large": strings.Repeat("x", 60<<10)},
@@ -158,6 +160,15 @@ func (m *meter) round(renames int) samples {
 		_, err := m.c.ctr(ctx, "tasks", "exec", "--exec-id", id, "meter", "/bin/true")
 		return err
 	})
+	for range 2 {
+		do(opPod, func() error {
+			id, err := m.k.RunContainer(ctx, m.k.sandbox, m.k.pod, collectortest.ContainerConfig{Name: id, Command: []string{"sleep", "3600"}})
+			if err != nil {
+				return err
+			}
+			return m.k.RemoveContainer(ctx, id)
+		})
+	}
 	return s
 }
 
@@ -166,9 +177,12 @@ func (m *meter) rename(ctx context.Context) error {
 	return m.d.call(ctx, "POST", "/containers/"+m.id+"/rename?name="+m.pairs[0], nil, nil)
 }
 
+// engineOfPods is the containerd with the CRI plugin.
+const engineOfPods = "containerd, CRI"
+
 // memory is that of the engines, in KiB.
 func (m *meter) memory() map[string]int {
-	all := map[string]int{"dockerd": memory(m.d.PID()), "containerd": memory(m.c.PID())}
+	all := map[string]int{"dockerd": memory(m.d.PID()), "containerd": memory(m.c.PID()), engineOfPods: memory(m.k.PID())}
 	if pid, err := os.ReadFile(m.d.ExecRoot + "/containerd/containerd.pid"); err == nil {
 		n, _ := strconv.Atoi(strings.TrimSpace(string(pid)))
 		all["Docker's containerd"] = memory(n)
@@ -182,7 +196,7 @@ const flat = 32 << 10
 func (m *meter) compare(t *testing.T, run int, running, stopped samples, before, after map[string]int) {
 	t.Helper()
 	var b strings.Builder
-	for _, op := range []string{opRename, opRun, opExec, opCtrRun, opCtrEx} {
+	for _, op := range []string{opRename, opRun, opExec, opCtrRun, opCtrEx, opPod} {
 		with, without := median(stopped[op]), median(running[op])
 		ratio := float64(with) / float64(without)
 		fmt.Fprintf(&b, "\n%-16s %10s stopped (%d), %10s running (%d): %.2f times", op, with.Round(10*time.Microsecond), len(stopped[op]), without.Round(10*time.Microsecond), len(running[op]), ratio)
@@ -190,7 +204,7 @@ func (m *meter) compare(t *testing.T, run int, running, stopped samples, before,
 			t.Errorf("%s takes %.2f times as long while the agent is stopped, more than %.1f", op, ratio, stoppedMost)
 		}
 	}
-	for _, name := range []string{"dockerd", "containerd", "Docker's containerd"} {
+	for _, name := range []string{"dockerd", "containerd", "Docker's containerd", engineOfPods} {
 		fmt.Fprintf(&b, "\n%-20s %d KiB before, %d KiB after", name, before[name], after[name])
 		if before[name] == 0 || after[name] > before[name]+flat {
 			t.Errorf("%s has grown from %d to %d KiB while the agent was stopped", name, before[name], after[name])
