@@ -48,7 +48,17 @@ func splitAndWholeMoves(t *testing.T, s *stage) {
 		t.Run(name, func(t *testing.T) {
 			p := attacker.sitter(t, append([]string{"enter"}, dirs(t, s.victim.pid, hs)...)...)
 			defer p.end(t)
-			s.siege(t, p)
+			s.siege(t, p, s.victim)
+		})
+	}
+	if s.podmans == nil {
+		return
+	}
+	for name, hs := range splits(t) {
+		t.Run("into podman's container, "+name, func(t *testing.T) {
+			p := attacker.sitter(t, append([]string{"enter"}, dirs(t, s.podmans.pid, hs)...)...)
+			defer p.end(t)
+			s.siege(t, p, s.podmans)
 		})
 	}
 }
@@ -62,9 +72,9 @@ func entriesAndMoves(t *testing.T, s *stage) {
 		t.Run("born there", func(t *testing.T) {
 			p := attacker.sitter(t, "clone", inside(v2.Of(t, s.victim.pid)))
 			defer p.end(t)
-			s.siege(t, p)
+			s.siege(t, p, s.victim)
 			p.move(t, dirs(t, s.victim.pid, all[1:]))
-			s.siege(t, p)
+			s.siege(t, p, s.victim)
 		})
 	}
 	for name, hs := range splits(t) {
@@ -73,7 +83,7 @@ func entriesAndMoves(t *testing.T, s *stage) {
 			defer p.end(t)
 			s.is(t, p.pid, attacker)
 			p.move(t, dirs(t, s.victim.pid, hs))
-			s.siege(t, p)
+			s.siege(t, p, s.victim)
 			p.move(t, dirs(t, attacker.pid, hs))
 			for _, a := range s.askAll(t, p.pid) {
 				attacker.isNoVictim(t, a)
@@ -87,22 +97,22 @@ func entriesAndMoves(t *testing.T, s *stage) {
 		native := s.attacker(t, "--pid", "host")
 		p := native.sitter(t, append([]string{"enter"}, dirs(t, s.victim.pid, all)...)...)
 		defer p.end(t)
-		s.siege(t, p)
+		s.siege(t, p, s.victim)
 	})
 }
 
 // siege asks about a process in the victim's cgroup, and about everybody else,
 // again and again: it must not be taken for the victim's later on, either.
-func (s *stage) siege(t *testing.T, p sitter) {
+func (s *stage) siege(t *testing.T, p sitter, victim *member) {
 	t.Helper()
-	fools(t, p.pid, s.victim)
+	fools(t, p.pid, victim)
 	var last workload.Answer
 	for range 5 {
 		for _, a := range s.askAll(t, p.pid) {
 			p.m.isNoVictim(t, a)
 			last = a
 		}
-		s.is(t, s.victim.pid, s.victim)
+		s.is(t, victim.pid, victim)
 		s.is(t, s.bystanders[0].pid, s.bystanders[0])
 	}
 	t.Logf("%s %.12s %q", last.Status, idOf(last), last.Reason)

@@ -55,6 +55,9 @@ func namesOfChildCgroups(t *testing.T, s *stage) {
 			s.named(t, attacker, s.podded, "kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/", name)
 		})
 	}
+	for kind, name := range borrowed(s.podmans.id) {
+		t.Run("of podman's container, "+kind, func(t *testing.T) { s.named(t, attacker, s.podmans, "libpod_parent/", name) })
+	}
 }
 
 // named has a process enter cgroups of this name, below those of its container.

@@ -42,7 +42,9 @@ type stage struct {
 
 	victim *member
 	// podded is a bystander in a pod; nil in the guest.
-	podded     *member
+	podded *member
+	// podmans is a bystander of root's podman; nil in the guest.
+	podmans    *member
 	bystanders []*member
 	serial     int
 }
@@ -60,9 +62,12 @@ func newStage(t *testing.T) *stage {
 	if err := os.Mkdir(s.lies, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	var podman *collectortest.Podman
 	known := harness.AgentOptions{Docker: s.docker, Containerd: s.containerd, OCIRoots: []string{s.lies}}
 	if !s.guest { // runc of its own cannot run there without the controllers of cgroup v2
 		known.CRI = collectortest.StartCRI(t, collectortest.EngineOptions{})
+		podman = collectortest.StartPodman(t, collectortest.EngineOptions{})
+		known.Podman = podman
 	}
 	s.agent = harness.StartAgent(t, programs, known)
 	s.client = s.dial(t, s.agent.Socket)
@@ -76,7 +81,8 @@ func newStage(t *testing.T) *stage {
 	}
 	if known.CRI != nil {
 		s.podded = s.startInPod(t, known.CRI)
-		s.bystanders = append(s.bystanders, s.podded)
+		s.podmans = s.startWithPodman(t, podman)
+		s.bystanders = append(s.bystanders, s.podded, s.podmans)
 	}
 	host := s.o.Host().Group("bystander")
 	host.RunHost("stay", "-children", "2")
@@ -104,6 +110,17 @@ func (s *stage) startInPod(t *testing.T, e *collectortest.CRI) *member {
 	}
 	m.party.SetID(m.id)
 	m.pid = e.InitOf(m.id)
+	return m
+}
+
+// startWithPodman starts a bystander of root's podman.
+func (s *stage) startWithPodman(t *testing.T, e *collectortest.Podman) *member {
+	t.Helper()
+	name := s.name("bystander-podman")
+	m := &member{name: name, t: t, party: s.o.Container(oracle.Truth{Name: name, Image: collectortest.BusyboxImage}).Group("bystander")}
+	m.id = e.Run(append(m.party.DockerArgs(), collectortest.BusyboxImage, oracle.Work, "stay")...)
+	m.party.SetID(m.id)
+	m.pid = e.InitPID(m.id)
 	return m
 }
 
