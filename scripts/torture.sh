@@ -34,8 +34,8 @@ run_fault() {
 		-fault.watchers="$(part 1000 100)" -fault.short="$(part 1000 100)"
 }
 run_restart() {
-	e2e ./tests/e2e -run '^(TestAKilledAgentIsRebuiltExactly|TestReadySoonBesideManyContainers)$' \
-		-restart.kills="$(part 100 5)" -restart.sleepers="$(part 1000 20)"
+	e2e ./tests/e2e -run '^(TestAKilledAgentIsRebuiltExactly|TestReadySoonBesideManyContainers|TestFourEnginesAtOnce)$' \
+		-restart.kills="$(part 100 5)" -restart.sleepers="$(part 1000 20)" -four.each="$(part 125 5)"
 }
 run_flood() {
 	e2e ./pkg/kernel -run '^TestEveryEventOfAFloodIsAccountedFor$' -flood="$(part 120 10)s" &&

@@ -270,7 +270,7 @@ func measureIdle(b *testing.B, agent *harness.Agent) {
 }
 
 // cpuTime is the user and system time of a process (schedstat would count the main thread alone).
-func cpuTime(b *testing.B, pid int) time.Duration {
+func cpuTime(b testing.TB, pid int) time.Duration {
 	b.Helper()
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
