@@ -42,6 +42,10 @@ type AgentConfig struct {
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.
 	Kubelet agent.Kubelet
+	// ECS says where the ECS agent is and what is asked of it.
+	ECS agent.ECS
+	// ECSTags is "on" or "off".
+	ECSTags string
 
 	// Include and Exclude decide which containers and pods are shown.
 	Include, Exclude workload.Filter

@@ -80,6 +80,8 @@ func sample(s setting) string {
 		return "fork"
 	case s.key == "kubelet.address":
 		return "https://10.0.0.7:10250"
+	case strings.HasPrefix(s.key, "ecs."):
+		return "http://127.0.0.1:51679"
 	case s.key == "metrics-address":
 		return "127.0.0.1:9464"
 	}

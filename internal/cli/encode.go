@@ -69,12 +69,6 @@ type markJSON struct {
 	SinceFirstNs int64  `json:"sinceFirstNs"`
 }
 
-type taskJSON struct {
-	ARN     string `json:"arn"`
-	Cluster string `json:"cluster"`
-	Family  string `json:"family"`
-}
-
 type serviceJSON struct {
 	Unit  string `json:"unit"`
 	Slice string `json:"slice,omitempty"`
@@ -139,6 +133,7 @@ type containerJSON struct {
 	Sandbox      bool              `json:"sandbox,omitempty"`
 	Parent       string            `json:"parent,omitempty"`
 	Pod          *podJSON          `json:"pod,omitempty"`
+	Task         *taskRefJSON      `json:"task,omitempty"`
 	PID          uint32            `json:"pid,omitempty"`
 	StartTimeNs  uint64            `json:"startTimeNs,omitempty"`
 	Created      *time.Time        `json:"created,omitempty"`
@@ -253,7 +248,7 @@ func containerObject(c *workload.Container) containerJSON {
 		Aliases: convert(c.Aliases, workload.ContainerID.String),
 		Image:   imageName(c), ImageTag: c.Image.Tag, ImageDigest: c.Image.Digest, ImageID: c.Image.ID,
 		Labels: c.Labels, Env: c.Env, State: stateWord(c.State), Confidence: string(c.Confidence), Sandbox: c.Sandbox,
-		Pod: podRefObject(c.Pod), Created: timeObject(c.Created), Started: timeObject(c.Started),
+		Pod: podRefObject(c.Pod), Task: taskRefObject(c.Task), Created: timeObject(c.Created), Started: timeObject(c.Started),
 		Finished: timeObject(c.Finished), Exit: exitObject(lastExit(c)), Hostname: c.Hostname, User: c.User,
 		Networks: convert(c.Networks, networkObject), Ports: convert(c.Ports, portObject),
 		Mounts: convert(c.Mounts, mountObject), Limits: limitsObject(c.Limits), Security: securityObject(c.Security),
@@ -335,13 +330,6 @@ func timelineObject(marks []workload.Mark) []markJSON {
 	return convert(marks, func(m workload.Mark) markJSON {
 		return markJSON{What: m.What, Source: m.Source, AtNs: int64(m.At), SinceFirstNs: int64(m.At - marks[0].At)}
 	})
-}
-
-func taskObject(t *workload.Task) *taskJSON {
-	if t == nil {
-		return nil
-	}
-	return &taskJSON{ARN: t.ARN, Cluster: t.Cluster, Family: t.Family}
 }
 
 func serviceObject(s *workload.Service) *serviceJSON {

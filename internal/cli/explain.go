@@ -121,7 +121,16 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 	}
 	p.pod(ans)
 	if ans.Task != nil {
-		p.screen.printf("  %-9s %s\n", "task", ans.Task.ARN)
+		p.screen.printf("  %-9s %s  %s", "task", taskFamily(ans.Task), ans.Task.ARN)
+		for _, word := range []string{ans.Task.Service, ans.Task.LaunchType, ans.Task.Zone, ans.Task.Known} {
+			if word != "" {
+				p.screen.printf("  %s", word)
+			}
+		}
+		if len(ans.Task.Missing) > 0 {
+			p.screen.printf("  (waiting for %s)", strings.Join(ans.Task.Missing, ", "))
+		}
+		p.screen.printf("\n")
 	}
 	if ans.Service != nil {
 		p.screen.printf("  %-9s %s\n", "unit", ans.Service.Unit)

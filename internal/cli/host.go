@@ -40,7 +40,8 @@ func agentOptions(c AgentConfig) agent.Options {
 		PodmanRoots: c.PodmanRoots, PodmanNoUsers: c.PodmanUsers == "off", OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, Include: c.Include, Exclude: c.Exclude, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
 		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress, DisablePrograms: c.DisablePrograms,
 	}
-	o.Kubelet = c.Kubelet
+	o.Kubelet, o.ECS = c.Kubelet, c.ECS
+	o.ECS.Tags = c.ECSTags == "on"
 	return o
 }
 

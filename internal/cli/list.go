@@ -203,7 +203,7 @@ func (p *tableEntities) columns() []column {
 	case workload.KindImage:
 		return []column{{head: "ID", max: 16}, {head: "NAME", max: 64}, {head: "SIZE", right: true}}
 	case workload.KindTask:
-		return []column{{head: "FAMILY", max: 32}, {head: "CLUSTER", max: 32}, {head: "ARN", max: 96}, {head: "STATE"}}
+		return taskColumns()
 	case workload.KindService:
 		return []column{{head: "UNIT", max: 64}, {head: "SLICE", max: 40}, {head: "STATE"}}
 	}
@@ -232,7 +232,7 @@ func (p *tableEntities) row(e workload.Entity) []painted {
 	case e.Image != nil:
 		return []painted{cell(shortDigest(e.Image.ID)), cell(imageLabel(e.Image)), cell(size(e.Image.Size))}
 	case e.Task != nil:
-		return []painted{cell(e.Task.Family), cell(e.Task.Cluster), cell(e.Task.ARN), goneCell(e)}
+		return taskRow(e)
 	case e.Service != nil:
 		return []painted{cell(e.Service.Unit), cell(e.Service.Slice), goneCell(e)}
 	}

@@ -418,7 +418,20 @@ func testLists(web, worker, inner, bad *workload.Container) map[workload.Kind][]
 			{Kind: workload.KindImage, Image: &workload.Image{ID: "sha256:" + webID, Names: []string{"nginx:1.25", "nginx:latest"}, Digests: []string{"nginx@sha256:0123"}, Size: 187_654_321}},
 			{Kind: workload.KindImage, Image: &workload.Image{ID: hostile, Size: 12}},
 		},
-		workload.KindTask:    {{Kind: workload.KindTask, Task: &workload.Task{ARN: "arn:aws:ecs:x", Cluster: "c", Family: "f"}}},
+		workload.KindTask: {
+			{Kind: workload.KindTask, Task: &workload.Task{ARN: "arn:aws:ecs:x", Cluster: "c", Family: "f"}},
+			{Kind: workload.KindTask, Task: &workload.Task{
+				ARN: "arn:aws:ecs:eu-west-1:111122223333:task/c/158d1c8083dd49d6b527399fd6414f5c", Cluster: "c", Family: "shop", Revision: "7",
+				Service: "web", LaunchType: "EC2", Zone: "eu-west-1a", ZoneID: "euw1-az1", VPC: "vpc-0", Instance: "arn:aws:ecs:y", Desired: "RUNNING", Known: "PENDING",
+				Limits: workload.TaskLimits{NanoCPUs: 250_000_000, MemoryBytes: 1 << 29}, Tags: map[string]string{"team": "shop"}, InstanceTags: map[string]string{"rack": "7"},
+				Containers: []workload.TaskContainer{
+					{Name: "web", ID: workload.ContainerID{Runtime: "docker", ID: "4f3a"}, Image: "shop:2", Type: "NORMAL", Desired: "RUNNING", Known: "RUNNING", Health: "HEALTHY", Restarts: 1, Started: time.Unix(1_770_000_000, 0).UTC()},
+					{Name: "done", Image: "job:1", Exited: true, ExitCode: 3, Finished: time.Unix(1_770_000_060, 0).UTC()},
+				},
+				PullStarted: time.Unix(1_769_999_000, 0).UTC(), PullStopped: time.Unix(1_769_999_060, 0).UTC(), Stopped: time.Unix(1_770_000_100, 0).UTC(),
+				Sources: []workload.Provenance{{Source: "ecs", At: 5e9}}, Missing: []string{"docker"}, Truncated: []string{"tags"},
+			}, Revision: 48},
+		},
 		workload.KindService: {{Kind: workload.KindService, Service: &workload.Service{Unit: `dev-disk-by\x2duuid.device`, Slice: "system.slice"}}},
 	}
 }

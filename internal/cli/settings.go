@@ -43,7 +43,7 @@ func (s setting) env() string {
 
 // settings is the table, in the order of the documentation.
 func settings() []setting {
-	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), kubeletSettings(), filterSettings(), kernelSettings(), runSettings())
+	return slices.Concat(socketSettings(), hostSettings(), sourceSettings(), kubeletSettings(), ecsSettings(), filterSettings(), kernelSettings(), runSettings())
 }
 
 func socketSettings() []setting {
@@ -191,8 +191,35 @@ func filterSettings() []setting {
 }
 
 const filterMore = "A pattern is for the whole text: `*` is any characters, `?` one, `[a-z]` one of them. A filter matches where each of its keys that is set does, " +
-	"and a key where one of its patterns does; what nobody has said matches nothing. What `include` does not match, or `exclude` does, is in no list and no stream. " +
+	"and a key where one of its patterns does; what nobody has said matches nothing. An ECS task is matched by its family or service, its cluster for a namespace, and its tags for labels. What `include` does not match, or `exclude` does, is in no list and no stream. " +
 	"Filters change no identity: a process of a hidden container is answered with that container's id, state and run, marked `filtered`, and never as the host's. They keep lists short, not secrets."
+
+func ecsSettings() []setting {
+	return []setting{
+		{
+			key: "ecs.address", arg: "URL",
+			field: func(c *AgentConfig) any { return &c.ECS.Address },
+			help:  "introspection of this instance's ECS agent, http://HOST:PORT; none to ask none",
+			more: "Empty: `http://127.0.0.1:51678`, and where nobody listens there the task metadata endpoint of the agent's own container, which on Fargate tells of its own task, " +
+				"and to a daemon of all tasks. Only addresses of this host are asked.",
+			check: func(c *AgentConfig) error { return checkECS(c.ECS.Address) },
+		},
+		{
+			key: "ecs.metadata", arg: "URL",
+			field: func(c *AgentConfig) any { return &c.ECS.Metadata },
+			help:  "where the tasks' metadata endpoints are, http://HOST[:PORT]",
+			more: "Empty: `http://169.254.170.2`, which the ECS agent redirects to itself. The path of an endpoint is read from the environment of a task's container, " +
+				"from which nothing else is taken.",
+			check: func(c *AgentConfig) error { return checkECS(c.ECS.Metadata) },
+		},
+		{
+			key: "ecs.tags", value: "off", arg: "WHEN", oneOf: []string{"on", "off"},
+			field: func(c *AgentConfig) any { return &c.ECSTags },
+			help:  "ask for the tags of tasks and of their container instance",
+			more:  "The ECS agent then asks AWS, whose limit on such calls is the account's; the instance's role needs `ecs:ListTagsForResource`.",
+		},
+	}
+}
 
 func kubeletSettings() []setting {
 	return []setting{
@@ -472,6 +499,14 @@ func checkSockets(list []string) error {
 		}
 	}
 	return nil
+}
+
+// checkECS looks at the form; what a host and a port are, its collector says.
+func checkECS(address string) error {
+	if address == "" || address == agent.NoECS || strings.HasPrefix(address, "http://") {
+		return nil
+	}
+	return fmt.Errorf("%q is not http://HOST:PORT; write http://127.0.0.1:51678", address)
 }
 
 // checkKubelet looks at the form; what a host and a port are, its collector says.

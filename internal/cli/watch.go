@@ -168,6 +168,9 @@ func changeText(c workload.Change) painted {
 	case e.Pod != nil && !e.Gone:
 		state := podState(e)
 		return painted{escapeCut(name, 80) + "  " + state.text, state.paint}
+	case e.Task != nil && !e.Gone:
+		state := taskState(e)
+		return painted{escapeCut(name, 120) + "  " + escapeCut(taskFamily(e.Task), 48) + "  " + escapeCut(state.text, 16), state.paint}
 	case e.Gone:
 		return painted{name + "  gone", dim}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package filter decides which containers, pods and processes a filter means.
+// Package filter decides which containers, pods, tasks and processes a filter means.
 //
 // It owns the patterns: what they are matched against, and what is wrong with
 // one. It keeps nothing and does no I/O; a Matcher is immutable and may be used
@@ -159,6 +159,19 @@ func (m *Matcher) Pod(p *workload.Pod) bool {
 	s := subject{names: said(p.Name), namespaces: said(p.Namespace), labels: []map[string]string{p.Labels}}
 	for i := range p.Containers {
 		s.images = append(s.images, images(workload.ImageRef{Name: p.Containers[i].Image})...)
+	}
+	return m.matches(&s)
+}
+
+// Task reports whether a task is meant: by its family or service, its cluster for
+// a namespace, its tags for labels, and the images of its containers.
+func (m *Matcher) Task(t *workload.Task) bool {
+	if m == nil {
+		return true
+	}
+	s := subject{names: slices.Concat(said(t.Family), said(t.Service)), namespaces: said(t.Cluster), labels: []map[string]string{t.Tags}}
+	for i := range t.Containers {
+		s.images = append(s.images, images(workload.ImageRef{Name: t.Containers[i].Image})...)
 	}
 	return m.matches(&s)
 }

@@ -105,6 +105,25 @@ func TestWhatAContainerIsFoundBy(t *testing.T) {
 	}
 }
 
+func TestATaskIsMeantByItsFamilyServiceClusterTagsAndImages(t *testing.T) {
+	task := &workload.Task{Family: "shop", Service: "web", Cluster: "prod", Tags: map[string]string{"team": "a"}, Containers: []workload.TaskContainer{{Image: "nginx:1"}}}
+	type f = workload.Filter
+	for name, tc := range map[string]struct {
+		filter workload.Filter
+		want   bool
+	}{
+		"family": {f{Names: []string{"sh*"}}, true}, "service": {f{Names: []string{"web"}}, true}, "another name": {f{Names: []string{"prod"}}, false},
+		"cluster": {f{Namespaces: []string{"prod"}}, true}, "tag": {f{Labels: []string{"team=a"}}, true}, "another tag": {f{Labels: []string{"team=b"}}, false},
+		"image": {f{Images: []string{"nginx"}}, true}, "all of it": {f{Names: []string{"shop"}, Labels: []string{"x"}}, false},
+	} {
+		in, _ := New(tc.filter, f{})
+		ex, _ := New(f{}, tc.filter)
+		if in.Task(task) != tc.want || ex.Task(task) == tc.want {
+			t.Errorf("%s: included %t, excluded %t, want %t", name, in.Task(task), !ex.Task(task), tc.want)
+		}
+	}
+}
+
 func FuzzAPatternEndsAndAgreesWithPathMatch(f *testing.F) {
 	f.Add("a*[b-d]?", "aXXcz")
 	f.Add("*a*a*a*b", "aaaaaaaaaaaaaaaaaaaa")

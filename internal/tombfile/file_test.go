@@ -118,6 +118,43 @@ func TestPodsOutliveTheAgentWithTheirContainers(t *testing.T) {
 	}
 }
 
+func TestTasksOutliveTheAgentWithTheirContainers(t *testing.T) {
+	dir := t.TempDir()
+	first := store.New(store.Options{Base: 1 << 40, Grace: time.Hour})
+	first.SetAsOf(20 * second)
+	for n := 1; n <= 3; n++ { // 1 ends before the agent, 2 unseen, 3 lives on
+		c := container(n)
+		c.Task = &workload.TaskRef{ARN: task(n).ARN, Cluster: "prod", Family: "shop"}
+		first.Apply(slices.Concat(live(n), []store.Change{
+			{Container: &store.ContainerChange{ID: id(n), Source: "ecs", Layer: c}},
+			{Task: &store.TaskChange{ARN: task(n).ARN, Source: "ecs", Layer: task(n)}},
+		})...)
+	}
+	first.Apply(dead(1)...)
+	first.Apply(store.Change{Task: &store.TaskChange{ARN: task(1).ARN, Gone: 12 * second}})
+	f := open(t, dir, first, nil)
+	f.flush(t.Context())
+	f.Close()
+
+	next := store.New(store.Options{Base: 1 << 41, Grace: time.Hour})
+	next.SetAsOf(60 * second)
+	f = open(t, dir, next, nil)
+	past := f.Load()
+	next.Restore(past.Ended(host(key(3))))
+	for n, since := range map[int]workload.KTime{1: 12 * second, 2: 60 * second} {
+		got, ok := next.Task(task(n).ARN)
+		if !ok || got.Family != "shop" || got.Known != "" || next.GoneSince(workload.Entity{Task: got}) != since {
+			t.Errorf("task %d: %t, %+v, since %d", n, ok, got, next.GoneSince(workload.Entity{Task: got}))
+		}
+		if a, _ := next.ContainerAnswer(id(n)); a.Task == nil || a.Task.Tags["a"] != "b" {
+			t.Errorf("the task of container %d: %+v", n, a.Task)
+		}
+	}
+	if got, ok := next.Task(task(3).ARN); ok {
+		t.Errorf("a task whose container lives is gone: %+v", got)
+	}
+}
+
 func restored(c *workload.Container) bool {
 	for _, s := range c.Sources {
 		if s.Source == Source {

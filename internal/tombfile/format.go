@@ -144,6 +144,7 @@ type Past struct {
 	Containers map[workload.ContainerID]Record
 	Processes  map[workload.ProcessKey]Record
 	Pods       map[string]Record
+	Tasks      map[string]Record
 	// Dropped is how many bytes at the end were not good.
 	Dropped int64
 }
@@ -153,7 +154,7 @@ type Past struct {
 // ends and allocates in proportion to them.
 func Read(r io.Reader, size int64, boot BootID) (*Past, error) {
 	in := bufio.NewReaderSize(io.LimitReader(r, size), 64<<10)
-	p := &Past{Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}, Pods: map[string]Record{}}
+	p := &Past{Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}, Pods: map[string]Record{}, Tasks: map[string]Record{}}
 	sum, err := p.readHeader(in, boot)
 	if err != nil {
 		return nil, err
@@ -228,7 +229,7 @@ func (p *Past) take(body []byte) bool {
 		ok := len(body) == 9 && at >= p.Seen
 		p.Seen = max(p.Seen, at)
 		return ok
-	case body[0] != kindChange || len(p.Containers)+len(p.Processes)+len(p.Pods) >= maxEntities:
+	case body[0] != kindChange || len(p.Containers)+len(p.Processes)+len(p.Pods)+len(p.Tasks) >= maxEntities:
 		return false
 	}
 	cs, err := wire.DecodeChanges(wire.NewBytes(body[9:]))
@@ -248,6 +249,8 @@ func (p *Past) change(c workload.Change, since workload.KTime) bool {
 		put(p.Processes, e.Process.Key, Record{e, since}, unset)
 	case e.Kind == workload.KindPod && e.Pod != nil && e.Pod.UID != "":
 		put(p.Pods, e.Pod.UID, Record{e, since}, unset)
+	case e.Kind == workload.KindTask && e.Task != nil && e.Task.ARN != "":
+		put(p.Tasks, e.Task.ARN, Record{e, since}, unset)
 	default:
 		return false
 	}

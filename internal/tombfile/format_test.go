@@ -21,11 +21,12 @@ import (
 func sample(n int) (file []byte, ends []int, after []*Past) {
 	var e encoder
 	e.header(boot, 9)
-	p := &Past{Run: 9, Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}, Pods: map[string]Record{}}
+	p := &Past{Run: 9, Containers: map[workload.ContainerID]Record{}, Processes: map[workload.ProcessKey]Record{}, Pods: map[string]Record{}, Tasks: map[string]Record{}}
 	step := func() {
 		ends = append(ends, len(e.buf))
 		c := *p
 		c.Containers, c.Processes, c.Pods = maps.Clone(p.Containers), maps.Clone(p.Processes), maps.Clone(p.Pods)
+		c.Tasks = maps.Clone(p.Tasks)
 		after = append(after, &c)
 	}
 	step()
@@ -41,6 +42,10 @@ func sample(n int) (file []byte, ends []int, after []*Past) {
 		ent = workload.Entity{Kind: workload.KindPod, Pod: pod(i), Gone: true, Revision: 98}
 		e.change(workload.Change{Type: workload.ChangeSet, Revision: 98, Entity: ent}, 2*second)
 		p.Pods[pod(i).UID] = Record{ent, 2 * second}
+		step()
+		ent = workload.Entity{Kind: workload.KindTask, Task: task(i), Gone: true, Revision: 97}
+		e.change(workload.Change{Type: workload.ChangeSet, Revision: 97, Entity: ent}, 2*second)
+		p.Tasks[task(i).ARN] = Record{ent, 2 * second}
 		step()
 		e.time(second * workload.KTime(i))
 		p.Seen = second * workload.KTime(i)

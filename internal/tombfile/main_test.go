@@ -53,6 +53,10 @@ func pod(n int) *workload.Pod {
 	return &workload.Pod{PodRef: workload.PodRef{UID: fmt.Sprintf("pod-%d", n), Name: "web", Namespace: "shop"}, Phase: "Running", Labels: map[string]string{"a": "b"}}
 }
 
+func task(n int) *workload.Task {
+	return &workload.Task{ARN: fmt.Sprintf("arn-%d", n), Cluster: "prod", Family: "shop", Known: "RUNNING", Tags: map[string]string{"a": "b"}}
+}
+
 // world is a store with n processes and their containers; the odd ones have ended.
 func world(n int) *store.Store {
 	s := store.New(store.Options{Base: 1 << 40, Grace: time.Hour})

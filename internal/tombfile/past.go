@@ -44,7 +44,7 @@ func (p *Past) Ended(h Host) store.Past {
 			out.Containers = append(out.Containers, c)
 		}
 	}
-	out.Pods = p.pods(out.Containers, h)
+	out.Pods, out.Tasks = p.pods(out.Containers, h), p.tasks(out.Containers, h)
 	for _, r := range p.Processes {
 		if q, ok := p.process(r, h); ok {
 			out.Processes = append(out.Processes, q)
@@ -53,6 +53,7 @@ func (p *Past) Ended(h Host) store.Past {
 	// The oldest first, as they came: the newest are kept where there are too many.
 	slices.SortFunc(out.Containers, func(a, b store.PastContainer) int { return compare(a.Since, b.Since, a.ID.String(), b.ID.String()) })
 	slices.SortFunc(out.Pods, func(a, b store.PastPod) int { return compare(a.Since, b.Since, a.UID, b.UID) })
+	slices.SortFunc(out.Tasks, func(a, b store.PastTask) int { return compare(a.Since, b.Since, a.ARN, b.ARN) })
 	slices.SortFunc(out.Processes, func(a, b store.PastProcess) int { return compare(a.Since, b.Since, a.Key.String(), b.Key.String()) })
 	return out
 }
@@ -61,20 +62,16 @@ func (p *Past) Ended(h Host) store.Past {
 // has ended if each of its containers has, of which there was one at least: that of
 // the others the sources will say.
 func (p *Past) pods(cs []store.PastContainer, h Host) (out []store.PastPod) {
-	ended := map[string]bool{}
-	for _, c := range cs {
-		if c.Pod == nil || c.Pod.UID == "" {
-			continue
+	ended := endedAll(cs, func(c *workload.Container) string {
+		if c.Pod == nil {
+			return ""
 		}
-		others, known := ended[c.Pod.UID]
-		ended[c.Pod.UID] = c.Ended && (others || !known)
-	}
+		return c.Pod.UID
+	})
 	for _, r := range p.Pods {
 		q := store.PastPod{Pod: r.Pod.Clone()}
 		q.Missing = nil
-		if !slices.ContainsFunc(q.Sources, func(s workload.Provenance) bool { return s.Source == Source }) {
-			q.Sources = append(q.Sources, workload.Provenance{Source: Source, At: p.Seen})
-		}
+		q.Sources = p.remembered(q.Sources)
 		switch {
 		case r.Gone:
 			q.Ended, q.Since = true, within(r.Since, h)
@@ -86,6 +83,52 @@ func (p *Past) pods(cs []store.PastContainer, h Host) (out []store.PastPod) {
 		}
 	}
 	return out
+}
+
+// tasks gives those that were known, as pods does.
+func (p *Past) tasks(cs []store.PastContainer, h Host) (out []store.PastTask) {
+	ended := endedAll(cs, func(c *workload.Container) string {
+		if c.Task == nil {
+			return ""
+		}
+		return c.Task.ARN
+	})
+	for _, r := range p.Tasks {
+		q := store.PastTask{Task: r.Task.Clone()}
+		q.Missing, q.Sources = nil, p.remembered(q.Sources)
+		switch {
+		case r.Gone:
+			q.Ended, q.Since = true, within(r.Since, h)
+		case ended[r.Task.ARN]:
+			q.Ended, q.Since, q.Known = true, h.Now, ""
+		}
+		if q.Since == 0 || q.Since+workload.KTime(h.Grace) > h.Now {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+// endedAll says of what containers belong to whether all that are known have ended.
+func endedAll(cs []store.PastContainer, of func(*workload.Container) string) map[string]bool {
+	ended := map[string]bool{}
+	for _, c := range cs {
+		key := of(c.Container)
+		if key == "" {
+			continue
+		}
+		others, known := ended[key]
+		ended[key] = c.Ended && (others || !known)
+	}
+	return ended
+}
+
+// remembered adds to the sources that it was brought across a restart.
+func (p *Past) remembered(sources []workload.Provenance) []workload.Provenance {
+	if slices.ContainsFunc(sources, func(s workload.Provenance) bool { return s.Source == Source }) {
+		return sources
+	}
+	return append(sources, workload.Provenance{Source: Source, At: p.Seen})
 }
 
 func compare(a, b workload.KTime, as, bs string) int {
@@ -102,9 +145,7 @@ func compare(a, b workload.KTime, as, bs string) int {
 
 func (p *Past) container(r Record, h Host) (store.PastContainer, bool) {
 	c := r.Container.Clone()
-	if !slices.ContainsFunc(c.Sources, func(s workload.Provenance) bool { return s.Source == Source }) {
-		c.Sources = append(c.Sources, workload.Provenance{Source: Source, At: p.Seen})
-	}
+	c.Sources = p.remembered(c.Sources)
 	c.Missing = nil
 	past := store.PastContainer{Container: c}
 	switch {

@@ -135,17 +135,12 @@ var containerMessage = table(
 	textMap(32, func(c *workload.Container) *map[string]string { return &c.Annotations }),
 	text(33, func(c *workload.Container) *string { return &c.Reason }),
 	boolean(34, func(c *workload.Container) *bool { return &c.Filtered }),
+	pointer(35, taskRefMessage, func(c *workload.Container) **workload.TaskRef { return &c.Task }),
 )
 
 var serviceMessage = table(
 	text(1, func(s *workload.Service) *string { return &s.Unit }),
 	text(2, func(s *workload.Service) *string { return &s.Slice }),
-)
-
-var taskMessage = table(
-	text(1, func(t *workload.Task) *string { return &t.ARN }),
-	text(2, func(t *workload.Task) *string { return &t.Cluster }),
-	text(3, func(t *workload.Task) *string { return &t.Family }),
 )
 
 var imageMessage = table(

@@ -76,7 +76,7 @@ type encoder struct {
 	containers numbered[workload.Container, workload.ContainerID]
 	processes  processes
 	pods       numbered[workload.Pod, workload.PodRef]
-	tasks      numbered[workload.Task, workload.Task]
+	tasks      numbered[workload.Task, workload.TaskRef]
 	services   numbered[workload.Service, workload.Service]
 	homes      []reference // the container of each process, as its answer has it
 	sets       []cgroupSet
@@ -128,7 +128,7 @@ func (e *encoder) answer(b []byte, a *workload.Answer) []byte {
 		b = appendReference(b, 7, e.pods.of(a.Pod, a.Pod.PodRef))
 	}
 	if a.Task != nil {
-		b = appendReference(b, 8, e.tasks.of(a.Task, *a.Task))
+		b = appendReference(b, 8, e.tasks.of(a.Task, workload.TaskRef{ARN: a.Task.ARN, Cluster: a.Task.Cluster, Family: a.Task.Family}))
 	}
 	if a.Service != nil {
 		b = appendReference(b, 9, e.services.of(a.Service, *a.Service))

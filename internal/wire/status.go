@@ -53,6 +53,7 @@ var statusMessage = table(
 	list(12, sourceMessage, func(s *workload.AgentStatus) *[]workload.SourceStatus { return &s.Sources }),
 	always(13, kernelMessage, func(s *workload.AgentStatus) *workload.KernelStatus { return &s.Kernel }),
 	number(14, func(s *workload.AgentStatus) *int { return &s.Pods }),
+	number(15, func(s *workload.AgentStatus) *int { return &s.Tasks }),
 )
 
 var statusResponse = table(

@@ -61,9 +61,11 @@ type Options struct {
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.
 	Kubelet Kubelet
+	// ECS says where the ECS agent is and what is asked of it.
+	ECS ECS
 	// EnvAllow names the environment variables of containers that are kept. Default: none.
 	EnvAllow []string
-	// Include and Exclude decide which containers and pods are shown: in lists and
+	// Include and Exclude decide which containers, pods and tasks are shown: in lists and
 	// streams, and with more than their ids in answers. They change no identity.
 	Include, Exclude workload.Filter
 	// Collectors replace the ones above, where not nil.
@@ -106,6 +108,15 @@ const NoKubelet = "none"
 // value finds it and its credentials.
 type Kubelet struct {
 	Address, ServerName, CA, Certificate, Key, Token string
+}
+
+// NoECS is an address that turns the ECS agent's source off.
+const NoECS = "none"
+
+// ECS are the options of the ECS agent's source; see ecs.Options. The zero value finds it.
+type ECS struct {
+	Address, Metadata string
+	Tags              bool
 }
 
 // Agent is a running pidigree. Methods may be called concurrently.

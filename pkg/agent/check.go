@@ -122,6 +122,7 @@ var gives = map[string]string{
 	"containerd": "name, image, labels, tasks of every namespace; registers cgroups",
 	"cri":        "pods, names in the pod, labels, attempts, exit reasons",
 	"podman":     "name, pod, image, labels, exit status",
+	"ecs":        "a task's service, launch type, zone, statuses, limits, tags, containers",
 	"kubelet":    "a pod's owners, phase, conditions, QoS, containers, volumes",
 }
 

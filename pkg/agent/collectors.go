@@ -9,9 +9,11 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/containerd"
 	"github.com/pidigree/pidigree/pkg/collectors/cri"
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
+	"github.com/pidigree/pidigree/pkg/collectors/ecs"
 	"github.com/pidigree/pidigree/pkg/collectors/kubelet"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 	"github.com/pidigree/pidigree/pkg/collectors/podman"
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // collectors is the list of what there is. The first engine of a kind has the
@@ -74,7 +76,32 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		}
 		all = append(all, c)
 	}
+	if o.ECS.Address != NoECS {
+		c, err := ecs.New(ecs.Options{Address: o.ECS.Address, Metadata: o.ECS.Metadata, Tags: o.ECS.Tags, Init: a.initOf, Procfs: o.Procfs, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
 	return all, nil
+}
+
+// initOf gives the first process of a container that runs, by an id of its engine's.
+func (a *Agent) initOf(id workload.ContainerID) (workload.PID, bool) {
+	if a.store == nil { // --check
+		return 0, false
+	}
+	c, ok := a.store.Container(id)
+	if !ok {
+		// An engine at another socket has its place in the id.
+		if found := a.store.FindContainers(id.ID); len(found) == 1 {
+			c, ok = found[0], true
+		}
+	}
+	if !ok || c.Run == nil || c.Run.Exit != nil || c.Run.Init.PID == 0 {
+		return 0, false
+	}
+	return c.Run.Init.PID, true
 }
 
 // orElse: nil stands for the default, an empty list for none.

@@ -106,11 +106,11 @@ func typeName(e ast.Expr) string {
 	return "?"
 }
 
-// setBy says which fields of Container and Pod the code of a package sets: those
+// setBy says which fields of Container, Pod and Task the code of a package sets: those
 // in literals of the types, and those that are assigned through a variable of one.
-func setBy(t *testing.T, dir string) (container, pod map[string]bool) {
+func setBy(t *testing.T, dir string) (container, pod, task map[string]bool) {
 	t.Helper()
-	sets := map[string]map[string]bool{"Container": {}, "Pod": {}}
+	sets := map[string]map[string]bool{"Container": {}, "Pod": {}, "Task": {}}
 	for _, f := range parseDir(t, dir) {
 		for _, d := range f.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
@@ -118,11 +118,11 @@ func setBy(t *testing.T, dir string) (container, pod map[string]bool) {
 			}
 		}
 	}
-	return sets["Container"], sets["Pod"]
+	return sets["Container"], sets["Pod"], sets["Task"]
 }
 
 func inFunc(fn *ast.FuncDecl, sets map[string]map[string]bool) {
-	vars := map[string]string{} // name to Container or Pod
+	vars := map[string]string{} // name to Container, Pod or Task
 	declare := func(name string, e ast.Expr) {
 		if k := nounOf(e); k != "" && name != "_" {
 			vars[name] = k
@@ -182,7 +182,7 @@ func assigned(e ast.Expr, vars map[string]string, sets map[string]map[string]boo
 	}
 }
 
-// nounOf gives Container or Pod for the type, or a literal of it.
+// nounOf gives Container, Pod or Task for the type, or a literal of it.
 func nounOf(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:
@@ -198,7 +198,7 @@ func nounOf(e ast.Expr) string {
 			}
 		}
 	case *ast.SelectorExpr:
-		if x, ok := e.X.(*ast.Ident); ok && x.Name == "workload" && (e.Sel.Name == "Container" || e.Sel.Name == "Pod") {
+		if x, ok := e.X.(*ast.Ident); ok && x.Name == "workload" && slices.Contains([]string{"Container", "Pod", "Task"}, e.Sel.Name) {
 			return e.Sel.Name
 		}
 	}
@@ -242,19 +242,21 @@ func sources(t *testing.T) map[string][]string {
 		}
 	}
 	names, imports := sourcePackages(t)
-	spec, specPods := setBy(t, "../collectors/runtimespec")
+	spec, specPods, _ := setBy(t, "../collectors/runtimespec")
 	for _, n := range names {
-		c, p := setBy(t, filepath.Join("../collectors", n))
+		c, p, task := setBy(t, filepath.Join("../collectors", n))
 		add("Container", n, c)
 		add("Pod", n, p)
+		add("Task", n, task)
 		if imports[n] {
 			add("Container", n, spec)
 			add("Pod", n, specPods)
 		}
 	}
-	c, p := setBy(t, "../correlator")
+	c, p, task := setBy(t, "../correlator")
 	add("Container", store.KernelSource, c)
 	add("Pod", store.KernelSource, p)
+	add("Task", store.KernelSource, task)
 	return by
 }
 
@@ -278,7 +280,7 @@ func fieldsPage(t *testing.T) string {
 	for _, e := range []struct {
 		name string
 		kind workload.Kind
-	}{{"Container", workload.KindContainer}, {"Pod", workload.KindPod}} {
+	}{{"Container", workload.KindContainer}, {"Pod", workload.KindPod}, {"Task", workload.KindTask}} {
 		fmt.Fprintf(&b, "## %s\n\n%s\n\n| field | meaning | set by | the first wins | attribute |\n|---|---|---|---|---|\n", e.name, ns[e.name].doc)
 		for _, r := range store.Precedence() {
 			if r.Entity != e.kind {
@@ -290,7 +292,7 @@ func fieldsPage(t *testing.T) string {
 		}
 		b.WriteString("\n")
 	}
-	for _, n := range []string{"Process", "Task", "Image", "Service"} {
+	for _, n := range []string{"Process", "Image", "Service"} {
 		who := map[string]string{"Process": "kernel", "Service": "kernel, by the process's cgroup"}[n]
 		if who == "" {
 			who = "no source yet"
@@ -304,7 +306,7 @@ func fieldsPage(t *testing.T) string {
 	b.WriteString("## Parts\n\n| part | field | meaning |\n|---|---|---|\n")
 	for _, n := range []string{
 		"ContainerID", "ImageRef", "Run", "CgroupPath", "CgroupID", "ProcessKey", "Exit", "Network", "Port", "Mount", "Limits", "Security", "PodRef",
-		"PodContainer", "PodCondition", "PodOwner", "PodVolume", "PIDNamespace", "Provenance", "Mark",
+		"PodContainer", "PodCondition", "PodOwner", "PodVolume", "TaskRef", "TaskLimits", "TaskContainer", "PIDNamespace", "Provenance", "Mark",
 	} {
 		for _, f := range ns[n].fields {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", n, f.name, meaning(ns, n, f.name))

@@ -50,6 +50,8 @@ func (v *view) shows(e workload.Entity) bool {
 		return !(v.noSandboxes && e.Container.Sandbox) && v.hide.Container(e.Container, pod) && v.want.Container(e.Container, pod)
 	case e.Pod != nil:
 		return v.hide.Pod(e.Pod) && v.want.Pod(e.Pod)
+	case e.Task != nil:
+		return v.hide.Task(e.Task) && v.want.Task(e.Task)
 	case e.Process != nil && v.want != nil:
 		c, ok := v.store.Container(e.Process.Container)
 		if !ok {
@@ -234,6 +236,8 @@ func entityKey(e workload.Entity) string {
 		return "container " + e.Container.ID.String()
 	case e.Pod != nil:
 		return "pod " + e.Pod.UID
+	case e.Task != nil:
+		return "task " + e.Task.ARN
 	case e.Process != nil:
 		return "process " + e.Process.Key.String()
 	}
@@ -248,6 +252,8 @@ func nameOnly(e workload.Entity) workload.Entity {
 		n.Container = &workload.Container{ID: e.Container.ID}
 	case e.Pod != nil:
 		n.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
+	case e.Task != nil:
+		n.Task = &workload.Task{ARN: e.Task.ARN}
 	case e.Process != nil:
 		n.Process = &workload.Process{Key: e.Process.Key}
 	}
@@ -269,6 +275,9 @@ func (s sight) concealOne(r *workload.Result, as map[*workload.Container]*worklo
 	a := &r.Answer
 	if a.Pod != nil && !s.hide.Pod(a.Pod) {
 		a.Pod = &workload.Pod{PodRef: workload.PodRef{UID: a.Pod.UID}, Filtered: true}
+	}
+	if a.Task != nil && !s.hide.Task(a.Task) {
+		a.Task = &workload.Task{ARN: a.Task.ARN, Filtered: true}
 	}
 	for i, c := range a.Containers {
 		to, done := as[c]

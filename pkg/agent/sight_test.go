@@ -215,3 +215,31 @@ func TestAHiddenContainerIsStillTheAnswerAndNeverTheHost(t *testing.T) {
 		t.Errorf("%+v, %+v", c, res[3].Answer)
 	}
 }
+
+func TestATaskIsHiddenAndItsContainersAreNot(t *testing.T) {
+	s := sightWorld(t, workload.Filter{Labels: []string{"team=secret"}})
+	ref := &workload.TaskRef{ARN: "a1", Family: "shop"}
+	s.store.Apply(
+		store.Change{Task: &store.TaskChange{ARN: "a1", Source: "ecs", Layer: &workload.Task{ARN: "a1", Family: "shop", Service: "web"}}},
+		store.Change{Task: &store.TaskChange{ARN: "a2", Source: "ecs", Layer: &workload.Task{ARN: "a2", Family: "other"}}},
+		layer(&workload.Container{ID: cid("web"), Name: "web", Task: ref}),
+	)
+	sel := workload.Selector{Kinds: []workload.Kind{workload.KindTask}}
+	if got := keys(s.list(sel)); !slices.Equal(got, []string{"task a1", "task a2"}) {
+		t.Errorf("listed %q", got)
+	}
+	sel.Include = workload.Filter{Names: []string{"web"}}
+	if got := keys(s.list(sel)); !slices.Equal(got, []string{"task a1"}) {
+		t.Errorf("those of the service: %q", got)
+	}
+	s.store.Apply(store.Change{Task: &store.TaskChange{ARN: "a1", Source: "ecs", Layer: &workload.Task{ARN: "a1", Family: "shop", Tags: map[string]string{"team": "secret"}}}})
+	if got := keys(s.list(workload.Selector{Kinds: sel.Kinds})); !slices.Equal(got, []string{"task a2"}) {
+		t.Errorf("with one hidden: %q", got)
+	}
+	a, _ := s.store.ContainerAnswer(cid("web"))
+	res := []workload.Result{{Answer: a}}
+	s.conceal(res)
+	if got := res[0].Answer; got.Task == nil || got.Task.ARN != "a1" || got.Task.Family != "" || !got.Task.Filtered || got.Container().Name != "web" {
+		t.Errorf("the answer has the task %+v", got.Task)
+	}
+}

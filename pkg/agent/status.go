@@ -15,7 +15,7 @@ func (a *Agent) Status() workload.AgentStatus {
 	s := workload.AgentStatus{
 		Version: a.opts.Version, PID: workload.PID(os.Getpid()), Started: a.started,
 		Mode: a.mode, CgroupMode: string(a.cgroups.Mode()),
-		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes, Pods: counts.Pods,
+		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes, Pods: counts.Pods, Tasks: counts.Tasks,
 		Watchers: counts.Watchers, Sources: a.correlator.Sources(), Kernel: kernelStatus(ks),
 	}
 	s.Kernel.Repairs, s.Kernel.Lag = cs.Repairs, cs.Lag
@@ -37,15 +37,17 @@ func (a *Agent) Status() workload.AgentStatus {
 	return s
 }
 
-// described counts the live containers and pods that each source describes.
+// described counts the live containers, pods and tasks that each source describes.
 func (a *Agent) described() map[string]int {
 	n := map[string]int{}
-	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod}}) {
+	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindTask}}) {
 		said := []workload.Provenance(nil)
 		if e.Container != nil {
 			said = e.Container.Sources
 		} else if e.Pod != nil {
 			said = e.Pod.Sources
+		} else if e.Task != nil {
+			said = e.Task.Sources
 		}
 		for _, p := range said {
 			n[p.Source]++

@@ -130,6 +130,13 @@ func (b Bounds) words(t *trimmer, c *workload.Container) {
 		t.text("pod", &p.Namespace, b.Name)
 		c.Pod = &p
 	}
+	if r := c.Task; r != nil && !fits(b.Name, r.ARN, r.Cluster, r.Family, r.Revision, r.Container) {
+		ref := *r
+		for _, s := range []*string{&ref.ARN, &ref.Cluster, &ref.Family, &ref.Revision, &ref.Container} {
+			t.text("task", s, b.Name)
+		}
+		c.Task = &ref
+	}
 }
 
 // dict bounds a map. What stays when not all can: kept prefixes first, then

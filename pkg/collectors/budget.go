@@ -32,6 +32,9 @@ const (
 	// MaxKubeletList bounds a list of the kubelet's: some 10,000 pods, ten times what a
 	// node may have. Read in a stream, one pod at a time.
 	MaxKubeletList = 64 << 20
+	// MaxTaskList bounds a list of the ECS agent's: some thousand tasks, which an
+	// instance has not. Read in a stream, one task at a time.
+	MaxTaskList = 32 << 20
 	// MaxDocument bounds what is decoded of one container, once it is cut.
 	MaxDocument = 16 << 20
 )
@@ -61,7 +64,7 @@ func Reading(env map[string]bool) boundjson.Limits {
 // Budget is one row of docs/budgets.md.
 type Budget struct{ What, Limit, Field string }
 
-// Budgets lists all budgets of a container and a pod, for the documentation.
+// Budgets lists all budgets of a container, a pod and a task, for the documentation.
 func Budgets() []Budget {
 	b, r := Bounds{}.withDefaults(), Reading(nil)
 	bytes := func(n int) string {
@@ -93,6 +96,9 @@ func Budgets() []Budget {
 		{"a pod: addresses, sandboxes, conditions, owners", fmt.Sprintf("%d each", b.Few), "ips, sandboxes, conditions, owners"},
 		{"a pod: containers, volumes", fmt.Sprintf("%d each", b.Mounts), "containers, volumes"},
 		{"a pod: the image of a container, the source of a volume", bytes(b.Image) + ", " + bytes(b.Path), "containers, volumes"},
+		{"a task: its cluster, family, service, statuses and other words, each", bytes(b.Name), "the field"},
+		{"a task: tags of its own; of its instance", fmt.Sprintf("%d each", b.Entries), "tags, instanceTags"},
+		{"a task: containers", fmt.Sprint(b.Mounts), "containers"},
 		{"all labels, all annotations, all variables, all mounts, networks, ports, claimed paths, a pod's containers, its volumes", bytes(b.Bytes) + " each", "the field"},
 		{"all of these together", bytes(b.Total), "the fields"},
 		{"read: a string", bytes(r.String), "the field"},
@@ -104,6 +110,7 @@ func Budgets() []Budget {
 		{"read: a list of Docker's, after cutting; then one at a time", bytes(MaxList), "none"},
 		{"read: a list of the CRI's; then pod by pod", bytes(MaxPodList), "none"},
 		{"read: the kubelet's list of pods, and each pod of it after cutting", bytes(MaxKubeletList) + ", 4 MiB", "none, the field"},
+		{"read: the ECS agent's list of tasks, and each task of it after cutting", bytes(MaxTaskList) + ", 1 MiB", "none, the field"},
 		{"read: a record of containerd's; then by id and task alone", bytes(MaxRecord), "image, labels, spec"},
 	}
 }

@@ -15,12 +15,14 @@ import (
 
 // The methods that callers reach through the supervisor, as Status names them.
 const (
-	methodLocate    = "locate"
-	methodLookup    = "lookup"
-	methodPrefill   = "prefill"
-	methodLookupPod = "lookup-pod"
-	// countListPods counts lists of pods; those of containers are "list".
-	countListPods = "list-pods"
+	methodLocate     = "locate"
+	methodLookup     = "lookup"
+	methodPrefill    = "prefill"
+	methodLookupPod  = "lookup-pod"
+	methodLookupTask = "lookup-task"
+	// countListPods and countListTasks count lists of those; those of containers are "list".
+	countListPods  = "list-pods"
+	countListTasks = "list-tasks"
 	// countWaited counts calls that had to wait for their turn.
 	countWaited = "waited"
 	// countPanics counts panics that were contained.

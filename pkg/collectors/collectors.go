@@ -62,6 +62,15 @@ type PodCollector interface {
 	ListPods(ctx context.Context) iter.Seq2[*workload.Pod, error]
 }
 
+// TaskCollector is a collector that knows ECS tasks.
+type TaskCollector interface {
+	// LookupTask gives what can be said quickly about one task, by its ARN, with at
+	// most one call. ErrNotFound: the source works and has no such task (yet).
+	LookupTask(ctx context.Context, arn string) (*workload.Task, error)
+	// ListTasks lists the tasks that it has, for start-up and repair.
+	ListTasks(ctx context.Context) iter.Seq2[*workload.Task, error]
+}
+
 // Watcher is a collector that hears of changes by itself. Hints are lossy by
 // design: nothing may depend on one. Watch blocks until ctx ends or the source
 // breaks, and calls fn from one goroutine; fn does not block.
@@ -116,4 +125,10 @@ type Hint struct {
 	// Pod is set, and ID and Layer are not, where the hint is about a pod: what the
 	// source says of it now, or with HintDeleted just its UID.
 	Pod *workload.Pod
+	// Task is set, and ID, Layer and Pod are not, where the hint is about a task, in
+	// the same way.
+	Task *workload.Task
+	// Err is what the source could not say, of a HintAlive: it is counted and shown as
+	// the last error, and everything goes on.
+	Err error
 }

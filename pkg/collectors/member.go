@@ -68,7 +68,7 @@ func newMember(c Collector, opts *SupervisorOptions) *member {
 		logged:  map[string]time.Time{},
 		status:  workload.SourceStatus{Name: c.Name(), State: stateStarting, Calls: map[string]uint64{}},
 	}
-	for _, method := range []string{methodLocate, methodLookup, methodPrefill, methodLookupPod} {
+	for _, method := range []string{methodLocate, methodLookup, methodPrefill, methodLookupPod, methodLookupTask} {
 		m.slots[method] = make(chan struct{}, opts.Concurrency)
 	}
 	return m
@@ -190,6 +190,9 @@ func (m *member) watch(ctx context.Context, w Watcher) error {
 	err := m.contain("watch", func() error {
 		return w.Watch(ctx, func(h Hint) {
 			m.contact()
+			if h.Err != nil {
+				m.failed(h.Err)
+			}
 			if h.Kind != HintAlive {
 				m.opts.OnHint(m.name, h)
 			}

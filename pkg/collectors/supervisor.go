@@ -27,6 +27,9 @@ type SupervisorOptions struct {
 	// OnPod gets each pod of a list of pods, OnPodsListed the end of one.
 	OnPod        func(source string, p *workload.Pod)
 	OnPodsListed func(source string, l PodListing)
+	// OnTask and OnTasksListed do for tasks what those do for pods.
+	OnTask        func(source string, t *workload.Task)
+	OnTasksListed func(source string, l TaskListing)
 	// OnState gets a source's state, as its Status has it, when it is another one.
 	OnState func(source, state string)
 	// CallTimeout bounds one call, the wait for its turn included. Default 2 s.
@@ -59,6 +62,16 @@ type PodListing struct {
 	// UIDs are the pods that were given to OnPod.
 	UIDs []string
 	// Complete: every pod of the source is in UIDs.
+	Complete bool
+}
+
+// TaskListing is what one list of tasks said.
+type TaskListing struct {
+	// Began is when the list was asked for.
+	Began time.Time
+	// ARNs are the tasks that were given to OnTask.
+	ARNs []string
+	// Complete: every task of the source is in ARNs.
 	Complete bool
 }
 
@@ -110,6 +123,12 @@ func (o SupervisorOptions) withDefaults() SupervisorOptions {
 	}
 	if o.OnPodsListed == nil {
 		o.OnPodsListed = func(string, PodListing) {}
+	}
+	if o.OnTask == nil {
+		o.OnTask = func(string, *workload.Task) {}
+	}
+	if o.OnTasksListed == nil {
+		o.OnTasksListed = func(string, TaskListing) {}
 	}
 	if o.OnState == nil {
 		o.OnState = func(string, string) {}
@@ -215,6 +234,15 @@ func (s *Supervisor) LookupPod(ctx context.Context, name, uid string) (*workload
 		return nil, err
 	}
 	return m.lookupPod(ctx, uid)
+}
+
+// LookupTask asks one collector about one task; ErrNotMine if it knows of none.
+func (s *Supervisor) LookupTask(ctx context.Context, name, arn string) (*workload.Task, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.lookupTask(ctx, arn)
 }
 
 // Prompt reports whether a source is worth a short wait for an answer that is

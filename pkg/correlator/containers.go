@@ -41,8 +41,9 @@ type container struct {
 	forgotten     bool
 	registerTries int
 	dirty         bool
-	// pods are those that its layers name: one, but where sources disagree.
-	pods []*pod
+	// pods and tasks are those that its layers name: one, but where sources disagree.
+	pods  []*group[workload.Pod]
+	tasks []*group[workload.Task]
 }
 
 // run is one life of a container.
@@ -253,7 +254,7 @@ func (m *machine) drop(c *container) {
 		return
 	}
 	c.forgotten = true
-	m.leavePods(c)
+	m.leaveGroups(c)
 	for _, id := range c.ids {
 		m.unalias(c, id)
 	}

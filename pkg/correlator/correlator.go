@@ -131,11 +131,13 @@ func New(o Options) (*Correlator, error) {
 	var err error
 	c.sup, err = collectors.NewSupervisor(collectors.SupervisorOptions{
 		Collectors: o.Collectors, Logger: o.Logger,
-		OnHint:       func(s string, h collectors.Hint) { c.feed(evHint{source: c.index[s], hint: h}) },
-		OnContainer:  func(s string, w *workload.Container) { c.feed(evListed{source: c.index[s], container: w}) },
-		OnListed:     c.onListed,
-		OnPod:        func(s string, p *workload.Pod) { c.feed(evPod{source: c.index[s], pod: p}) },
-		OnPodsListed: c.onPodsListed,
+		OnHint:        func(s string, h collectors.Hint) { c.feed(evHint{source: c.index[s], hint: h}) },
+		OnContainer:   func(s string, w *workload.Container) { c.feed(evListed{source: c.index[s], container: w}) },
+		OnListed:      c.onListed,
+		OnPod:         func(s string, p *workload.Pod) { c.feed(evPod{source: c.index[s], pod: p}) },
+		OnPodsListed:  c.onPodsListed,
+		OnTask:        func(s string, t *workload.Task) { c.feed(evTask{source: c.index[s], task: t}) },
+		OnTasksListed: c.onTasksListed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("new correlator: %w", err)
@@ -152,10 +154,11 @@ func (c *Correlator) config() config {
 	for i, col := range c.opts.Collectors {
 		_, prefill := col.(collectors.Prefiller)
 		_, pods := col.(collectors.PodCollector)
+		_, tasks := col.(collectors.TaskCollector)
 		_, lists := col.(collectors.Lister)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, lists: lists, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, files: slices.Contains(c.opts.FilesOnly, col.Name())})
 	}
 	return cfg
 }
@@ -349,7 +352,7 @@ func (c *Correlator) carryOut(reqs []request) {
 
 func (c *Correlator) do(ctx context.Context, r request) {
 	switch r.kind {
-	case reqPrefill, reqLookup, reqLocate, reqPod: // the supervisor bounds and times these
+	case reqPrefill, reqLookup, reqLocate, reqPod, reqTask: // the supervisor bounds and times these
 	default:
 		select {
 		case c.calls <- struct{}{}:
@@ -362,9 +365,14 @@ func (c *Correlator) do(ctx context.Context, r request) {
 	case reqPrefill, reqLookup, reqLocate:
 		c.ask(ctx, r)
 	case reqPod:
-		p, err := c.sup.LookupPod(ctx, c.names[r.source], r.uid)
+		p, err := c.sup.LookupPod(ctx, c.names[r.source], r.groupID)
 		if ctx.Err() == nil {
 			c.feed(evPodAnswer{req: r, pod: p, err: err})
+		}
+	case reqTask:
+		t, err := c.sup.LookupTask(ctx, c.names[r.source], r.groupID)
+		if ctx.Err() == nil {
+			c.feed(evTaskAnswer{req: r, task: t, err: err})
 		}
 	case reqLineage:
 		at := c.at()
@@ -482,6 +490,11 @@ func (c *Correlator) sweep() {
 func (c *Correlator) onPodsListed(source string, l collectors.PodListing) {
 	began := c.at() - workload.KTime(time.Since(l.Began))
 	c.feed(evPodListEnd{source: c.index[source], complete: l.Complete, began: began})
+}
+
+func (c *Correlator) onTasksListed(source string, l collectors.TaskListing) {
+	began := c.at() - workload.KTime(time.Since(l.Began))
+	c.feed(evTaskListEnd{source: c.index[source], complete: l.Complete, began: began})
 }
 
 func (c *Correlator) onListed(source string, l collectors.Listing) {

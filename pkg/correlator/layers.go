@@ -98,7 +98,11 @@ func (m *machine) sameContainer(a, b *container) bool {
 func (m *machine) hint(e evHint) {
 	h := e.hint
 	if h.Pod != nil {
-		m.podHint(e.source, h)
+		m.pods.hint(e.source, h.Kind, h.Pod)
+		return
+	}
+	if h.Task != nil {
+		m.tasks.hint(e.source, h.Kind, h.Task)
 		return
 	}
 	c := m.find(h.ID)

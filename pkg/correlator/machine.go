@@ -24,6 +24,8 @@ type sourceInfo struct {
 	pods bool
 	// lists: the source lists what it has by itself.
 	lists bool
+	// tasks: the source can be asked about tasks.
+	tasks bool
 }
 
 // config is what a machine needs to know beforehand.
@@ -104,6 +106,8 @@ const (
 	reqSnapshot
 	// reqPod asks one source about one pod.
 	reqPod
+	// reqTask asks one source about one task.
+	reqTask
 	// reqSweep looks which of the idle cgroups are gone, after a snapshot.
 	reqSweep
 )
@@ -121,8 +125,8 @@ type request struct {
 	set      *cgset // of reqLocate; opaque to the shell
 	init     *proc  // of reqLocate, instead of a set: may it be an init
 	asked    bool   // of reqLocate: a question waits for it
-	uid      string // of reqPod: what to ask about
-	podKey   string // of reqPod: the pod that the answer is for
+	groupID  string // of reqPod and reqTask: what to ask about
+	groupKey string // of reqPod and reqTask: what the answer is for
 }
 
 // output is what a Step wants done.
@@ -169,7 +173,8 @@ type machine struct {
 	// waiting are containers whose init is being read, by its PID.
 	waiting map[workload.PID][]*container
 
-	pods   pods
+	pods   *groups[workload.Pod]
+	tasks  *groups[workload.Task]
 	timers timers
 	seq    uint64
 
@@ -205,12 +210,12 @@ func newMachine(cfg config) *machine {
 		inNS:    procsByNS{},
 		inMount: procsByNS{},
 
-		pods:      newPods(),
 		partial:   map[int]bool{},
 		hasListed: map[int]bool{},
 		claimed:   map[*proc]struct{}{},
 		waiting:   map[workload.PID][]*container{},
 	}
+	m.pods, m.tasks = newGroups(m, podKind), newGroups(m, taskKind)
 	for i := range cfg.sources {
 		m.partial[i] = true
 	}
@@ -260,11 +265,17 @@ func (m *machine) handle(in any) {
 		}
 		m.processRead(e)
 	case evPodAnswer:
-		m.podAnswer(e)
+		m.pods.answer(e.req, e.pod, e.err)
 	case evPod:
-		m.setPodLayer(e.source, e.pod)
+		m.pods.setLayer(e.source, e.pod)
 	case evPodListEnd:
-		m.podListEnd(e)
+		m.pods.listEnd(e.source, e.complete, e.began)
+	case evTaskAnswer:
+		m.tasks.answer(e.req, e.task, e.err)
+	case evTask:
+		m.tasks.setLayer(e.source, e.task)
+	case evTaskListEnd:
+		m.tasks.listEnd(e.source, e.complete, e.began)
 	case evTick:
 	}
 }

@@ -17,7 +17,7 @@ func (m *machine) merge(a, b *container) *container {
 		a, b = b, a
 	}
 	b.forgotten = true
-	m.leavePods(b)
+	m.leaveGroups(b)
 	m.all = slices.DeleteFunc(m.all, func(c *container) bool { return c == b })
 	for _, id := range b.ids {
 		m.unalias(b, id)

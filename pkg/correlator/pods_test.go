@@ -61,7 +61,7 @@ func (r *podRig) after(ms int) {
 func (r *podRig) asked() (out []string) {
 	for _, q := range r.reqs {
 		if q.kind == reqPod {
-			out = append(out, r.m.cfg.sources[q.source].name+" "+q.uid)
+			out = append(out, r.m.cfg.sources[q.source].name+" "+q.groupID)
 		}
 	}
 	r.reqs = nil
@@ -82,7 +82,7 @@ func (r *podRig) answerPods(say func(source int, uid string) (*workload.Pod, err
 		q := r.reqs[0]
 		r.reqs = r.reqs[1:]
 		if q.kind == reqPod {
-			p, err := say(q.source, q.uid)
+			p, err := say(q.source, q.groupID)
 			r.feed(evPodAnswer{req: q, pod: p, err: err})
 		}
 	}
@@ -139,7 +139,7 @@ func TestAPodIsThereWithItsFirstContainerAndEachSourceIsAskedOnce(t *testing.T) 
 	r.wantAsked()
 	full := aPod("u1", "web-0")
 	full.Phase = "Running"
-	r.feed(evPodAnswer{req: request{kind: reqPod, source: pKubelet, podKey: "u1"}, pod: full})
+	r.feed(evPodAnswer{req: request{kind: reqPod, source: pKubelet, groupKey: "u1"}, pod: full})
 	if p := r.wantLive("u1", true); p.Phase != "Running" || !slices.Equal(p.Missing, []string{"cri"}) {
 		t.Errorf("%+v", p)
 	}
@@ -211,7 +211,7 @@ func TestAPodEndsWhenItsContainersHaveAndTheSourcesDenyIt(t *testing.T) {
 	r.after(5000)
 	r.wantAsked("cri u1")
 	r.wantLive("u1", true) // CRI has not denied it
-	r.feed(evPodAnswer{req: request{kind: reqPod, source: pCRI, podKey: "u1"}, err: collectors.ErrNotFound})
+	r.feed(evPodAnswer{req: request{kind: reqPod, source: pCRI, groupKey: "u1"}, err: collectors.ErrNotFound})
 	r.after(5000)
 	if p := r.wantLive("u1", false); p.Name != "web-0" {
 		t.Errorf("the tombstone says %+v", p)

@@ -34,10 +34,12 @@ func (m *machine) flush() {
 	for _, c := range m.dirtyConts {
 		c.dirty = false
 		m.publishContainer(c)
-		m.memberChanged(c)
+		m.pods.memberChanged(c)
+		m.tasks.memberChanged(c)
 	}
 	m.dirtyConts = m.dirtyConts[:0]
-	m.flushPods()
+	m.pods.flush()
+	m.tasks.flush()
 	for _, p := range m.dirtyProcs {
 		p.dirty = false
 		m.out.changes = append(m.out.changes, store.Change{Process: m.process(p)})
@@ -51,7 +53,8 @@ func (m *machine) publishLayer(c *container, i int) {
 	l := *c.layers[i] // a shallow copy: its parts stay as the source made them
 	l.Sources = []workload.Provenance{{Source: m.cfg.sources[i].name, At: m.now}}
 	m.out.changes = append(m.out.changes, store.Change{Container: &store.ContainerChange{ID: c.key, Source: m.cfg.sources[i].name, Layer: &l}})
-	m.notePods(c)
+	m.pods.note(c)
+	m.tasks.note(c)
 }
 
 func (m *machine) forgetContainer(c *container) {

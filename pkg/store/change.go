@@ -12,6 +12,8 @@ type Change struct {
 	Container *ContainerChange
 	// Pod changes one layer or the life of a pod.
 	Pod *PodChange
+	// Task changes one layer or the life of a task.
+	Task *TaskChange
 	// Expire drops the tombstones that are older than the grace period at this instant.
 	Expire workload.KTime
 }
@@ -42,5 +44,19 @@ type PodChange struct {
 	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
 	Gone workload.KTime
 	// Forget removes the entity at once and without a tombstone: it was merged into another one.
+	Forget bool
+}
+
+// TaskChange is a change of one task entity.
+type TaskChange struct {
+	// ARN is the entity's key.
+	ARN string
+	// Source owns the layer; "kernel" is the correlator's own.
+	Source string
+	// Layer replaces the source's layer; nil removes it. A task without layers is gone.
+	Layer *workload.Task
+	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
+	Gone workload.KTime
+	// Forget removes the entity at once and without a tombstone.
 	Forget bool
 }

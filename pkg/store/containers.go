@@ -21,8 +21,11 @@ type view struct {
 	// pod is the reference to its pod, or its parent's; see podNow. podCell leads to
 	// what else is known of it.
 	pod     *workload.Pod
-	podCell *podCell
-	rev     workload.Revision
+	podCell *groupCell[pod]
+	// task and taskCell are the same for its task.
+	task     *workload.Task
+	taskCell *groupCell[task]
+	rev      workload.Revision
 	// gone: a tombstone. dropped: not in the store any more; only processes
 	// that were in it still lead here.
 	gone, dropped bool
@@ -62,6 +65,7 @@ type contItem struct {
 	cgroups  []workload.CgroupID
 	parent   workload.ContainerID
 	pod      string // the uid of its pod
+	task     string // the ARN of its task
 }
 
 func (i *contItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -215,7 +219,8 @@ func (s *Store) publish(it *contItem) {
 	}
 	v := &view{key: it.key, merged: merged, rev: s.next(), gone: gone}
 	s.setParent(it, merged.Parent)
-	s.holdPod(it, merged.Pod)
+	s.pods.hold(&it.pod, uidOf(merged.Pod))
+	s.tasks.hold(&it.task, arnOf(merged.Task))
 	s.join(v)
 	it.latest.Store(v)
 	s.contMarkers.void(merged.ID, v.rev)
@@ -366,7 +371,8 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	it.latest.Store(&last)
 	s.setParent(it, workload.ContainerID{})
 	s.setCgroups(it, nil)
-	s.holdPod(it, nil)
+	s.pods.hold(&it.pod, "")
+	s.tasks.hold(&it.task, "")
 	var left *view
 	if keep {
 		left = &last

@@ -125,14 +125,17 @@ func (s *Store) All(sel workload.Selector) iter.Seq[workload.Entity] {
 }
 
 // logs gives the change logs of the kinds selected. The store keeps containers,
-// pods and processes; other kinds have nothing in it.
+// pods, tasks and processes; other kinds have nothing in it.
 func (s *Store) logs(sel workload.Selector) []*changeLog {
 	var logs []*changeLog
 	if len(sel.Kinds) == 0 || slices.Contains(sel.Kinds, workload.KindContainer) {
 		logs = append(logs, s.contLog)
 	}
 	if slices.Contains(sel.Kinds, workload.KindPod) {
-		logs = append(logs, s.podLog)
+		logs = append(logs, s.pods.log)
+	}
+	if slices.Contains(sel.Kinds, workload.KindTask) {
+		logs = append(logs, s.tasks.log)
 	}
 	if slices.Contains(sel.Kinds, workload.KindProcess) {
 		logs = append(logs, s.procLog)

@@ -12,20 +12,24 @@ import (
 // namespaces 32 deep at most (MAX_PID_NS_LEVEL).
 const maxChain = 32
 
-// join sets the chain and the pod of a view from its parent's view. A parent
+// join sets the chain, the pod and the task of a view from its parent's view. A parent
 // that is not in the store, is the container itself, or is too deep, is left out.
 func (s *Store) join(v *view) {
-	v.chain, v.up, v.pod, v.podCell = nil, nil, nil, nil
+	v.chain, v.up, v.pod, v.podCell, v.task, v.taskCell = nil, nil, nil, nil, nil, nil
 	if up := s.viewOf(v.merged.Parent); up != nil && !up.restored && len(up.chain) < maxChain && !up.within(v.key) {
 		v.up = up
 		v.chain = append(slices.Clip(up.chain), v.merged)
-		v.pod, v.podCell = up.pod, up.podCell
+		v.pod, v.podCell, v.task, v.taskCell = up.pod, up.podCell, up.task, up.taskCell
 	} else {
 		v.chain = []*workload.Container{v.merged}
 	}
 	if v.merged.Pod != nil {
 		v.pod = &workload.Pod{PodRef: *v.merged.Pod}
-		v.podCell = s.podIDs.get(v.merged.Pod.UID)
+		v.podCell = s.pods.index.get(v.merged.Pod.UID)
+	}
+	if v.merged.Task != nil {
+		v.task = taskOf(v.merged.Task)
+		v.taskCell = s.tasks.index.get(v.merged.Task.ARN)
 	}
 }
 

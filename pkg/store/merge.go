@@ -243,9 +243,9 @@ type FieldRule struct {
 	How    string
 }
 
-// Precedence gives the table, containers first.
+// Precedence gives the table: containers, pods, tasks.
 func Precedence() []FieldRule {
-	return append(fieldRules(workload.KindContainer, precedence), fieldRules(workload.KindPod, podPrecedence)...)
+	return slices.Concat(fieldRules(workload.KindContainer, precedence), fieldRules(workload.KindPod, podPrecedence), fieldRules(workload.KindTask, taskPrecedence))
 }
 
 func fieldRules[T any](kind workload.Kind, rules []ruleOf[T]) (out []FieldRule) {
@@ -262,6 +262,8 @@ func PrecedenceMarkdown() string {
 	writeRules(&b, precedence)
 	b.WriteString(podPrecedenceIntro)
 	writeRules(&b, podPrecedence)
+	b.WriteString(taskPrecedenceIntro)
+	writeRules(&b, taskPrecedence)
 	return b.String()
 }
 
@@ -283,7 +285,7 @@ const precedenceIntro = `<!-- Made from pkg/store/precedence.go by: go test ./pk
 
 # Who is believed, field by field
 
-A container or a pod that several sources know is one entity. Each source keeps a layer of its own, and
+A container, a pod or a task that several sources know is one entity. Each source keeps a layer of its own, and
 what is shown comes from the layers by this table. "kernel" is pidigree's own layer, made from
 what it saw in the kernel. "Others" are sources that a row does not name; they come last, in
 alphabetical order, so that the outcome never depends on who answered first. A further engine of
@@ -295,5 +297,10 @@ a kind ("docker@/run/other.sock") has the place of its kind.
 
 const podPrecedenceIntro = `
 ## Pods
+
+`
+
+const taskPrecedenceIntro = `
+## Tasks
 
 `

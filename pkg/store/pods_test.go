@@ -141,7 +141,7 @@ func TestTheLifeOfAPod(t *testing.T) {
 	if _, ok := s.Pod("u1"); !ok {
 		t.Error("dropped before its time")
 	}
-	if got := s.GoneSince(workload.Entity{Pod: podNamed("u1")}); got != 101 {
+	if got := s.GoneSince(workload.Entity{Pod: podKind.named("u1")}); got != 101 {
 		t.Errorf("gone since %d", got)
 	}
 	s.Apply(expire(111))
@@ -167,8 +167,8 @@ func TestNothingIsLeftOfPodsThatAreGone(t *testing.T) {
 		s.Apply(putPod("u1", "cri", aPod("u1", "x")), putLayer(id, "docker", inPod(id, "u1", "x")), forget(id))
 		s.Apply(Change{Pod: &PodChange{UID: "u1", Gone: 100}}, expire(200))
 	}
-	if n := s.podIDs.n; n != 0 || len(s.podByKey) != 0 || len(s.podTombs.q) != 0 {
-		t.Errorf("%d cells, %d pods, %d tombstones", n, len(s.podByKey), len(s.podTombs.q))
+	if n := s.pods.index.n; n != 0 || len(s.pods.byKey) != 0 || len(s.pods.tombs.q) != 0 {
+		t.Errorf("%d cells, %d pods, %d tombstones", n, len(s.pods.byKey), len(s.pods.tombs.q))
 	}
 }
 

@@ -101,6 +101,7 @@ var precedence = []rule{
 	{"Bundle", low, false, firstSays, pick(func(c *container) *string { return &c.Bundle }, notZero)},
 	{"Sandbox", asked, false, "set where anyone says so", mergeSandbox},
 	{"Pod", pods, false, firstWhole, pick(func(c *container) **workload.PodRef { return &c.Pod }, notZero)},
+	{"Task", tasks, false, firstWhole, pick(func(c *container) **workload.TaskRef { return &c.Task }, notZero)},
 	{"Role", pods, false, firstSays, pick(func(c *container) *workload.Role { return &c.Role }, notZero)},
 	{"Attempt", pods, false, firstSays, pick(func(c *container) *uint32 { return &c.Attempt }, notZero)},
 	{"Annotations", asked, false, firstWhole, pick(func(c *container) *map[string]string { return &c.Annotations }, mapSaid)},

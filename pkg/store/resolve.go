@@ -66,7 +66,7 @@ func started(p *workload.Process) workload.KTime {
 }
 
 // ContainerAnswer is what there is to say about a container by its key, its id
-// or an alias, with its chain and pod. False: no such container.
+// or an alias, with its chain, pod and task. False: no such container.
 func (s *Store) ContainerAnswer(id workload.ContainerID) (a workload.Answer, known bool) {
 	s.begin(&a)
 	v := s.viewOf(id)
@@ -99,7 +99,7 @@ func (s *Store) begin(a *workload.Answer) {
 
 func (v *view) answer(a *workload.Answer) {
 	a.Status, a.Confidence, a.Exited, a.Reason = workload.StatusContainer, v.merged.Confidence, v.gone || v.merged.State == workload.StateExited, ""
-	a.Containers, a.Pod = v.chain, v.podNow()
+	a.Containers, a.Pod, a.Task = v.chain, v.podNow(), v.taskNow()
 }
 
 func (n *node) answer(a *workload.Answer) {
@@ -136,4 +136,5 @@ func (c *cell) answer(a *workload.Answer) {
 		return
 	}
 	a.Status, a.Containers, a.Pod = workload.StatusContainer, v.chain, v.podNow()
+	a.Task = v.taskNow()
 }

@@ -11,8 +11,18 @@ type Past struct {
 	Containers []PastContainer
 	// Processes are those that have ended.
 	Processes []PastProcess
-	// Pods are all that it knew.
-	Pods []PastPod
+	// Pods and Tasks are all that it knew.
+	Pods  []PastPod
+	Tasks []PastTask
+}
+
+// PastTask is one task as it was known. It must not be changed any more.
+type PastTask struct {
+	*workload.Task
+	// Ended makes it a tombstone, unless anybody living has its ARN.
+	Ended bool
+	// Since is from when the grace period counts, for one that has ended.
+	Since workload.KTime
 }
 
 // PastPod is one pod as it was known. It must not be changed any more.
@@ -51,7 +61,7 @@ const restoreStep = 128
 // Restore adds tombstones of an earlier agent of the same boot and says how
 // many it took. It is called once, when what lives is known.
 //
-// What is restored gives way to everything else. A container or pod is left out, and
+// What is restored gives way to everything else. A container, pod or task is left out, and
 // taken out later, when the writer says anything of one of its ids; a container is found
 // by no cgroup and is nobody's parent. A process is left out where the store
 // knows it or another one that had its PID at its time or after it, and taken
@@ -60,23 +70,34 @@ const restoreStep = 128
 //
 // It does not matter when the writer runs meanwhile: Restore takes turns with it.
 func (s *Store) Restore(past Past) (kept int) {
-	r := restoring{s: s, by: map[workload.ContainerID]*pastView{}, pods: map[string]*workload.Pod{}}
+	r := restoring{s: s, by: map[workload.ContainerID]*pastView{}, pods: map[string]*workload.Pod{}, tasks: map[string]*workload.Task{}}
 	for _, p := range past.Pods {
 		r.pods[p.UID] = p.Pod
+	}
+	for _, t := range past.Tasks {
+		r.tasks[t.ARN] = t.Task
 	}
 	views := r.views(past.Containers)
 	kept = r.steps(len(views), func(i int) bool {
 		return past.Containers[i].Ended && s.restoreContainer(views[i], past.Containers[i].Since)
 	})
-	kept += r.steps(len(past.Pods), func(i int) bool { return past.Pods[i].Ended && s.restorePod(past.Pods[i]) })
+	kept += r.steps(len(past.Pods), func(i int) bool {
+		p := past.Pods[i]
+		return p.Ended && s.pods.restore(p.UID, p.Pod, p.Since)
+	})
+	kept += r.steps(len(past.Tasks), func(i int) bool {
+		t := past.Tasks[i]
+		return t.Ended && s.tasks.restore(t.ARN, t.Task, t.Since)
+	})
 	return kept + r.steps(len(past.Processes), func(i int) bool { return s.restoreProcess(past.Processes[i], r.by) })
 }
 
 type restoring struct {
 	s  *Store
 	by map[workload.ContainerID]*pastView // nil for an id that two had
-	// pods are what was known of them, by uid.
-	pods map[string]*workload.Pod
+	// pods and tasks are what was known of them, by uid and by ARN.
+	pods  map[string]*workload.Pod
+	tasks map[string]*workload.Task
 }
 
 // pastView is a container as it was. cell is for the processes that were in it.
@@ -127,6 +148,9 @@ func (r restoring) chain(v *pastView) {
 		if p := at.merged.Pod; p != nil && v.pod == nil {
 			v.pod = r.pod(p)
 		}
+		if t := at.merged.Task; t != nil && v.task == nil {
+			v.task = r.task(t)
+		}
 	}
 	v.cell.view.Store(&v.view)
 }
@@ -138,6 +162,14 @@ func (r restoring) pod(ref *workload.PodRef) *workload.Pod {
 		return p
 	}
 	return &workload.Pod{PodRef: *ref}
+}
+
+// task is pod for a task.
+func (r restoring) task(ref *workload.TaskRef) *workload.Task {
+	if t := r.tasks[ref.ARN]; t != nil && compatible(t.Family, ref.Family) && compatible(t.Cluster, ref.Cluster) {
+		return t
+	}
+	return taskOf(ref)
 }
 
 // restoreContainer is for the writer, locked.
@@ -292,9 +324,9 @@ func (s *Store) GoneSince(e workload.Entity) workload.KTime {
 			}
 		}
 	case e.Pod != nil:
-		if it := s.podByKey[e.Pod.UID]; it != nil {
-			d = it.tomb
-		}
+		d = s.pods.tombOf(e.Pod.UID)
+	case e.Task != nil:
+		d = s.tasks.tombOf(e.Task.ARN)
 	}
 	if d == nil {
 		return 0

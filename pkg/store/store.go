@@ -16,17 +16,19 @@ const (
 	DefaultMaxProcessTombstones   = 20_000
 	DefaultMaxContainerTombstones = 5_000
 	DefaultMaxPodTombstones       = 2_000
+	DefaultMaxTaskTombstones      = 2_000
 )
 
 // Options configure a Store. The zero value works.
 type Options struct {
-	// Grace is how long an exited process, container or pod stays answerable. Default DefaultGrace.
+	// Grace is how long an exited process, container, pod or task stays answerable. Default DefaultGrace.
 	Grace time.Duration
-	// MaxProcessTombstones, MaxContainerTombstones and MaxPodTombstones bound how
-	// many of them are kept; the oldest go first and are counted. Defaults above.
+	// MaxProcessTombstones, MaxContainerTombstones, MaxPodTombstones and
+	// MaxTaskTombstones bound how many of them are kept; the oldest go first and are counted. Defaults above.
 	MaxProcessTombstones   int
 	MaxContainerTombstones int
 	MaxPodTombstones       int
+	MaxTaskTombstones      int
 	// Base is where revisions start: the first is Base+1. An agent gives
 	// microseconds since 1970 here, so that a revision of an earlier agent is
 	// recognised as foreign and never resumed from. Default 0.
@@ -46,6 +48,9 @@ func (o Options) withDefaults() Options {
 	if o.MaxPodTombstones <= 0 {
 		o.MaxPodTombstones = DefaultMaxPodTombstones
 	}
+	if o.MaxTaskTombstones <= 0 {
+		o.MaxTaskTombstones = DefaultMaxTaskTombstones
+	}
 	return o
 }
 
@@ -58,6 +63,7 @@ type Counts struct {
 	Containers, ContainerTombstones int
 	Processes, ProcessTombstones    int
 	Pods, PodTombstones             int
+	Tasks, TaskTombstones           int
 	Watchers                        int
 	// DroppedTombstones went before their time because there were too many.
 	DroppedTombstones uint64
@@ -77,14 +83,13 @@ type Store struct {
 	pids                               pidTable
 	ids                                *index[workload.ContainerID, cell]
 	cgroups                            *index[workload.CgroupID, contItem]
-	podIDs                             *index[string, podCell]
+	pods                               *groups[pod]
+	tasks                              *groups[task]
 	procLog                            *changeLog
 	contLog                            *changeLog
-	podLog                             *changeLog
 	watchers                           atomic.Int64
 	pace                               pace
 	conts, contsGone, procs, procsGone atomic.Int64
-	podCount, podsGone                 atomic.Int64
 	dropped, rejected, resyncs         atomic.Uint64
 
 	mu sync.Mutex // for the writer alone; guards all below, and who may change what is above
@@ -93,19 +98,16 @@ type Store struct {
 	// pending have changed since publishPending was called last.
 	pending   []unpublished
 	byKey     map[workload.ContainerID]*contItem
-	podByKey  map[string]*podItem
 	children  map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
 	claims    map[workload.CgroupID][]*contItem
 	procTombs tombs // of processes in containers; its max is for both
 	hostTombs tombs
 	contTombs tombs
-	podTombs  tombs
-	// restoredProcs, restoredConts and restoredPods count what Restore brought and is still there.
-	restoredProcs, restoredConts, restoredPods int
+	// restoredProcs and restoredConts count what Restore brought and is still there.
+	restoredProcs, restoredConts int
 
 	procMarkers *markers[workload.ProcessKey]
 	contMarkers *markers[workload.ContainerID]
-	podMarkers  *markers[string]
 }
 
 // New makes an empty store.
@@ -117,25 +119,22 @@ func New(opt Options) *Store {
 		head:      opt.Base,
 		ids:       newIndex[workload.ContainerID, cell](),
 		cgroups:   newIndex[workload.CgroupID, contItem](),
-		podIDs:    newIndex[string, podCell](),
 		procLog:   newChangeLog(opt.Base),
 		contLog:   newChangeLog(opt.Base),
-		podLog:    newChangeLog(opt.Base),
 		byKey:     map[workload.ContainerID]*contItem{},
-		podByKey:  map[string]*podItem{},
 		children:  map[workload.ContainerID]map[*contItem]struct{}{},
 		claims:    map[workload.CgroupID][]*contItem{},
 		procTombs: tombs{max: opt.MaxProcessTombstones, seq: tombSeq},
 		hostTombs: tombs{seq: tombSeq},
 		contTombs: tombs{max: opt.MaxContainerTombstones, seq: tombSeq},
-		podTombs:  tombs{max: opt.MaxPodTombstones, seq: tombSeq},
 		pace:      pace{born: time.Now()},
 	}
 	s.pids.init()
 	s.rev.Store(uint64(opt.Base))
 	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
 	s.contMarkers = newMarkers[workload.ContainerID](s.contLog, opt.MaxContainerTombstones)
-	s.podMarkers = newMarkers[string](s.podLog, opt.MaxPodTombstones)
+	s.pods = newGroups(s, podKind, tombs{max: opt.MaxPodTombstones, seq: tombSeq})
+	s.tasks = newGroups(s, taskKind, tombs{max: opt.MaxTaskTombstones, seq: tombSeq})
 	return s
 }
 
@@ -154,7 +153,9 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 		case ch.Container != nil:
 			s.changeContainer(ch.Container)
 		case ch.Pod != nil:
-			s.changePod(ch.Pod)
+			s.pods.change(ch.Pod.group())
+		case ch.Task != nil:
+			s.tasks.change(ch.Task.group())
 		case ch.Expire != 0:
 			s.publishPending()
 			s.expire(ch.Expire)
@@ -189,7 +190,8 @@ func (s *Store) publishBatchLocked() {
 	s.rev.Store(uint64(s.head)) // after all entries: a watcher reads up to it
 	s.procLog.wake()
 	s.contLog.wake()
-	s.podLog.wake()
+	s.pods.log.wake()
+	s.tasks.log.wake()
 }
 
 // next gives the revision of the change at hand.
@@ -206,9 +208,8 @@ func (s *Store) expire(now workload.KTime) {
 	for d := s.contTombs.due(before, now); d != nil; d = s.contTombs.due(before, now) {
 		s.removeContainer(d.cont, true)
 	}
-	for d := s.podTombs.due(before, now); d != nil; d = s.podTombs.due(before, now) {
-		s.removePod(d.pod, true)
-	}
+	s.pods.expireDue(before, now)
+	s.tasks.expireDue(before, now)
 }
 
 func (s *Store) dueProc(before, now workload.KTime) *tomb {
@@ -232,11 +233,13 @@ func (s *Store) Revision() workload.Revision { return workload.Revision(s.rev.Lo
 func (s *Store) Counts() Counts {
 	conts, contsGone := int(s.conts.Load()), int(s.contsGone.Load())
 	procs, procsGone := int(s.procs.Load()), int(s.procsGone.Load())
-	pods, podsGone := int(s.podCount.Load()), int(s.podsGone.Load())
+	pods, podsGone := int(s.pods.all.Load()), int(s.pods.gone.Load())
+	tasks, tasksGone := int(s.tasks.all.Load()), int(s.tasks.gone.Load())
 	return Counts{
 		Containers: conts - contsGone, ContainerTombstones: contsGone,
 		Processes: procs - procsGone, ProcessTombstones: procsGone,
 		Pods: pods - podsGone, PodTombstones: podsGone,
+		Tasks: tasks - tasksGone, TaskTombstones: tasksGone,
 		Watchers:          int(s.watchers.Load()),
 		DroppedTombstones: s.dropped.Load(),
 		Rejected:          s.rejected.Load(),

@@ -17,7 +17,7 @@ type tomb struct {
 	in    *tombs
 	proc  *procItem
 	cont  *contItem
-	pod   *podItem
+	group interface{ expire() } // a pod's or a task's
 }
 
 // tombs orders tombstones by when they went, and those of the same instant by

@@ -168,9 +168,19 @@ func (b *attributes) pod(p *Pod) {
 func (b *attributes) task(t *Task) {
 	b.text("aws.ecs.task.arn", t.ARN)
 	b.text("aws.ecs.task.family", t.Family)
-	if strings.HasPrefix(t.Cluster, "arn:") {
-		b.text("aws.ecs.cluster.arn", t.Cluster)
+	b.text("aws.ecs.task.revision", t.Revision)
+	b.text("aws.ecs.launchtype", strings.ToLower(t.LaunchType))
+	b.text("cloud.availability_zone", t.Zone)
+	n, ok := ParseTaskARN(t.ARN)
+	if !ok {
+		return
 	}
+	b.text("aws.ecs.task.id", n.ID)
+	b.text("aws.ecs.cluster.arn", n.ClusterARN(t.Cluster))
+	b.text("cloud.account.id", n.Account)
+	b.text("cloud.region", n.Region)
+	b.text("cloud.provider", "aws")
+	b.text("cloud.platform", "aws_ecs")
 }
 
 // AttributeNames says which field of an entity becomes which attribute, for the
@@ -189,7 +199,9 @@ func AttributeNames() map[string][]string {
 		"Pod.UID":          {"k8s.pod.uid"}, "Pod.Name": {"k8s.pod.name"}, "Pod.Namespace": {"k8s.namespace.name"}, "Pod.Node": {"k8s.node.name"},
 		"Pod.Phase": {"k8s.pod.status.phase"}, "Pod.IPs": {"k8s.pod.ip"}, "Pod.Started": {"k8s.pod.start_time"},
 		"Pod.Labels": {"k8s.pod.label.<key>"}, "Pod.Annotations": {"k8s.pod.annotation.<key>"},
-		"Pod.Owners": {"k8s.<kind>.name", "k8s.<kind>.uid"},
-		"Task.ARN":   {"aws.ecs.task.arn"}, "Task.Family": {"aws.ecs.task.family"}, "Task.Cluster": {"aws.ecs.cluster.arn"},
+		"Pod.Owners":  {"k8s.<kind>.name", "k8s.<kind>.uid"},
+		"Task.ARN":    {"aws.ecs.task.arn", "aws.ecs.task.id", "cloud.account.id", "cloud.region", "cloud.provider", "cloud.platform"},
+		"Task.Family": {"aws.ecs.task.family"}, "Task.Revision": {"aws.ecs.task.revision"}, "Task.Cluster": {"aws.ecs.cluster.arn"},
+		"Task.LaunchType": {"aws.ecs.launchtype"}, "Task.Zone": {"cloud.availability_zone"},
 	}
 }

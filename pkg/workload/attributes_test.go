@@ -29,13 +29,17 @@ func fullAnswer() Answer {
 			Phase: "Running", Node: "n1", Started: time.Date(2026, 1, 2, 4, 4, 5, 6, time.FixedZone("", 3600)),
 			Owners: []PodOwner{{Kind: "ReplicaSet", Name: "web-7d", UID: "rs", Controller: true}, {Kind: "Node", Name: "n1", UID: "n", Controller: true}, {Kind: "Job", Name: "no"}},
 		},
-		Task: &Task{ARN: "arn:task", Family: "f", Cluster: "arn:cluster"},
+		Task: &Task{ARN: someTask, Family: "f", Revision: "7", LaunchType: "FARGATE", Zone: "cn-north-1b"},
 	}
 }
 
+const someTask = "arn:aws-cn:ecs:cn-north-1:111122223333:task/prod/158d1c8083dd49d6b527399fd6414f5c"
+
 func TestAnAnswerInOpenTelemetrysNames(t *testing.T) {
 	want := []Attribute{
-		{"aws.ecs.cluster.arn", "arn:cluster"}, {"aws.ecs.task.arn", "arn:task"}, {"aws.ecs.task.family", "f"},
+		{"aws.ecs.cluster.arn", "arn:aws-cn:ecs:cn-north-1:111122223333:cluster/prod"}, {"aws.ecs.launchtype", "fargate"},
+		{"aws.ecs.task.arn", someTask}, {"aws.ecs.task.family", "f"}, {"aws.ecs.task.id", "158d1c8083dd49d6b527399fd6414f5c"}, {"aws.ecs.task.revision", "7"},
+		{"cloud.account.id", "111122223333"}, {"cloud.availability_zone", "cn-north-1b"}, {"cloud.platform", "aws_ecs"}, {"cloud.provider", "aws"}, {"cloud.region", "cn-north-1"},
 		{"container.id", "4f3a"}, {"container.image.id", "sha256:cd"}, {"container.image.name", "registry:5000/shop/nginx"},
 		{"container.image.tags", []string{"1.25"}}, {"container.label.tier", "front"}, {"container.name", "nginx"}, {"container.runtime.name", "containerd"},
 		{"k8s.container.name", "nginx"}, {"k8s.container.restart_count", int64(3)}, {"k8s.container.status.reason", "OOMKilled"}, {"k8s.container.status.state", "terminated"},

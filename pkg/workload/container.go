@@ -172,6 +172,8 @@ type Container struct {
 	// Sandbox marks a pod's sandbox (pause, infra) container.
 	Sandbox bool
 	Pod     *PodRef
+	// Task is the ECS task that it is in, and what it is called there.
+	Task *TaskRef
 	// Role is what it is in its pod, where somebody said.
 	Role Role
 	// Attempt counts how often the kubelet has made the container anew in its pod, from 0.
@@ -222,6 +224,7 @@ func (c *Container) Clone() *Container {
 	n.Exit = clonePtr(c.Exit)
 	n.Limits = clonePtr(c.Limits)
 	n.Pod = clonePtr(c.Pod)
+	n.Task = clonePtr(c.Task)
 	if n.Security = clonePtr(c.Security); n.Security != nil {
 		n.Security.AddedCaps = slices.Clone(n.Security.AddedCaps)
 	}
@@ -254,13 +257,6 @@ type PodRef struct {
 	UID       string
 	Name      string
 	Namespace string
-}
-
-// Task is an ECS task.
-type Task struct {
-	ARN     string
-	Cluster string
-	Family  string
 }
 
 // Image is an image that a host's engine stores.

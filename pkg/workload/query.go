@@ -112,19 +112,19 @@ type Selector struct {
 	NoSandboxes bool
 }
 
-// Filter matches containers and pods, and processes by their container. It
+// Filter matches containers, pods and tasks, and processes by their container. It
 // matches where each of its parts does that is not empty, and a part where one of
 // its patterns does; what nobody has said matches no pattern. A pattern is matched
 // against the whole text: * stands for any characters, ? for one, [a-z] for one
 // of them and \x for x itself.
 type Filter struct {
-	// Names are those of the container or pod.
+	// Names are those of the container or pod, a task's family or service.
 	Names []string
 	// Images are what the user asked for, with and without the tag, or the image's id.
 	Images []string
-	// Namespaces are the pod's, or containerd's where there is no pod.
+	// Namespaces are the pod's, or containerd's where there is no pod; a task's is its cluster.
 	Namespaces []string
-	// Labels are KEY for one that is there, or KEY=VALUE.
+	// Labels are KEY for one that is there, or KEY=VALUE; a task's are its tags.
 	Labels []string
 }
 
@@ -150,6 +150,7 @@ type AgentStatus struct {
 	Containers int
 	Processes  int
 	Pods       int
+	Tasks      int
 	Watchers   int
 	Sources    []SourceStatus
 	Kernel     KernelStatus
@@ -170,7 +171,7 @@ type SourceStatus struct {
 	Calls map[string]uint64
 	// Errors counts failed calls (not found is no failure).
 	Errors uint64
-	// Entities counts what it describes: containers and pods.
+	// Entities counts what it describes: containers, pods and tasks.
 	Entities int
 	// Detail says in a few words what it can say here, or what it does without.
 	Detail string

@@ -1538,7 +1538,9 @@ type Container struct {
 	Reason string `protobuf:"bytes,33,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Whether the agent's configuration hides it: it is in no list and no stream, and
 	// an answer says no more of it than its ids, its state and its run.
-	Filtered      bool `protobuf:"varint,34,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	Filtered bool `protobuf:"varint,34,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	// The ECS task that it belongs to.
+	Task          *TaskRef `protobuf:"bytes,35,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1809,6 +1811,13 @@ func (x *Container) GetFiltered() bool {
 		return x.Filtered
 	}
 	return false
+}
+
+func (x *Container) GetTask() *TaskRef {
+	if x != nil {
+		return x.Task
+	}
+	return nil
 }
 
 // PIDNamespace is a PID namespace and the PID of a process in it.
@@ -2693,7 +2702,289 @@ func (x *Pod) GetFiltered() bool {
 	return false
 }
 
-// Task is an ECS task.
+// TaskRef says which ECS task a container belongs to.
+type TaskRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task's ARN.
+	Arn string `protobuf:"bytes,1,opt,name=arn,proto3" json:"arn,omitempty"`
+	// The cluster's name.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The family of the task's definition.
+	Family string `protobuf:"bytes,3,opt,name=family,proto3" json:"family,omitempty"`
+	// The revision of the task's definition.
+	Revision string `protobuf:"bytes,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the task's definition calls the container.
+	Container     string `protobuf:"bytes,5,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskRef) Reset() {
+	*x = TaskRef{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskRef) ProtoMessage() {}
+
+func (x *TaskRef) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskRef.ProtoReflect.Descriptor instead.
+func (*TaskRef) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TaskRef) GetArn() string {
+	if x != nil {
+		return x.Arn
+	}
+	return ""
+}
+
+func (x *TaskRef) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *TaskRef) GetFamily() string {
+	if x != nil {
+		return x.Family
+	}
+	return ""
+}
+
+func (x *TaskRef) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *TaskRef) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// TaskLimits are what a task as a whole may use; 0 means no limit.
+type TaskLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CPUs, in units of 1e-9.
+	NanoCpus int64 `protobuf:"varint,1,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"`
+	// Memory in bytes.
+	MemoryBytes   int64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskLimits) Reset() {
+	*x = TaskLimits{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskLimits) ProtoMessage() {}
+
+func (x *TaskLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskLimits.ProtoReflect.Descriptor instead.
+func (*TaskLimits) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TaskLimits) GetNanoCpus() int64 {
+	if x != nil {
+		return x.NanoCpus
+	}
+	return 0
+}
+
+func (x *TaskLimits) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+// TaskContainer is a container of a task as ECS names it.
+type TaskContainer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the task's definition.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its identity; absent until the engine has made it.
+	Id *ContainerID `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Its image as the task's definition names it.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// NORMAL, or one that ECS adds, such as CNI_PAUSE.
+	Type string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	// What it is to be: ECS's word.
+	Desired string `protobuf:"bytes,5,opt,name=desired,proto3" json:"desired,omitempty"`
+	// What it was last seen to be: ECS's word.
+	Known string `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
+	// HEALTHY, UNHEALTHY or UNKNOWN, empty where it has no check.
+	Health string `protobuf:"bytes,7,opt,name=health,proto3" json:"health,omitempty"`
+	// How often its restart policy has restarted it.
+	Restarts uint32 `protobuf:"varint,8,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// Whether it has ended and its exit code is known.
+	Exited bool `protobuf:"varint,9,opt,name=exited,proto3" json:"exited,omitempty"`
+	// Its exit code.
+	ExitCode int32 `protobuf:"varint,10,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// When it was started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=started,proto3" json:"started,omitempty"`
+	// When it ended.
+	Finished      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=finished,proto3" json:"finished,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskContainer) Reset() {
+	*x = TaskContainer{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskContainer) ProtoMessage() {}
+
+func (x *TaskContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskContainer.ProtoReflect.Descriptor instead.
+func (*TaskContainer) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *TaskContainer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetId() *ContainerID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *TaskContainer) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetDesired() string {
+	if x != nil {
+		return x.Desired
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetKnown() string {
+	if x != nil {
+		return x.Known
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *TaskContainer) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *TaskContainer) GetExited() bool {
+	if x != nil {
+		return x.Exited
+	}
+	return false
+}
+
+func (x *TaskContainer) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *TaskContainer) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *TaskContainer) GetFinished() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+// Task is an ECS task, merged from all sources.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its identity.
@@ -2701,14 +2992,55 @@ type Task struct {
 	// The cluster that it runs in.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// The family of its definition.
-	Family        string `protobuf:"bytes,3,opt,name=family,proto3" json:"family,omitempty"`
+	Family string `protobuf:"bytes,3,opt,name=family,proto3" json:"family,omitempty"`
+	// The revision of its definition.
+	Revision string `protobuf:"bytes,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The service that keeps it running, empty for one that was run by itself.
+	Service string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	// EC2, FARGATE, EXTERNAL or MANAGED_INSTANCES.
+	LaunchType string `protobuf:"bytes,6,opt,name=launch_type,json=launchType,proto3" json:"launch_type,omitempty"`
+	// The availability zone's name.
+	Zone string `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
+	// The availability zone's id, which means the same zone in every account.
+	ZoneId string `protobuf:"bytes,8,opt,name=zone_id,json=zoneId,proto3" json:"zone_id,omitempty"`
+	// The id of its VPC.
+	Vpc string `protobuf:"bytes,9,opt,name=vpc,proto3" json:"vpc,omitempty"`
+	// The ARN of the container instance that it runs on.
+	Instance string `protobuf:"bytes,10,opt,name=instance,proto3" json:"instance,omitempty"`
+	// What it is to be: ECS's word.
+	Desired string `protobuf:"bytes,11,opt,name=desired,proto3" json:"desired,omitempty"`
+	// What it was last seen to be: ECS's word.
+	Known string `protobuf:"bytes,12,opt,name=known,proto3" json:"known,omitempty"`
+	// What it may use as a whole.
+	Limits *TaskLimits `protobuf:"bytes,13,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Its tags.
+	Tags map[string]string `protobuf:"bytes,14,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The tags of its container instance.
+	InstanceTags map[string]string `protobuf:"bytes,15,rep,name=instance_tags,json=instanceTags,proto3" json:"instance_tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The containers that it is made of, whether they run or not.
+	Containers []*TaskContainer `protobuf:"bytes,16,rep,name=containers,proto3" json:"containers,omitempty"`
+	// When the pull of its images began.
+	PullStarted *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=pull_started,json=pullStarted,proto3" json:"pull_started,omitempty"`
+	// When its images were pulled.
+	PullStopped *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=pull_stopped,json=pullStopped,proto3" json:"pull_stopped,omitempty"`
+	// When its essential containers had ended.
+	Stopped *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	// The sources that said something about it, in order of arrival.
+	Sources []*Provenance `protobuf:"bytes,20,rep,name=sources,proto3" json:"sources,omitempty"`
+	// The sources that have not answered yet.
+	Missing []string `protobuf:"bytes,21,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The names of the fields that a budget cut.
+	Truncated []string `protobuf:"bytes,22,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	// Whether the agent's configuration hides it: it is in no list and no stream, and
+	// an answer says no more of it than its ARN.
+	Filtered      bool `protobuf:"varint,23,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +3052,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +3065,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{24}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Task) GetArn() string {
@@ -2757,6 +3089,146 @@ func (x *Task) GetFamily() string {
 	return ""
 }
 
+func (x *Task) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *Task) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Task) GetLaunchType() string {
+	if x != nil {
+		return x.LaunchType
+	}
+	return ""
+}
+
+func (x *Task) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Task) GetZoneId() string {
+	if x != nil {
+		return x.ZoneId
+	}
+	return ""
+}
+
+func (x *Task) GetVpc() string {
+	if x != nil {
+		return x.Vpc
+	}
+	return ""
+}
+
+func (x *Task) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Task) GetDesired() string {
+	if x != nil {
+		return x.Desired
+	}
+	return ""
+}
+
+func (x *Task) GetKnown() string {
+	if x != nil {
+		return x.Known
+	}
+	return ""
+}
+
+func (x *Task) GetLimits() *TaskLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Task) GetTags() map[string]string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Task) GetInstanceTags() map[string]string {
+	if x != nil {
+		return x.InstanceTags
+	}
+	return nil
+}
+
+func (x *Task) GetContainers() []*TaskContainer {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *Task) GetPullStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PullStarted
+	}
+	return nil
+}
+
+func (x *Task) GetPullStopped() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PullStopped
+	}
+	return nil
+}
+
+func (x *Task) GetStopped() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Stopped
+	}
+	return nil
+}
+
+func (x *Task) GetSources() []*Provenance {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Task) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *Task) GetTruncated() []string {
+	if x != nil {
+		return x.Truncated
+	}
+	return nil
+}
+
+func (x *Task) GetFiltered() bool {
+	if x != nil {
+		return x.Filtered
+	}
+	return false
+}
+
 // Image is an image that a host's engine stores.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2774,7 +3246,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +3258,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +3271,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{25}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Image) GetId() string {
@@ -2856,7 +3328,7 @@ type Entity struct {
 
 func (x *Entity) Reset() {
 	*x = Entity{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3340,7 @@ func (x *Entity) String() string {
 func (*Entity) ProtoMessage() {}
 
 func (x *Entity) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3353,7 @@ func (x *Entity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entity.ProtoReflect.Descriptor instead.
 func (*Entity) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{26}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Entity) GetKind() EntityKind {
@@ -3096,7 +3568,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04Mark\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xc6\f\n" +
+	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xf0\f\n" +
 	"\tContainer\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x122\n" +
 	"\aaliases\x18\x02 \x03(\v2\x18.pidigree.v1.ContainerIDR\aaliases\x120\n" +
@@ -3134,7 +3606,8 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\aattempt\x18\x1f \x01(\rR\aattempt\x12I\n" +
 	"\vannotations\x18  \x03(\v2'.pidigree.v1.Container.AnnotationsEntryR\vannotations\x12\x16\n" +
 	"\x06reason\x18! \x01(\tR\x06reason\x12\x1a\n" +
-	"\bfiltered\x18\" \x01(\bR\bfiltered\x1a9\n" +
+	"\bfiltered\x18\" \x01(\bR\bfiltered\x12(\n" +
+	"\x04task\x18# \x01(\v2\x14.pidigree.v1.TaskRefR\x04task\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
@@ -3237,11 +3710,65 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x87\x01\n" +
+	"\aTaskRef\x12\x10\n" +
+	"\x03arn\x18\x01 \x01(\tR\x03arn\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x16\n" +
+	"\x06family\x18\x03 \x01(\tR\x06family\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\tR\brevision\x12\x1c\n" +
+	"\tcontainer\x18\x05 \x01(\tR\tcontainer\"L\n" +
+	"\n" +
+	"TaskLimits\x12\x1b\n" +
+	"\tnano_cpus\x18\x01 \x01(\x03R\bnanoCpus\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\xfe\x02\n" +
+	"\rTaskContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
+	"\x02id\x18\x02 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x18\n" +
+	"\adesired\x18\x05 \x01(\tR\adesired\x12\x14\n" +
+	"\x05known\x18\x06 \x01(\tR\x05known\x12\x16\n" +
+	"\x06health\x18\a \x01(\tR\x06health\x12\x1a\n" +
+	"\brestarts\x18\b \x01(\rR\brestarts\x12\x16\n" +
+	"\x06exited\x18\t \x01(\bR\x06exited\x12\x1b\n" +
+	"\texit_code\x18\n" +
+	" \x01(\x05R\bexitCode\x124\n" +
+	"\astarted\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x126\n" +
+	"\bfinished\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bfinished\"\xc9\a\n" +
 	"\x04Task\x12\x10\n" +
 	"\x03arn\x18\x01 \x01(\tR\x03arn\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x16\n" +
-	"\x06family\x18\x03 \x01(\tR\x06family\"[\n" +
+	"\x06family\x18\x03 \x01(\tR\x06family\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\tR\brevision\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x12\x1f\n" +
+	"\vlaunch_type\x18\x06 \x01(\tR\n" +
+	"launchType\x12\x12\n" +
+	"\x04zone\x18\a \x01(\tR\x04zone\x12\x17\n" +
+	"\azone_id\x18\b \x01(\tR\x06zoneId\x12\x10\n" +
+	"\x03vpc\x18\t \x01(\tR\x03vpc\x12\x1a\n" +
+	"\binstance\x18\n" +
+	" \x01(\tR\binstance\x12\x18\n" +
+	"\adesired\x18\v \x01(\tR\adesired\x12\x14\n" +
+	"\x05known\x18\f \x01(\tR\x05known\x12/\n" +
+	"\x06limits\x18\r \x01(\v2\x17.pidigree.v1.TaskLimitsR\x06limits\x12/\n" +
+	"\x04tags\x18\x0e \x03(\v2\x1b.pidigree.v1.Task.TagsEntryR\x04tags\x12H\n" +
+	"\rinstance_tags\x18\x0f \x03(\v2#.pidigree.v1.Task.InstanceTagsEntryR\finstanceTags\x12:\n" +
+	"\n" +
+	"containers\x18\x10 \x03(\v2\x1a.pidigree.v1.TaskContainerR\n" +
+	"containers\x12=\n" +
+	"\fpull_started\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\vpullStarted\x12=\n" +
+	"\fpull_stopped\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\vpullStopped\x124\n" +
+	"\astopped\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\astopped\x121\n" +
+	"\asources\x18\x14 \x03(\v2\x17.pidigree.v1.ProvenanceR\asources\x12\x18\n" +
+	"\amissing\x18\x15 \x03(\tR\amissing\x12\x1c\n" +
+	"\ttruncated\x18\x16 \x03(\tR\ttruncated\x12\x1a\n" +
+	"\bfiltered\x18\x17 \x01(\bR\bfiltered\x1a7\n" +
+	"\tTagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
+	"\x11InstanceTagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x18\n" +
@@ -3311,7 +3838,7 @@ func file_pidigree_v1_entities_proto_rawDescGZIP() []byte {
 }
 
 var file_pidigree_v1_entities_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_pidigree_v1_entities_proto_goTypes = []any{
 	(ContainerState)(0),           // 0: pidigree.v1.ContainerState
 	(ContainerRole)(0),            // 1: pidigree.v1.ContainerRole
@@ -3343,15 +3870,20 @@ var file_pidigree_v1_entities_proto_goTypes = []any{
 	(*PodContainer)(nil),          // 27: pidigree.v1.PodContainer
 	(*PodVolume)(nil),             // 28: pidigree.v1.PodVolume
 	(*Pod)(nil),                   // 29: pidigree.v1.Pod
-	(*Task)(nil),                  // 30: pidigree.v1.Task
-	(*Image)(nil),                 // 31: pidigree.v1.Image
-	(*Entity)(nil),                // 32: pidigree.v1.Entity
-	nil,                           // 33: pidigree.v1.Container.LabelsEntry
-	nil,                           // 34: pidigree.v1.Container.EnvEntry
-	nil,                           // 35: pidigree.v1.Container.AnnotationsEntry
-	nil,                           // 36: pidigree.v1.Pod.LabelsEntry
-	nil,                           // 37: pidigree.v1.Pod.AnnotationsEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*TaskRef)(nil),               // 30: pidigree.v1.TaskRef
+	(*TaskLimits)(nil),            // 31: pidigree.v1.TaskLimits
+	(*TaskContainer)(nil),         // 32: pidigree.v1.TaskContainer
+	(*Task)(nil),                  // 33: pidigree.v1.Task
+	(*Image)(nil),                 // 34: pidigree.v1.Image
+	(*Entity)(nil),                // 35: pidigree.v1.Entity
+	nil,                           // 36: pidigree.v1.Container.LabelsEntry
+	nil,                           // 37: pidigree.v1.Container.EnvEntry
+	nil,                           // 38: pidigree.v1.Container.AnnotationsEntry
+	nil,                           // 39: pidigree.v1.Pod.LabelsEntry
+	nil,                           // 40: pidigree.v1.Pod.AnnotationsEntry
+	nil,                           // 41: pidigree.v1.Task.TagsEntry
+	nil,                           // 42: pidigree.v1.Task.InstanceTagsEntry
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
 }
 var file_pidigree_v1_entities_proto_depIdxs = []int32{
 	7,  // 0: pidigree.v1.CgroupPath.cgroup:type_name -> pidigree.v1.CgroupID
@@ -3362,12 +3894,12 @@ var file_pidigree_v1_entities_proto_depIdxs = []int32{
 	9,  // 5: pidigree.v1.Container.aliases:type_name -> pidigree.v1.ContainerID
 	9,  // 6: pidigree.v1.Container.parent:type_name -> pidigree.v1.ContainerID
 	11, // 7: pidigree.v1.Container.image:type_name -> pidigree.v1.ImageRef
-	33, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
-	34, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
+	36, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
+	37, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
 	0,  // 10: pidigree.v1.Container.state:type_name -> pidigree.v1.ContainerState
-	38, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
-	38, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
-	38, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	43, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
+	43, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
+	43, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
 	10, // 14: pidigree.v1.Container.exit:type_name -> pidigree.v1.Exit
 	13, // 15: pidigree.v1.Container.networks:type_name -> pidigree.v1.Network
 	14, // 16: pidigree.v1.Container.ports:type_name -> pidigree.v1.Port
@@ -3380,43 +3912,55 @@ var file_pidigree_v1_entities_proto_depIdxs = []int32{
 	19, // 23: pidigree.v1.Container.sources:type_name -> pidigree.v1.Provenance
 	20, // 24: pidigree.v1.Container.timeline:type_name -> pidigree.v1.Mark
 	1,  // 25: pidigree.v1.Container.role:type_name -> pidigree.v1.ContainerRole
-	35, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
-	6,  // 27: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
-	7,  // 28: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
-	22, // 29: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
-	3,  // 30: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
-	2,  // 31: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
-	9,  // 32: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
-	4,  // 33: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
-	23, // 34: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
-	10, // 35: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
-	1,  // 36: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
-	9,  // 37: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
-	0,  // 38: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
-	18, // 39: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
-	36, // 40: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
-	37, // 41: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
-	9,  // 42: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
-	26, // 43: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
-	25, // 44: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
-	27, // 45: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
-	28, // 46: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
-	38, // 47: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
-	38, // 48: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
-	38, // 49: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
-	19, // 50: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
-	5,  // 51: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
-	21, // 52: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
-	24, // 53: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
-	29, // 54: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
-	31, // 55: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
-	30, // 56: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
-	23, // 57: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	38, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
+	30, // 27: pidigree.v1.Container.task:type_name -> pidigree.v1.TaskRef
+	6,  // 28: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
+	7,  // 29: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
+	22, // 30: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
+	3,  // 31: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
+	2,  // 32: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
+	9,  // 33: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
+	4,  // 34: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
+	23, // 35: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
+	10, // 36: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
+	1,  // 37: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
+	9,  // 38: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
+	0,  // 39: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
+	18, // 40: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
+	39, // 41: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
+	40, // 42: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
+	9,  // 43: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
+	26, // 44: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
+	25, // 45: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
+	27, // 46: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
+	28, // 47: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
+	43, // 48: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	43, // 49: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
+	43, // 50: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
+	19, // 51: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
+	9,  // 52: pidigree.v1.TaskContainer.id:type_name -> pidigree.v1.ContainerID
+	43, // 53: pidigree.v1.TaskContainer.started:type_name -> google.protobuf.Timestamp
+	43, // 54: pidigree.v1.TaskContainer.finished:type_name -> google.protobuf.Timestamp
+	31, // 55: pidigree.v1.Task.limits:type_name -> pidigree.v1.TaskLimits
+	41, // 56: pidigree.v1.Task.tags:type_name -> pidigree.v1.Task.TagsEntry
+	42, // 57: pidigree.v1.Task.instance_tags:type_name -> pidigree.v1.Task.InstanceTagsEntry
+	32, // 58: pidigree.v1.Task.containers:type_name -> pidigree.v1.TaskContainer
+	43, // 59: pidigree.v1.Task.pull_started:type_name -> google.protobuf.Timestamp
+	43, // 60: pidigree.v1.Task.pull_stopped:type_name -> google.protobuf.Timestamp
+	43, // 61: pidigree.v1.Task.stopped:type_name -> google.protobuf.Timestamp
+	19, // 62: pidigree.v1.Task.sources:type_name -> pidigree.v1.Provenance
+	5,  // 63: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
+	21, // 64: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
+	24, // 65: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
+	29, // 66: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
+	34, // 67: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
+	33, // 68: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
+	23, // 69: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_entities_proto_init() }
@@ -3425,7 +3969,7 @@ func file_pidigree_v1_entities_proto_init() {
 		return
 	}
 	file_pidigree_v1_entities_proto_msgTypes[18].OneofWrappers = []any{}
-	file_pidigree_v1_entities_proto_msgTypes[26].OneofWrappers = []any{
+	file_pidigree_v1_entities_proto_msgTypes[29].OneofWrappers = []any{
 		(*Entity_Container)(nil),
 		(*Entity_Process)(nil),
 		(*Entity_Pod)(nil),
@@ -3439,7 +3983,7 @@ func file_pidigree_v1_entities_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_entities_proto_rawDesc), len(file_pidigree_v1_entities_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   32,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -141,7 +141,9 @@ type AgentStatus struct {
 	// The kernel's side.
 	Kernel *KernelStatus `protobuf:"bytes,13,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// How many pods the store holds.
-	Pods          uint64 `protobuf:"varint,14,opt,name=pods,proto3" json:"pods,omitempty"`
+	Pods uint64 `protobuf:"varint,14,opt,name=pods,proto3" json:"pods,omitempty"`
+	// How many tasks the store holds.
+	Tasks         uint64 `protobuf:"varint,15,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +272,13 @@ func (x *AgentStatus) GetKernel() *KernelStatus {
 func (x *AgentStatus) GetPods() uint64 {
 	if x != nil {
 		return x.Pods
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetTasks() uint64 {
+	if x != nil {
+		return x.Tasks
 	}
 	return 0
 }
@@ -553,7 +562,7 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x18pidigree/v1/status.proto\x12\vpidigree.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
-	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xcd\x03\n" +
+	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xe3\x03\n" +
 	"\vAgentStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x124\n" +
@@ -573,7 +582,8 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\bwatchers\x18\v \x01(\x04R\bwatchers\x123\n" +
 	"\asources\x18\f \x03(\v2\x19.pidigree.v1.SourceStatusR\asources\x121\n" +
 	"\x06kernel\x18\r \x01(\v2\x19.pidigree.v1.KernelStatusR\x06kernel\x12\x12\n" +
-	"\x04pods\x18\x0e \x01(\x04R\x04pods\"\xe4\x03\n" +
+	"\x04pods\x18\x0e \x01(\x04R\x04pods\x12\x14\n" +
+	"\x05tasks\x18\x0f \x01(\x04R\x05tasks\"\xe4\x03\n" +
 	"\fSourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +

@@ -198,6 +198,7 @@ func finish(c *workload.Container) *workload.Container {
 	}
 	slices.Sort(c.Truncated)
 	c.Truncated = slices.Compact(c.Truncated)
+	c.Task = collectors.TaskOf(c.Labels)
 	collectors.Bound(c)
 	return c
 }

@@ -139,7 +139,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		"--containerd-address", strings.Join(containerd, ","),
 		"--cri-endpoints", cri,
 		"--podman-roots", podman, "--podman-users", users,
-		"--kubelet-address", kubelet,
+		"--kubelet-address", kubelet, "--ecs-address", "none",
 		"--oci-roots", strings.Join(oci, ","),
 	}, opts.Args...)
 }

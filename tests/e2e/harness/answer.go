@@ -14,6 +14,7 @@ type Answer struct {
 	Exited      bool        `json:"exited"`
 	Containers  []Container `json:"containers"`
 	Pod         *Pod        `json:"pod"`
+	Task        *Task       `json:"task"`
 	Process     *Process    `json:"process"`
 	Sources     []Source    `json:"sources"`
 	Missing     []string    `json:"missing"`
@@ -26,6 +27,18 @@ type Pod struct {
 	Namespace string            `json:"namespace"`
 	Labels    map[string]string `json:"labels"`
 	Filtered  bool              `json:"filtered"`
+}
+
+// Task is the ECS task of an Answer.
+type Task struct {
+	ARN        string   `json:"arn"`
+	Cluster    string   `json:"cluster"`
+	Family     string   `json:"family"`
+	Revision   string   `json:"definitionRevision"`
+	Service    string   `json:"service"`
+	LaunchType string   `json:"launchType"`
+	Zone       string   `json:"zone"`
+	Missing    []string `json:"missing"`
 }
 
 // Container is one link of an Answer's chain.
