@@ -114,6 +114,8 @@ const (
 	HintChanged HintKind = "changed"
 	HintExited  HintKind = "exited"
 	HintDeleted HintKind = "deleted"
+	// HintServer: Server is who serves the socket of an engine that runs in a container.
+	HintServer HintKind = "server"
 )
 
 // Hint says that something may have happened to a container.
@@ -131,4 +133,14 @@ type Hint struct {
 	// Err is what the source could not say, of a HintAlive: it is counted and shown as
 	// the last error, and everything goes on.
 	Err error
+	// Server is set with HintServer alone.
+	Server workload.ProcessKey
+}
+
+// Nester is a collector of an engine that runs in a container. It is believed about
+// what is in that container alone, and tells by HintServer, before all else in a
+// Watch, which process serves its socket.
+type Nester interface {
+	// Nested is the Instance of all its ids; see workload.NestedInstance.
+	Nested() string
 }

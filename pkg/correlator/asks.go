@@ -172,7 +172,7 @@ func (m *machine) answer(e evAnswer) {
 	a.busy = false
 	again := a.again
 	a.again = false
-	if e.err == nil && e.container != nil && about(e.container, e.req.id) {
+	if e.err == nil && e.container != nil && about(e.container, e.req.id) && m.confined(e.req.source, e.container) {
 		m.answered(c, e.req.source, e.container)
 	} else {
 		m.notAnswered(c, e)

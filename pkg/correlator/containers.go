@@ -64,6 +64,11 @@ const maxMarks = 24
 func (m *machine) newContainer(id workload.ContainerID) *container {
 	m.seq++
 	c := &container{key: id, serial: m.seq, since: m.now, layers: map[int]*workload.Container{}, layerAt: map[int]workload.KTime{}, initAt: map[int]workload.KTime{}, gone: map[int]bool{}, asks: make([]ask, len(m.cfg.sources))}
+	for i := range c.asks {
+		if !m.mayDescribe(i, id) {
+			c.asks[i].stage = askDone
+		}
+	}
 	m.all = append(m.all, c)
 	m.alias(c, id)
 	return c
@@ -83,8 +88,10 @@ func (m *machine) alias(c *container, id workload.ContainerID) {
 }
 
 // joins reports whether an id is the same container's wherever it turns up. A user's
-// own engine may have been given the id of anybody's container.
-func joins(id workload.ContainerID) bool { return isLongHex(id.ID) && !id.OfUser() }
+// own engine, or one in a container, may have been given the id of anybody's container.
+func joins(id workload.ContainerID) bool {
+	return isLongHex(id.ID) && !id.OfUser() && id.Nested() == ""
+}
 
 // isLongHex: ids of 64 random hex digits are the same container wherever they
 // turn up; ids that a person chose are not.

@@ -155,10 +155,14 @@ func (c *Correlator) config() config {
 		_, prefill := col.(collectors.Prefiller)
 		_, pods := col.(collectors.PodCollector)
 		_, tasks := col.(collectors.TaskCollector)
+		nested := ""
+		if n, ok := col.(collectors.Nester); ok {
+			nested = n.Nested()
+		}
 		_, lists := col.(collectors.Lister)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, nested: nested, files: slices.Contains(c.opts.FilesOnly, col.Name())})
 	}
 	return cfg
 }

@@ -62,7 +62,7 @@ func sameRun(a, b *workload.Run) bool {
 // known for it (the shim's arguments tell which containerd it serves), or the
 // init is the same process.
 func (m *machine) ownerOf(c *container, i int, l *workload.Container) *container {
-	if c.key.OfUser() != l.ID.OfUser() { // a user's word is of his own container, whatever its id
+	if c.key.OfUser() != l.ID.OfUser() || c.key.Nested() != l.ID.Nested() { // such a word is of its own container, whatever the id
 		if o := m.find(l.ID); o != nil {
 			return o
 		}
@@ -127,7 +127,8 @@ func (m *machine) hint(e evHint) {
 	if c == nil {
 		return
 	}
-	if h.Kind == collectors.HintChanged && h.Layer == nil && c.asks[e.source].stage >= askIdle {
+	started := h.Kind == collectors.HintStarted && m.cfg.sources[e.source].nested != "" // nobody else tells its init
+	if (h.Kind == collectors.HintChanged && h.Layer == nil || started) && c.asks[e.source].stage >= askIdle {
 		c.asks[e.source].stage = askSecond
 		c.asks[e.source].tries = 0
 		m.send(c, e.source)

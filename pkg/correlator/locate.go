@@ -47,12 +47,14 @@ func (m *machine) locate(p *proc) {
 		return
 	}
 	s.located++
-	if len(m.cfg.sources) == 0 {
+	if !slices.ContainsFunc(m.cfg.sources, func(s sourceInfo) bool { return s.nested == "" }) {
 		s.located = maxLocate
 	}
 	for i := range m.cfg.sources {
-		s.locating++
-		m.request(request{kind: reqLocate, source: i, evidence: ev, set: s})
+		if m.cfg.sources[i].nested == "" { // what is in a container is not asked about
+			s.locating++
+			m.request(request{kind: reqLocate, source: i, evidence: ev, set: s})
+		}
 	}
 	m.locateAbove(p, ev)
 }

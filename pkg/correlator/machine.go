@@ -26,6 +26,8 @@ type sourceInfo struct {
 	lists bool
 	// tasks: the source can be asked about tasks.
 	tasks bool
+	// nested is the instance of an engine that runs in a container; see nested.go.
+	nested string
 }
 
 // config is what a machine needs to know beforehand.
@@ -172,6 +174,8 @@ type machine struct {
 	claimed map[*proc]struct{}
 	// waiting are containers whose init is being read, by its PID.
 	waiting map[workload.PID][]*container
+	// served is who serves the socket of each engine in a container, by source.
+	served map[int]workload.ProcessKey
 
 	pods   *groups[workload.Pod]
 	tasks  *groups[workload.Task]
@@ -214,6 +218,7 @@ func newMachine(cfg config) *machine {
 		hasListed: map[int]bool{},
 		claimed:   map[*proc]struct{}{},
 		waiting:   map[workload.PID][]*container{},
+		served:    map[int]workload.ProcessKey{},
 	}
 	m.pods, m.tasks = newGroups(m, podKind), newGroups(m, taskKind)
 	for i := range cfg.sources {
@@ -253,9 +258,13 @@ func (m *machine) handle(in any) {
 	case evAnswer:
 		m.answer(e)
 	case evHint:
-		m.hint(e)
+		if !m.nestedHint(e) {
+			m.hint(e)
+		}
 	case evListed:
-		m.listed(e.source, e.container)
+		if m.confined(e.source, e.container) {
+			m.listed(e.source, e.container)
+		}
 	case evListEnd:
 		m.listEnd(e)
 	case evProcess:
@@ -267,7 +276,9 @@ func (m *machine) handle(in any) {
 	case evPodAnswer:
 		m.pods.answer(e.req, e.pod, e.err)
 	case evPod:
-		m.pods.setLayer(e.source, e.pod)
+		if m.cfg.sources[e.source].nested == "" {
+			m.pods.setLayer(e.source, e.pod)
+		}
 	case evPodListEnd:
 		m.pods.listEnd(e.source, e.complete, e.began)
 	case evTaskAnswer:

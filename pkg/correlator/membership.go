@@ -178,11 +178,12 @@ func (p *proc) orphanOf(parent *proc) bool {
 }
 
 // foreignPIDNS gives another registered container whose init's PID namespace
-// the process is in or below, unless y's own init is in it too (--pid container:).
+// the process is in or below, unless y's own init is in it too (--pid container:), or
+// that one is inside of y.
 func (m *machine) foreignPIDNS(p *proc, y *container) *container {
 	for _, ns := range p.kp.PIDNS {
 		z := m.byPIDNS[ns.Inum]
-		if ns.Inum == 0 || z == nil || z == y || y.within(z) {
+		if ns.Inum == 0 || z == nil || z == y || y.within(z) || z.within(y) {
 			continue
 		}
 		if y.run != nil && y.run.inPIDNS(ns.Inum) {

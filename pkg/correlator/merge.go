@@ -41,6 +41,12 @@ func (m *machine) merge(a, b *container) *container {
 			g.reg = a
 		}
 	}
+	for _, c := range m.all {
+		if c.parent == b {
+			c.parent = a
+			m.dirtyContainer(c)
+		}
+	}
 	for inum, c := range m.byPIDNS {
 		if c == b {
 			m.byPIDNS[inum] = a

@@ -48,8 +48,15 @@ func (m *machine) flush() {
 	m.dirtyProcs = m.dirtyProcs[:0]
 }
 
+// hidden reports whether it is an engine's in a container, and in which one is not
+// known (yet): it would look like one that runs on the host.
+func (c *container) hidden() bool { return c.key.Nested() != "" && c.parent == nil }
+
 // publishLayer passes a source's description on.
 func (m *machine) publishLayer(c *container, i int) {
+	if c.hidden() {
+		return
+	}
 	l := *c.layers[i] // a shallow copy: its parts stay as the source made them
 	l.Sources = []workload.Provenance{{Source: m.cfg.sources[i].name, At: m.now}}
 	m.out.changes = append(m.out.changes, store.Change{Container: &store.ContainerChange{ID: c.key, Source: m.cfg.sources[i].name, Layer: &l}})
@@ -64,7 +71,7 @@ func (m *machine) forgetContainer(c *container) {
 // publishContainer writes the correlator's own layer. A name that nobody has
 // described and that is not the answer for anybody is not an entity.
 func (m *machine) publishContainer(c *container) {
-	if c.forgotten || len(c.layers) == 0 && !c.claimedOnly && c.run == nil {
+	if c.forgotten || c.hidden() || len(c.layers) == 0 && !c.claimedOnly && c.run == nil {
 		return
 	}
 	l := &workload.Container{

@@ -13,6 +13,10 @@ import (
 // must be the process that the source means, by its start ticks, and must be in
 // the cgroup that the source says, or below it.
 func (m *machine) register(c *container, i int, r *workload.Run) {
+	if m.cfg.sources[i].nested != "" {
+		m.registerNested(c, i, r)
+		return
+	}
 	p := m.lookup(r.Init.PID)
 	if c.contradicts(r, p) {
 		m.conflicts++
@@ -376,7 +380,7 @@ func (g *cgroup) matches(claimed []workload.CgroupPath) bool {
 // sharesID reports whether both have an id in common, whoever's it is. The same
 // container has the same id in every layer of its runtimes.
 func (c *container) sharesID(o *container) bool {
-	return c.key.OfUser() == o.key.OfUser() && slices.ContainsFunc(o.ids, func(id workload.ContainerID) bool { return c.has(id.ID) })
+	return c.key.OfUser() == o.key.OfUser() && c.key.Nested() == o.key.Nested() && slices.ContainsFunc(o.ids, func(id workload.ContainerID) bool { return c.has(id.ID) })
 }
 
 func (c *container) has(id string) bool {

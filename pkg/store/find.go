@@ -42,17 +42,23 @@ func (s *Store) FindContainers(ref string) []*workload.Container {
 	if ref == "" {
 		return nil
 	}
-	var whole, part []workload.Entity
+	var whole, part, inside []workload.Entity
 	for e := range s.All(workload.Selector{All: true}) {
-		switch matchRef(e.Container, ref) {
-		case refWhole:
+		switch match := matchRef(e.Container, ref); {
+		case match == refNone:
+		case e.Container.ID.Nested() != "": // any name may be given in there: the host's come first
+			inside = append(inside, e)
+		case match == refWhole:
 			whole = append(whole, e)
-		case refPart:
+		default:
 			part = append(part, e)
 		}
 	}
 	if len(whole) == 0 {
 		whole = part
+	}
+	if len(whole) == 0 {
+		whole = inside
 	}
 	slices.SortStableFunc(whole, liveAndLateFirst)
 	var found []*workload.Container

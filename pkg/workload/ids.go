@@ -100,7 +100,7 @@ type ContainerID struct {
 	Runtime string
 	// Instance tells several engines of a kind apart: the socket or state
 	// directory, empty for the engine's default one; "user/" and the uid, and more
-	// where he has several, for a user's own.
+	// where he has several, for a user's own; "nested/" and the socket for one in a container.
 	Instance string
 	// Namespace is containerd's namespace, or the last element of the state directory of runc below it.
 	Namespace string
@@ -117,6 +117,21 @@ func UserInstance(uid uint32) string { return userInstance + strconv.FormatUint(
 // OfUser reports whether the container is of a user's own engine. Such an id is the
 // user's word: it may be that of anybody's container, and is joined with no other.
 func (c ContainerID) OfUser() bool { return strings.HasPrefix(c.Instance, userInstance) }
+
+// nestedInstance begins the Instance of an engine that runs in a container.
+const nestedInstance = "nested/"
+
+// NestedInstance is the Instance of an engine that runs in a container, by its socket.
+func NestedInstance(socket string) string { return nestedInstance + socket }
+
+// Nested gives the Instance of an id that is the word of an engine in a container,
+// and "" of any other. It is joined with no other id, as a user's is not.
+func (c ContainerID) Nested() string {
+	if strings.HasPrefix(c.Instance, nestedInstance) {
+		return c.Instance
+	}
+	return ""
+}
 
 // IsZero reports whether the id names nothing.
 func (c ContainerID) IsZero() bool { return c.ID == "" }
