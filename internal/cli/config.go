@@ -30,6 +30,8 @@ type AgentConfig struct {
 	// DockerHosts are the engines' sockets, DockerRoot Docker's data directory.
 	DockerHosts []string
 	DockerRoot  string
+	// NestedDockerHosts are the sockets of Docker engines that run in containers.
+	NestedDockerHosts []string
 	// ContainerdAddresses are containerd's sockets.
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses.

@@ -36,7 +36,7 @@ func dialHost(ctx context.Context, socket string) (Backend, error) {
 func agentOptions(c AgentConfig) agent.Options {
 	o := agent.Options{
 		Procfs: c.ProcFS, Sysfs: c.SysFS, CgroupRoot: c.CgroupRoot, RunDir: c.RunDir,
-		DockerHosts: c.DockerHosts, DockerRoot: c.DockerRoot, ContainerdAddresses: c.ContainerdAddresses, CRIEndpoints: c.CRIEndpoints,
+		DockerHosts: c.DockerHosts, DockerRoot: c.DockerRoot, NestedDockerHosts: c.NestedDockerHosts, ContainerdAddresses: c.ContainerdAddresses, CRIEndpoints: c.CRIEndpoints,
 		PodmanRoots: c.PodmanRoots, PodmanNoUsers: c.PodmanUsers == "off", OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, Include: c.Include, Exclude: c.Exclude, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
 		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress, DisablePrograms: c.DisablePrograms,
 	}

@@ -111,6 +111,13 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkAbsOrEmpty(c.DockerRoot) },
 		},
 		{
+			key: "docker.nested", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.NestedDockerHosts },
+			help:  "sockets of Docker engines that run in containers",
+			more:  "By paths of the host: that of a volume, or below `/proc/PID/root`. Such an engine is believed about the containers in its own container, and nothing else: which one that is, the kernel says (`SO_PEERPIDFD`, Linux 6.5). Its containers are inner links of the chain; what it does not tell stays the outer container's.",
+			check: func(c *AgentConfig) error { return checkNested(c) },
+		},
+		{
 			key: "containerd.address", value: "/run/containerd/containerd.sock,/run/docker/containerd/containerd.sock", arg: "SOCKET",
 			field: func(c *AgentConfig) any { return &c.ContainerdAddresses },
 			help:  "sockets of containerd",
@@ -507,6 +514,16 @@ func checkECS(address string) error {
 		return nil
 	}
 	return fmt.Errorf("%q is not http://HOST:PORT; write http://127.0.0.1:51678", address)
+}
+
+// checkNested keeps one engine from being both on the host and in a container.
+func checkNested(c *AgentConfig) error {
+	for _, s := range c.NestedDockerHosts {
+		if slices.Contains(c.DockerHosts, s) {
+			return fmt.Errorf("%q is also a socket of docker.host; an engine runs on the host or in a container", s)
+		}
+	}
+	return checkSockets(c.NestedDockerHosts)
 }
 
 // checkKubelet looks at the form; what a host and a port are, its collector says.

@@ -49,6 +49,9 @@ type Options struct {
 	// Defaults: the engine's own.
 	DockerHosts []string
 	DockerRoot  string
+	// NestedDockerHosts are the sockets of Docker engines that run in containers. Each
+	// is believed about what is in its own container, and nothing else. Default: none.
+	NestedDockerHosts []string
 	// ContainerdAddresses are containerd's sockets. Default: the engine's own.
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses. Default: cri.Endpoints.

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/containerd"
@@ -11,6 +12,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
 	"github.com/pidigree/pidigree/pkg/collectors/ecs"
 	"github.com/pidigree/pidigree/pkg/collectors/kubelet"
+	"github.com/pidigree/pidigree/pkg/collectors/nested"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 	"github.com/pidigree/pidigree/pkg/collectors/podman"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -35,6 +37,14 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		} else {
 			all = append(all, dockerAt{c, c.Name() + "@" + host})
 		}
+	}
+	for _, host := range o.NestedDockerHosts {
+		server := nested.NewServer(o.Procfs)
+		c, err := docker.New(docker.Options{Host: host, NoFiles: true, Dialed: server.Dialed, EnvAllow: o.EnvAllow, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, nested.New(c, server, strings.TrimPrefix(host, "unix://")))
 	}
 	for i, address := range orDefault(o.ContainerdAddresses) {
 		c, err := containerd.New(containerd.Options{Address: address, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,9 @@ const name = "docker"
 // state directory (dockerd --containerd-namespace, which nobody changes).
 const namespace = "moby"
 
+// noRoot is a directory that cannot be: nothing is found there.
+const noRoot = "/dev/null/none"
+
 // Options say which engine to read. The zero value is the host's own.
 type Options struct {
 	// Host is the engine's socket, as a path or as unix://path. Default DefaultSocket.
@@ -41,6 +45,11 @@ type Options struct {
 	// Root is the engine's --data-root as this process sees it. Default: what
 	// the engine says once it was probed, DefaultRoot until then.
 	Root string
+	// NoFiles is for an engine in a container: its paths are not the host's, so no
+	// file is read, whatever Root says.
+	NoFiles bool
+	// Dialed looks at each new connection to the engine; its error ends it. Default none.
+	Dialed func(net.Conn) error
 	// EnvAllow are the names of the environment variables to keep. Default none.
 	EnvAllow []string
 	// CallTimeout bounds one call that Watch and Probe make. Default 2 s.
@@ -56,6 +65,8 @@ type Collector struct {
 	socket   string
 	instance string
 	fixed    bool // Root was given
+	noFiles  bool
+	dialed   func(net.Conn) error
 	env      map[string]bool
 	timeout  time.Duration
 	interval time.Duration
@@ -86,7 +97,9 @@ func New(opts Options) (*Collector, error) {
 	}
 	c := &Collector{
 		socket:   socket,
-		fixed:    opts.Root != "",
+		fixed:    opts.Root != "" || opts.NoFiles,
+		noFiles:  opts.NoFiles,
+		dialed:   opts.Dialed,
 		env:      map[string]bool{},
 		timeout:  orDefault(opts.CallTimeout, 2*time.Second),
 		interval: orDefault(opts.Interval, time.Second),
@@ -107,8 +120,11 @@ func New(opts Options) (*Collector, error) {
 	if root == "" {
 		root = DefaultRoot
 	}
+	if opts.NoFiles {
+		root = noRoot
+	}
 	c.root.Store(&root)
-	if c.api, err = newAPI(socket, unixTransport(socket), c.maxReply); err != nil {
+	if c.api, err = newAPI(socket, c.transport(), c.maxReply); err != nil {
 		return nil, fmt.Errorf("docker collector: %w", err)
 	}
 	return c, nil
@@ -225,7 +241,7 @@ func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	api, err := newAPI(c.socket, unixTransport(c.socket), c.maxReply)
+	api, err := newAPI(c.socket, c.transport(), c.maxReply)
 	if err != nil {
 		return report, fmt.Errorf("docker: probe: %w", err)
 	}

@@ -39,20 +39,27 @@ func (c *Collector) ask(ctx context.Context, hex string, f *files) (*workload.Co
 		return c.fromFiles(f), nil
 	}
 	if f != nil && f.config.State.up() {
-		r, err := c.client().ContainerInspect(ctx, hex)
-		if err != nil {
-			return nil, c.fail(err)
-		}
-		if r.ContainerJSONBase == nil || r.ID != hex {
-			return nil, fmt.Errorf("%w: inspect answered for another container", collectors.ErrUnavailable)
-		}
-		return c.over(f, c.fromInspect(&r)), nil
+		return c.inspect(ctx, hex, f)
 	}
 	s, err := c.listOne(ctx, hex)
 	if err != nil {
 		return nil, err
 	}
+	if c.noFiles && stateOf(s.State) == workload.StateRunning { // nobody else tells its PID
+		return c.inspect(ctx, hex, f)
+	}
 	return c.over(f, c.fromSummary(s)), nil
+}
+
+func (c *Collector) inspect(ctx context.Context, hex string, f *files) (*workload.Container, error) {
+	r, err := c.client().ContainerInspect(ctx, hex)
+	if err != nil {
+		return nil, c.fail(err)
+	}
+	if r.ContainerJSONBase == nil || r.ID != hex {
+		return nil, fmt.Errorf("%w: inspect answered for another container", collectors.ErrUnavailable)
+	}
+	return c.over(f, c.fromInspect(&r)), nil
 }
 
 // listOne lists one container by its whole id.

@@ -58,7 +58,7 @@ func (c *Collector) Nudge() {
 // otherwise pay most for making one each second. The connection is the Watch's
 // own and ends with it, so no other call can meet one from before a restart.
 func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
-	transport := unixTransport(c.socket)
+	transport := c.transport()
 	transport.DisableKeepAlives = false
 	defer transport.CloseIdleConnections()
 	api, err := newAPI(c.socket, transport, c.maxReply)

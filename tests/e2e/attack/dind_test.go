@@ -3,6 +3,7 @@
 package attack
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -65,6 +66,62 @@ func (s *stage) dockerInDocker(t *testing.T) {
 	t.Logf("in %s: %v", outer.name, w.said)
 	if w.said[workload.StatusContainer] == 0 {
 		t.Error("nobody in there was ever named")
+	}
+	s.innerEngineNames(t, inner, outer)
+}
+
+// innerEngineNames: an agent that is told of the inner engine's socket puts its
+// containers inside the outer one, by their names, those that it finds and those that
+// start later. One of them has the victim's name, which changes nothing of the victim.
+func (s *stage) innerEngineNames(t *testing.T, inner *collectortest.InnerDockerd, outer *member) {
+	run := func(name string) string {
+		return inner.Run("--name", name, collectortest.BusyboxImage, "/bin/busybox", "sh", "-c", "sleep 7303 & sleep 7304")
+	}
+	w := &watch{t: t, outer: outer} // for its list
+	early := run("early")
+	a := harness.StartAgent(t, programs, harness.AgentOptions{Docker: s.docker, Args: []string{"--docker-nested", inner.Socket}})
+	c := s.dial(t, a.Socket)
+	for _, m := range []*member{{name: "early", id: early}, {name: s.victim.name, id: run(s.victim.name)}} {
+		inner.Docker("exec", "--detach", m.id, "/bin/busybox", "sleep", "7305")
+		var last []workload.Answer
+		err := harness.Within(patience, func() error {
+			last = nil
+			for _, pid := range w.named(m.id) {
+				results, err := c.Resolve(t.Context(), workload.Query{PID: workload.PID(pid)})
+				if err != nil || results[0].Err != nil {
+					return errors.Join(err, results[0].Err)
+				}
+				answer := results[0].Answer
+				if answer.Status != workload.StatusContainer || answer.Containers[0].ID.ID != outer.id {
+					return fmt.Errorf("PID %d is %s in %d containers (%s)", pid, answer.Status, len(answer.Containers), answer.Reason)
+				}
+				if len(answer.Containers) == 2 {
+					last = append(last, answer)
+				}
+			}
+			if len(last) < 3 { // two, and the exec; the shim is the outer one's
+				return fmt.Errorf("%d processes are in a container in %s", len(last), outer.name)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", m.name, err, a.Command(t.Context(), "status", "-o", "wide").Stdout)
+		}
+		for _, answer := range last {
+			in := answer.Container()
+			if in.ID.ID != m.id || in.Name != m.name || in.Image.Name != collectortest.BusyboxImage || in.Parent.ID != outer.id || answer.Confidence != workload.Confirmed {
+				t.Errorf("%s: it is %s, %q of %q inside of %s, %s", m.name, in.ID, in.Name, in.Image.Name, in.Parent, answer.Confidence)
+			}
+		}
+	}
+	results, err := c.Resolve(t.Context(), workload.Query{PID: workload.PID(s.victim.pid)}, workload.Query{Container: s.victim.name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.Err != nil || idOf(r.Answer) != s.victim.id || len(r.Answer.Containers) != 1 {
+			t.Errorf("WRONG: the victim is %q in %d containers, %v", idOf(r.Answer), len(r.Answer.Containers), r.Err)
+		}
 	}
 }
 
