@@ -40,6 +40,8 @@ type AgentConfig struct {
 	PodmanRoots []string
 	// PodmanUsers is "auto" or "off".
 	PodmanUsers string
+	// SystemdSocket is a D-Bus socket, "auto" or "none".
+	SystemdSocket string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.

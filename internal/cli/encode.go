@@ -70,8 +70,18 @@ type markJSON struct {
 }
 
 type serviceJSON struct {
-	Unit  string `json:"unit"`
-	Slice string `json:"slice,omitempty"`
+	Unit         string `json:"unit"`
+	Slice        string `json:"slice,omitempty"`
+	Cgroup       string `json:"cgroup,omitempty"`
+	User         string `json:"user,omitempty"`
+	UserUnit     string `json:"userUnit,omitempty"`
+	UserSlice    string `json:"userSlice,omitempty"`
+	Confidence   string `json:"confidence,omitempty"`
+	Description  string `json:"description,omitempty"`
+	Active       string `json:"active,omitempty"`
+	Sub          string `json:"sub,omitempty"`
+	InvocationID string `json:"invocationId,omitempty"`
+	MainPID      uint32 `json:"mainPid,omitempty"`
 }
 
 type imageJSON struct {
@@ -336,7 +346,11 @@ func serviceObject(s *workload.Service) *serviceJSON {
 	if s == nil {
 		return nil
 	}
-	return &serviceJSON{Unit: s.Unit, Slice: s.Slice}
+	return &serviceJSON{
+		Unit: s.Unit, Slice: s.Slice, Cgroup: s.Cgroup, User: s.User, UserUnit: s.UserUnit, UserSlice: s.UserSlice,
+		Confidence: string(s.Confidence), Description: s.Description, Active: s.Active, Sub: s.Sub,
+		InvocationID: s.InvocationID, MainPID: uint32(s.MainPID),
+	}
 }
 
 func imageObject(i *workload.Image) imageJSON {

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -133,7 +134,26 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 		p.screen.printf("\n")
 	}
 	if ans.Service != nil {
-		p.screen.printf("  %-9s %s\n", "unit", ans.Service.Unit)
+		p.unit(ans.Service)
+	}
+}
+
+// unit names the unit, and what is known of it beyond its name. What a user calls
+// it is said after whose it is.
+func (p *evidence) unit(s *workload.Service) {
+	p.screen.printf("  %-9s %s", "unit", cmp.Or(s.Unit, s.Slice))
+	if s.Active != "" {
+		p.screen.printf("  %s", unitState(s))
+	}
+	if s.Description != "" {
+		p.screen.printf("  %s", s.Description)
+	}
+	p.screen.printf("\n")
+	if s.UserUnit != "" {
+		p.screen.printf("  %-9s %s, as user %s calls it\n", "user unit", s.UserUnit, s.User)
+	}
+	if s.InvocationID != "" {
+		p.screen.printf("  %-9s %s\n", "invoked", s.InvocationID)
 	}
 }
 

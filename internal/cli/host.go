@@ -42,6 +42,9 @@ func agentOptions(c AgentConfig) agent.Options {
 	}
 	o.Kubelet, o.ECS = c.Kubelet, c.ECS
 	o.ECS.Tags = c.ECSTags == "on"
+	if o.SystemdSocket = c.SystemdSocket; o.SystemdSocket == "auto" {
+		o.SystemdSocket = ""
+	}
 	return o
 }
 

@@ -205,7 +205,7 @@ func (p *tableEntities) columns() []column {
 	case workload.KindTask:
 		return taskColumns()
 	case workload.KindService:
-		return []column{{head: "UNIT", max: 64}, {head: "SLICE", max: 40}, {head: "STATE"}}
+		return []column{{head: "UNIT", max: 64}, {head: "SLICE", max: 40}, {head: "STATE", max: 32}, {head: "PID", right: true}, {head: "DESCRIPTION", max: 48}}
 	}
 	return []column{
 		{head: "ID", max: 20}, {head: "NAME", max: 32}, {head: "IMAGE", max: 40}, {head: "RUNTIME", max: 12}, {head: "STATE", max: 24},
@@ -234,7 +234,7 @@ func (p *tableEntities) row(e workload.Entity) []painted {
 	case e.Task != nil:
 		return taskRow(e)
 	case e.Service != nil:
-		return []painted{cell(e.Service.Unit), cell(e.Service.Slice), goneCell(e)}
+		return serviceRow(e)
 	}
 	return nil
 }
@@ -275,6 +275,29 @@ func (p *tableEntities) processRow(e workload.Entity) []painted {
 		cell(entityName(e)), cell(proc.Comm), statusCell(ans), cell(name),
 		cell(strconv.FormatUint(uint64(proc.Parent), 10)), cell(proc.Exe),
 	}
+}
+
+// serviceRow: what the manager says of a unit that is gone was before its end.
+func serviceRow(e workload.Entity) []painted {
+	s, state, pid := e.Service, goneCell(e), ""
+	if s.Active != "" && !e.Gone {
+		state = painted{unitState(s), yellow}
+		if s.Active == "active" {
+			state.paint = green
+		}
+	}
+	if s.MainPID != 0 && !e.Gone {
+		pid = strconv.FormatUint(uint64(s.MainPID), 10)
+	}
+	return []painted{cell(s.Unit), cell(s.Slice), state, cell(pid), cell(s.Description)}
+}
+
+// unitState is the state as systemctl prints it: active (running).
+func unitState(s *workload.Service) string {
+	if s.Sub == "" {
+		return s.Active
+	}
+	return s.Active + " (" + s.Sub + ")"
 }
 
 func goneCell(e workload.Entity) painted {

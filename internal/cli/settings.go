@@ -145,6 +145,18 @@ func sourceSettings() []setting {
 			more:  "They are found by the conmons that run and in `/home`. What a user's podman says counts for processes of his own alone, and is joined with nobody else's.",
 		},
 		{
+			key: "systemd.socket", value: "auto", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.SystemdSocket },
+			help:  "D-Bus socket at which systemd is asked about its units; auto or none",
+			more:  "Which unit a process is in is read from its cgroup; systemd adds the description, the state, the invocation id and the main process. `auto` is systemd's own socket below `run-dir`, which is for root, and where that may not be opened the system bus.",
+			check: func(c *AgentConfig) error {
+				if c.SystemdSocket == "auto" || c.SystemdSocket == "none" {
+					return nil
+				}
+				return checkAbs(c.SystemdSocket)
+			},
+		},
+		{
 			key: "oci.roots", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.OCIRoots },
 			help:  "state directories of runc, crun and youki besides the usual ones",

@@ -141,6 +141,16 @@ var containerMessage = table(
 var serviceMessage = table(
 	text(1, func(s *workload.Service) *string { return &s.Unit }),
 	text(2, func(s *workload.Service) *string { return &s.Slice }),
+	text(3, func(s *workload.Service) *string { return &s.Cgroup }),
+	text(4, func(s *workload.Service) *string { return &s.User }),
+	text(5, func(s *workload.Service) *string { return &s.UserUnit }),
+	text(6, func(s *workload.Service) *string { return &s.UserSlice }),
+	enum(7, confidences, func(s *workload.Service) *workload.Confidence { return &s.Confidence }),
+	text(8, func(s *workload.Service) *string { return &s.Description }),
+	text(9, func(s *workload.Service) *string { return &s.Active }),
+	text(10, func(s *workload.Service) *string { return &s.Sub }),
+	text(11, func(s *workload.Service) *string { return &s.InvocationID }),
+	number(12, func(s *workload.Service) *workload.PID { return &s.MainPID }),
 )
 
 var imageMessage = table(

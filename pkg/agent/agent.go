@@ -60,6 +60,10 @@ type Options struct {
 	PodmanRoots []string
 	// PodmanNoUsers leaves out the podmans of users who are not root.
 	PodmanNoUsers bool
+	// SystemdSocket is the D-Bus socket at which the system manager is asked about
+	// units. Default: its own, and where that may not be opened the system bus.
+	// NoSystemd: it is not asked.
+	SystemdSocket string
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.

@@ -15,6 +15,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/nested"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 	"github.com/pidigree/pidigree/pkg/collectors/podman"
+	"github.com/pidigree/pidigree/pkg/collectors/systemd"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -93,8 +94,14 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		}
 		all = append(all, c)
 	}
+	if o.SystemdSocket != NoSystemd {
+		all = append(all, systemd.New(systemd.Options{Socket: o.SystemdSocket, RunDir: o.RunDir}))
+	}
 	return all, nil
 }
+
+// NoSystemd in Options.SystemdSocket turns the system manager off as a source.
+const NoSystemd = "none"
 
 // initOf gives the first process of a container that runs, by an id of its engine's.
 func (a *Agent) initOf(id workload.ContainerID) (workload.PID, bool) {

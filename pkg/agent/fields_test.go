@@ -293,7 +293,7 @@ func fieldsPage(t *testing.T) string {
 		b.WriteString("\n")
 	}
 	for _, n := range []string{"Process", "Image", "Service"} {
-		who := map[string]string{"Process": "kernel", "Service": "kernel, by the process's cgroup"}[n]
+		who := map[string]string{"Process": "kernel", "Service": "kernel, by the process's cgroup; systemd, from Description on"}[n]
 		if who == "" {
 			who = "no source yet"
 		}

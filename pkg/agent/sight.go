@@ -240,6 +240,8 @@ func entityKey(e workload.Entity) string {
 		return "task " + e.Task.ARN
 	case e.Process != nil:
 		return "process " + e.Process.Key.String()
+	case e.Service != nil:
+		return "service " + e.Service.Cgroup
 	}
 	return string(e.Kind)
 }
@@ -256,6 +258,8 @@ func nameOnly(e workload.Entity) workload.Entity {
 		n.Task = &workload.Task{ARN: e.Task.ARN}
 	case e.Process != nil:
 		n.Process = &workload.Process{Key: e.Process.Key}
+	case e.Service != nil:
+		n.Service = &workload.Service{Unit: e.Service.Unit, Cgroup: e.Service.Cgroup}
 	}
 	return n
 }

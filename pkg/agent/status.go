@@ -37,10 +37,10 @@ func (a *Agent) Status() workload.AgentStatus {
 	return s
 }
 
-// described counts the live containers, pods and tasks that each source describes.
+// described counts the live containers, pods, tasks and units that each source describes.
 func (a *Agent) described() map[string]int {
 	n := map[string]int{}
-	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindTask}}) {
+	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindTask, workload.KindService}}) {
 		said := []workload.Provenance(nil)
 		if e.Container != nil {
 			said = e.Container.Sources
@@ -48,6 +48,9 @@ func (a *Agent) described() map[string]int {
 			said = e.Pod.Sources
 		} else if e.Task != nil {
 			said = e.Task.Sources
+		}
+		if s := e.Service; s != nil && s.Confidence == workload.Confirmed {
+			n["systemd"]++
 		}
 		for _, p := range said {
 			n[p.Source]++

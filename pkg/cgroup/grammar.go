@@ -93,6 +93,8 @@ type Parsed struct {
 	// Unit is the systemd service, scope or mount of the host's system manager, Slice the slice that it is in.
 	// What a systemd inside a container makes is not told.
 	Unit, Slice string
+	// UnitPath is the path of that unit's own cgroup, empty without a unit.
+	UnitPath string
 	// User is the uid in user-UID.slice; UserUnit and UserSlice are those of that user's own manager.
 	User, UserUnit, UserSlice string
 	// Truncated is set where the path claimed more than MaxClaims, or was so long that the kernel may have cut it (the

@@ -36,6 +36,9 @@ func (p *parser) unit() {
 		}
 	default:
 		*unit = name
+		if p.units == systemSlices {
+			p.out.UnitPath = p.path[:p.end]
+		}
 		uid, ok := cutBoth(name, "user@", ".service")
 		if ok && isDigits(uid) && p.units == systemSlices {
 			p.units = userSlices

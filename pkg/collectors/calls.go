@@ -20,6 +20,7 @@ const (
 	methodPrefill    = "prefill"
 	methodLookupPod  = "lookup-pod"
 	methodLookupTask = "lookup-task"
+	methodLookupUnit = "lookup-unit"
 	// countListPods and countListTasks count lists of those; those of containers are "list".
 	countListPods  = "list-pods"
 	countListTasks = "list-tasks"

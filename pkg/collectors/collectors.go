@@ -71,6 +71,13 @@ type TaskCollector interface {
 	ListTasks(ctx context.Context) iter.Seq2[*workload.Task, error]
 }
 
+// UnitCollector is a collector that knows the units of the host's system manager.
+type UnitCollector interface {
+	// LookupUnit says what the manager knows of a unit by its name, if its cgroup has
+	// this path. ErrNotFound: there is no such unit, or its cgroup is another one.
+	LookupUnit(ctx context.Context, unit, cgroup string) (*workload.Service, error)
+}
+
 // Watcher is a collector that hears of changes by itself. Hints are lossy by
 // design: nothing may depend on one. Watch blocks until ctx ends or the source
 // breaks, and calls fn from one goroutine; fn does not block.
@@ -135,6 +142,9 @@ type Hint struct {
 	Err error
 	// Server is set with HintServer alone.
 	Server workload.ProcessKey
+	// Unit is set, and nothing else but Kind, where the hint is about a unit: its
+	// name, or EveryUnit.
+	Unit string
 }
 
 // Nester is a collector of an engine that runs in a container. It is believed about
@@ -144,3 +154,6 @@ type Nester interface {
 	// Nested is the Instance of all its ids; see workload.NestedInstance.
 	Nested() string
 }
+
+// EveryUnit in a Hint stands for all units.
+const EveryUnit = "*"

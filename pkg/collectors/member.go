@@ -68,7 +68,7 @@ func newMember(c Collector, opts *SupervisorOptions) *member {
 		logged:  map[string]time.Time{},
 		status:  workload.SourceStatus{Name: c.Name(), State: stateStarting, Calls: map[string]uint64{}},
 	}
-	for _, method := range []string{methodLocate, methodLookup, methodPrefill, methodLookupPod, methodLookupTask} {
+	for _, method := range []string{methodLocate, methodLookup, methodPrefill, methodLookupPod, methodLookupTask, methodLookupUnit} {
 		m.slots[method] = make(chan struct{}, opts.Concurrency)
 	}
 	return m

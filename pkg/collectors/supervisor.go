@@ -245,6 +245,15 @@ func (s *Supervisor) LookupTask(ctx context.Context, name, arn string) (*workloa
 	return m.lookupTask(ctx, arn)
 }
 
+// LookupUnit asks one collector about one unit; ErrNotMine if it knows of none.
+func (s *Supervisor) LookupUnit(ctx context.Context, name, unit, cgroup string) (*workload.Service, error) {
+	m, err := s.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return m.lookupUnit(ctx, unit, cgroup)
+}
+
 // Prompt reports whether a source is worth a short wait for an answer that is
 // under way: it runs, answered the last Lookup that ended, and, where it owes
 // answers, gave one or was first asked less than silence ago. Memory only.

@@ -87,6 +87,10 @@ func (m *machine) askFirst(c *container, i int) {
 	if a.stage != askNone || m.saysSoon(i) && !(c.heard && m.cfg.sources[i].prefill) {
 		return
 	}
+	if m.cfg.sources[i].units { // it knows no containers
+		a.stage = askDone
+		return
+	}
 	a.stage = askFirst
 	m.send(c, i)
 }

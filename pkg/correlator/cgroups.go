@@ -40,6 +40,9 @@ type cgroup struct {
 	guess   workload.ContainerID
 	guessed *container
 	service *workload.Service
+	// unit is the one that it is of, nil for none; see attribute.
+	unit                *unit
+	userUnit, userSlice string
 	// disputed: a source says that it is of another container than its name does.
 	disputed bool
 	// reg is the container that the cgroup is registered for.
@@ -273,12 +276,13 @@ func (m *machine) link(g, parent *cgroup) {
 
 func (m *machine) parsePath(g *cgroup) {
 	p := pcgroup.Parse(g.path)
-	if p.Unit != "" || p.Slice != "" {
-		g.service = &workload.Service{Unit: p.Unit, Slice: p.Slice}
-	}
 	if id, ok := claimAt(p, g.path); ok {
 		g.claim = id
-	} else if len(p.Claims) == 0 && g.service == nil {
+	}
+	if p.Unit != "" || p.Slice != "" {
+		m.attribute(g, p)
+	}
+	if g.claim.IsZero() && len(p.Claims) == 0 && g.service == nil {
 		g.guess = guessAt(g.path)
 	}
 }
@@ -450,6 +454,7 @@ func (m *machine) release(g *cgroup) {
 		return
 	}
 	g.released = true
+	m.leaveUnit(g)
 	for _, c := range []*container{g.candidate, g.guessed} {
 		if c != nil {
 			c.claimedBy--

@@ -159,10 +159,11 @@ func (c *Correlator) config() config {
 		if n, ok := col.(collectors.Nester); ok {
 			nested = n.Nested()
 		}
+		_, units := col.(collectors.UnitCollector)
 		_, lists := col.(collectors.Lister)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, nested: nested, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, units: units, nested: nested, files: slices.Contains(c.opts.FilesOnly, col.Name())})
 	}
 	return cfg
 }
@@ -356,7 +357,7 @@ func (c *Correlator) carryOut(reqs []request) {
 
 func (c *Correlator) do(ctx context.Context, r request) {
 	switch r.kind {
-	case reqPrefill, reqLookup, reqLocate, reqPod, reqTask: // the supervisor bounds and times these
+	case reqPrefill, reqLookup, reqLocate, reqPod, reqTask, reqUnit: // the supervisor bounds and times these
 	default:
 		select {
 		case c.calls <- struct{}{}:
@@ -377,6 +378,11 @@ func (c *Correlator) do(ctx context.Context, r request) {
 		t, err := c.sup.LookupTask(ctx, c.names[r.source], r.groupID)
 		if ctx.Err() == nil {
 			c.feed(evTaskAnswer{req: r, task: t, err: err})
+		}
+	case reqUnit:
+		s, err := c.sup.LookupUnit(ctx, c.names[r.source], r.unit.plain.Unit, r.path)
+		if ctx.Err() == nil {
+			c.feed(evUnit{req: r, service: s, err: err})
 		}
 	case reqLineage:
 		at := c.at()

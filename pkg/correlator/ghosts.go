@@ -36,6 +36,7 @@ func (m *machine) end(p *proc, x workload.Exit, at workload.KTime) {
 	m.ghosts.queue = append(m.ghosts.queue, p)
 	m.ghosts.byPID[p.kp.Key.PID] = p
 	m.dirtyProc(p)
+	m.mainEnded(p)
 	if c := m.runOf(p); c != nil {
 		m.runEnded(c, x, at)
 	}

@@ -105,6 +105,10 @@ func (m *machine) hint(e evHint) {
 		m.tasks.hint(e.source, h.Kind, h.Task)
 		return
 	}
+	if h.Unit != "" {
+		m.unitHint(h.Unit)
+		return
+	}
 	c := m.find(h.ID)
 	if h.Kind == collectors.HintDeleted {
 		if c != nil {

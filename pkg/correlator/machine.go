@@ -28,6 +28,8 @@ type sourceInfo struct {
 	tasks bool
 	// nested is the instance of an engine that runs in a container; see nested.go.
 	nested string
+	// units: the source can be asked about units.
+	units bool
 }
 
 // config is what a machine needs to know beforehand.
@@ -110,6 +112,8 @@ const (
 	reqPod
 	// reqTask asks one source about one task.
 	reqTask
+	// reqUnit asks one source about the unit of this name and cgroup (path).
+	reqUnit
 	// reqSweep looks which of the idle cgroups are gone, after a snapshot.
 	reqSweep
 )
@@ -129,6 +133,7 @@ type request struct {
 	asked    bool   // of reqLocate: a question waits for it
 	groupID  string // of reqPod and reqTask: what to ask about
 	groupKey string // of reqPod and reqTask: what the answer is for
+	unit     *unit  // of reqUnit: the unit that the answer is for; of it the shell reads the name
 }
 
 // output is what a Step wants done.
@@ -182,8 +187,12 @@ type machine struct {
 	timers timers
 	seq    uint64
 
+	// units are those of the system manager, by the path of their cgroup.
+	units map[string]*unit
+
 	dirtyProcs []*proc
 	dirtyConts []*container
+	dirtyUnits []*unit
 	out        output
 
 	snapshot    snapshot
@@ -220,6 +229,7 @@ func newMachine(cfg config) *machine {
 		waiting:   map[workload.PID][]*container{},
 		served:    map[int]workload.ProcessKey{},
 	}
+	m.units = map[string]*unit{}
 	m.pods, m.tasks = newGroups(m, podKind), newGroups(m, taskKind)
 	for i := range cfg.sources {
 		m.partial[i] = true
@@ -283,6 +293,8 @@ func (m *machine) handle(in any) {
 		m.pods.listEnd(e.source, e.complete, e.began)
 	case evTaskAnswer:
 		m.tasks.answer(e.req, e.task, e.err)
+	case evUnit:
+		m.unitAnswer(e)
 	case evTask:
 		m.tasks.setLayer(e.source, e.task)
 	case evTaskListEnd:
@@ -417,6 +429,11 @@ func (m *machine) settling() bool {
 			}
 		}
 		if len(c.waiting) > 0 {
+			return true
+		}
+	}
+	for _, u := range m.units {
+		if u.busy && u.tries == 0 && m.now < m.begun+unitRetry { // a manager that hangs is not waited for
 			return true
 		}
 	}

@@ -22,7 +22,7 @@ func (m *machine) settle(p *proc) {
 	m.join(p, v)
 	m.judge(p, v)
 	m.noteClaimed(p)
-	p.service = v.service
+	p.serve(v.service)
 	if p.status != before.status || p.conf != before.conf || p.member != before.member ||
 		p.reason != before.reason || p.entry != before.entry || p.service != before.service || p.foreign != before.foreign {
 		if p.status == workload.StatusConflict && before.status != workload.StatusConflict {

@@ -103,6 +103,7 @@ func (m *machine) fork(e *kernel.Event) {
 	p.started = e.Time
 	m.inherit(p, e)
 	m.place(p, e.Process.Cgroups, e.Time)
+	m.startedBy(p)
 	m.replayMoves(p)
 }
 

@@ -40,6 +40,7 @@ func (m *machine) flush() {
 	m.dirtyConts = m.dirtyConts[:0]
 	m.pods.flush()
 	m.tasks.flush()
+	m.flushUnits()
 	for _, p := range m.dirtyProcs {
 		p.dirty = false
 		m.out.changes = append(m.out.changes, store.Change{Process: m.process(p)})

@@ -50,7 +50,7 @@ func (r *Resolver) unregistered(ctx context.Context, l pcgroup.Lineage) workload
 	}
 	a.Status = workload.StatusHost
 	if p.Unit != "" || p.Slice != "" {
-		a.Service = &workload.Service{Unit: p.Unit, Slice: p.Slice}
+		a.Service = r.service(p)
 	}
 	return a
 }
@@ -146,4 +146,14 @@ func notFound(err error) error {
 		return workload.ErrNotFound
 	}
 	return err
+}
+
+// service is what is known of the unit that a path names.
+func (r *Resolver) service(p pcgroup.Parsed) *workload.Service {
+	s := workload.Service{Unit: p.Unit, Slice: p.Slice, Cgroup: p.UnitPath, User: p.User, Confidence: workload.Claimed}
+	if known, ok := r.store.Service(p.UnitPath); ok && p.UnitPath != "" {
+		s = *known
+	}
+	s.UserUnit, s.UserSlice = p.UserUnit, p.UserSlice
+	return &s
 }

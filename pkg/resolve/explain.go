@@ -34,7 +34,7 @@ func (r *Resolver) explain(a workload.Answer) []workload.Hop {
 		add("membership", "kernel", 0, "by %s", p.Entry)
 	}
 	if a.Service != nil {
-		add("service", "cgroup", 0, "%s in %s", a.Service.Unit, a.Service.Slice)
+		r.explainService(a.Service, add)
 	}
 	verdict := string(a.Status)
 	if a.Confidence != "" {
@@ -86,4 +86,16 @@ func explainContainer(c *workload.Container, add func(what, source string, at wo
 		add("layer", s.Source, s.At, "describes %s", c.ID)
 	}
 	add("container", "", 0, "%s, name %s, image %s, %s", c.ID, c.Name, c.Image.Name, c.State)
+}
+
+// explainService says whose word each part is: the path's, the manager's, or, of
+// what is below a user's manager, that user's.
+func (r *Resolver) explainService(s *workload.Service, add func(what, source string, at workload.KTime, format string, args ...any)) {
+	add("service", "cgroup", 0, "%s in %s", s.Unit, s.Slice)
+	if s.UserUnit != "" {
+		add("user unit", "cgroup", 0, "%s in %s, as user %s calls it", s.UserUnit, s.UserSlice, s.User)
+	}
+	if s.Confidence == workload.Confirmed {
+		add("service", "systemd", 0, "%s (%s), %s, invocation %s", s.Active, s.Sub, s.Description, s.InvocationID)
+	}
 }

@@ -95,7 +95,7 @@ func named(e workload.Entity, name string) int {
 	case e.Task != nil:
 		whole = e.Task.ARN == name
 	case e.Service != nil:
-		whole = e.Service.Unit == name
+		whole = e.Service.Unit == name || e.Service.Cgroup == name
 	}
 	if whole {
 		return namedWhole

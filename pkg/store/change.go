@@ -14,6 +14,8 @@ type Change struct {
 	Pod *PodChange
 	// Task changes one layer or the life of a task.
 	Task *TaskChange
+	// Service puts or replaces a unit, or ends it.
+	Service *ServiceChange
 	// Expire drops the tombstones that are older than the grace period at this instant.
 	Expire workload.KTime
 }
@@ -59,4 +61,13 @@ type TaskChange struct {
 	Gone workload.KTime
 	// Forget removes the entity at once and without a tombstone.
 	Forget bool
+}
+
+// ServiceChange is a change of one unit. It has one source, the correlator, who
+// joins what the cgroups and the system manager say.
+type ServiceChange struct {
+	// Service is the unit as it is now. Cgroup is the entity's key.
+	Service *workload.Service
+	// Gone makes it a tombstone as of this instant.
+	Gone workload.KTime
 }

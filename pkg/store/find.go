@@ -131,7 +131,7 @@ func (s *Store) All(sel workload.Selector) iter.Seq[workload.Entity] {
 }
 
 // logs gives the change logs of the kinds selected. The store keeps containers,
-// pods, tasks and processes; other kinds have nothing in it.
+// pods, tasks, services and processes; other kinds have nothing in it.
 func (s *Store) logs(sel workload.Selector) []*changeLog {
 	var logs []*changeLog
 	if len(sel.Kinds) == 0 || slices.Contains(sel.Kinds, workload.KindContainer) {
@@ -139,6 +139,9 @@ func (s *Store) logs(sel workload.Selector) []*changeLog {
 	}
 	if slices.Contains(sel.Kinds, workload.KindPod) {
 		logs = append(logs, s.pods.log)
+	}
+	if slices.Contains(sel.Kinds, workload.KindService) {
+		logs = append(logs, s.svcLog)
 	}
 	if slices.Contains(sel.Kinds, workload.KindTask) {
 		logs = append(logs, s.tasks.log)

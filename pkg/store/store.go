@@ -17,6 +17,7 @@ const (
 	DefaultMaxContainerTombstones = 5_000
 	DefaultMaxPodTombstones       = 2_000
 	DefaultMaxTaskTombstones      = 2_000
+	DefaultMaxServiceTombstones   = 2_000
 )
 
 // Options configure a Store. The zero value works.
@@ -29,6 +30,8 @@ type Options struct {
 	MaxContainerTombstones int
 	MaxPodTombstones       int
 	MaxTaskTombstones      int
+	// MaxServiceTombstones bounds those of units likewise.
+	MaxServiceTombstones int
 	// Base is where revisions start: the first is Base+1. An agent gives
 	// microseconds since 1970 here, so that a revision of an earlier agent is
 	// recognised as foreign and never resumed from. Default 0.
@@ -51,6 +54,9 @@ func (o Options) withDefaults() Options {
 	if o.MaxTaskTombstones <= 0 {
 		o.MaxTaskTombstones = DefaultMaxTaskTombstones
 	}
+	if o.MaxServiceTombstones <= 0 {
+		o.MaxServiceTombstones = DefaultMaxServiceTombstones
+	}
 	return o
 }
 
@@ -64,6 +70,7 @@ type Counts struct {
 	Processes, ProcessTombstones    int
 	Pods, PodTombstones             int
 	Tasks, TaskTombstones           int
+	Services, ServiceTombstones     int
 	Watchers                        int
 	// DroppedTombstones went before their time because there were too many.
 	DroppedTombstones uint64
@@ -85,6 +92,11 @@ type Store struct {
 	cgroups                            *index[workload.CgroupID, contItem]
 	pods                               *groups[pod]
 	tasks                              *groups[task]
+	services                           *index[string, serviceItem] // by the path of the cgroup
+	svcLog                             *changeLog
+	svcCount, svcsGone                 atomic.Int64
+	svcTombs                           tombs // the writer's, as is the next
+	svcMarkers                         *markers[string]
 	procLog                            *changeLog
 	contLog                            *changeLog
 	watchers                           atomic.Int64
@@ -134,6 +146,9 @@ func New(opt Options) *Store {
 	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
 	s.contMarkers = newMarkers[workload.ContainerID](s.contLog, opt.MaxContainerTombstones)
 	s.pods = newGroups(s, podKind, tombs{max: opt.MaxPodTombstones, seq: tombSeq})
+	s.services, s.svcLog = newIndex[string, serviceItem](), newChangeLog(opt.Base)
+	s.svcTombs = tombs{max: opt.MaxServiceTombstones, seq: tombSeq}
+	s.svcMarkers = newMarkers[string](s.svcLog, opt.MaxServiceTombstones)
 	s.tasks = newGroups(s, taskKind, tombs{max: opt.MaxTaskTombstones, seq: tombSeq})
 	return s
 }
@@ -156,6 +171,8 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 			s.pods.change(ch.Pod.group())
 		case ch.Task != nil:
 			s.tasks.change(ch.Task.group())
+		case ch.Service != nil:
+			s.changeService(ch.Service)
 		case ch.Expire != 0:
 			s.publishPending()
 			s.expire(ch.Expire)
@@ -192,6 +209,7 @@ func (s *Store) publishBatchLocked() {
 	s.contLog.wake()
 	s.pods.log.wake()
 	s.tasks.log.wake()
+	s.svcLog.wake()
 }
 
 // next gives the revision of the change at hand.
@@ -210,6 +228,9 @@ func (s *Store) expire(now workload.KTime) {
 	}
 	s.pods.expireDue(before, now)
 	s.tasks.expireDue(before, now)
+	for d := s.svcTombs.due(before, now); d != nil; d = s.svcTombs.due(before, now) {
+		s.removeService(d.svc)
+	}
 }
 
 func (s *Store) dueProc(before, now workload.KTime) *tomb {
@@ -234,12 +255,14 @@ func (s *Store) Counts() Counts {
 	conts, contsGone := int(s.conts.Load()), int(s.contsGone.Load())
 	procs, procsGone := int(s.procs.Load()), int(s.procsGone.Load())
 	pods, podsGone := int(s.pods.all.Load()), int(s.pods.gone.Load())
+	svcs, svcsGone := int(s.svcCount.Load()), int(s.svcsGone.Load())
 	tasks, tasksGone := int(s.tasks.all.Load()), int(s.tasks.gone.Load())
 	return Counts{
 		Containers: conts - contsGone, ContainerTombstones: contsGone,
 		Processes: procs - procsGone, ProcessTombstones: procsGone,
 		Pods: pods - podsGone, PodTombstones: podsGone,
 		Tasks: tasks - tasksGone, TaskTombstones: tasksGone,
+		Services: svcs - svcsGone, ServiceTombstones: svcsGone,
 		Watchers:          int(s.watchers.Load()),
 		DroppedTombstones: s.dropped.Load(),
 		Rejected:          s.rejected.Load(),

@@ -18,6 +18,7 @@ type tomb struct {
 	proc  *procItem
 	cont  *contItem
 	group interface{ expire() } // a pod's or a task's
+	svc   *serviceItem
 }
 
 // tombs orders tombstones by when they went, and those of the same instant by

@@ -25,7 +25,7 @@ type Batch struct {
 const maxBatch = 256
 
 // Watch streams what is selected and its changes until ctx ends: containers,
-// and pods, tasks and processes only where Kinds names them.
+// and other kinds only where Kinds names them.
 //
 // With From 0 the whole state comes first, ended by a bookmark. Else only what
 // changed after From comes, ended by a bookmark too; if From is from the
@@ -66,7 +66,7 @@ func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch
 }
 
 // maxLogs is how many kinds the store keeps.
-const maxLogs = 4
+const maxLogs = 5
 
 // walker is the place of one watcher in the logs. It has no queue: cursor is
 // all that it remembers.

@@ -267,8 +267,31 @@ type Image struct {
 	Size    int64
 }
 
-// Service is a systemd unit.
+// Service is a systemd unit of the host's system manager: a service, a scope, a
+// slice, as the path of its cgroup says and as the manager describes it. Values
+// can be compared.
 type Service struct {
-	Unit  string
+	// Unit is the unit's name, empty for a process that is in a slice alone.
+	Unit string
+	// Slice is the slice that it is in.
 	Slice string
+	// Cgroup is the path of the unit's cgroup; it tells units apart.
+	Cgroup string
+	// User is the uid, in digits, of the user in whose slice (user-UID.slice) it is.
+	User string
+	// UserUnit and UserSlice are what that user's own manager calls it, below
+	// user@UID.service. The user chooses them: they say nothing about the host.
+	UserUnit, UserSlice string
+	// Confidence is Confirmed where the system manager says that the unit has this
+	// cgroup, else Claimed: the path alone says so.
+	Confidence Confidence
+	// Description and what follows is the manager's word, empty where it gave none.
+	Description string
+	// Active is active, activating, deactivating, failed, ...; Sub says it in the
+	// words of the unit's type: running, exited, auto-restart.
+	Active, Sub string
+	// InvocationID is of this start of the unit, 32 hexadecimal digits.
+	InvocationID string
+	// MainPID is a service's main process, 0 for none.
+	MainPID PID
 }

@@ -1875,13 +1875,36 @@ func (x *PIDNamespace) GetPid() uint32 {
 	return 0
 }
 
-// Service is a systemd unit.
+// Service is a systemd unit of the host's system manager: a service, a scope or
+// a slice.
 type Service struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The unit's name.
+	// The unit's name, empty for a process that is in a slice alone.
 	Unit string `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
 	// The slice that it is in.
-	Slice         string `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`
+	Slice string `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`
+	// The path of the unit's cgroup, which tells units apart.
+	Cgroup string `protobuf:"bytes,3,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// The uid, in digits, of the user in whose slice (user-UID.slice) it is.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// What that user's own manager calls it, below user@UID.service. The user
+	// chooses the name: it says nothing about the host.
+	UserUnit string `protobuf:"bytes,5,opt,name=user_unit,json=userUnit,proto3" json:"user_unit,omitempty"`
+	// The user's slice that it is in.
+	UserSlice string `protobuf:"bytes,6,opt,name=user_slice,json=userSlice,proto3" json:"user_slice,omitempty"`
+	// CONFIRMED where the system manager says that the unit has this cgroup,
+	// CLAIMED where the path alone says so.
+	Confidence Confidence `protobuf:"varint,7,opt,name=confidence,proto3,enum=pidigree.v1.Confidence" json:"confidence,omitempty"`
+	// The manager's description of it.
+	Description string `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	// The state: active, activating, deactivating, failed.
+	Active string `protobuf:"bytes,9,opt,name=active,proto3" json:"active,omitempty"`
+	// The state in the words of the unit's type: running, exited, auto-restart.
+	Sub string `protobuf:"bytes,10,opt,name=sub,proto3" json:"sub,omitempty"`
+	// The id of this start of the unit, 32 hexadecimal digits.
+	InvocationId string `protobuf:"bytes,11,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	// A service's main process, 0 for none.
+	MainPid       uint32 `protobuf:"varint,12,opt,name=main_pid,json=mainPid,proto3" json:"main_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1928,6 +1951,76 @@ func (x *Service) GetSlice() string {
 		return x.Slice
 	}
 	return ""
+}
+
+func (x *Service) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *Service) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Service) GetUserUnit() string {
+	if x != nil {
+		return x.UserUnit
+	}
+	return ""
+}
+
+func (x *Service) GetUserSlice() string {
+	if x != nil {
+		return x.UserSlice
+	}
+	return ""
+}
+
+func (x *Service) GetConfidence() Confidence {
+	if x != nil {
+		return x.Confidence
+	}
+	return Confidence_CONFIDENCE_UNSPECIFIED
+}
+
+func (x *Service) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Service) GetActive() string {
+	if x != nil {
+		return x.Active
+	}
+	return ""
+}
+
+func (x *Service) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *Service) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *Service) GetMainPid() uint32 {
+	if x != nil {
+		return x.MainPid
+	}
+	return 0
 }
 
 // Process is one process instance.
@@ -3619,10 +3712,24 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\fPIDNamespace\x12\x12\n" +
 	"\x04inum\x18\x01 \x01(\rR\x04inum\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\rR\x03pid\"3\n" +
+	"\x03pid\x18\x02 \x01(\rR\x03pid\"\xe0\x02\n" +
 	"\aService\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x14\n" +
-	"\x05slice\x18\x02 \x01(\tR\x05slice\"\xa3\x06\n" +
+	"\x05slice\x18\x02 \x01(\tR\x05slice\x12\x16\n" +
+	"\x06cgroup\x18\x03 \x01(\tR\x06cgroup\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1b\n" +
+	"\tuser_unit\x18\x05 \x01(\tR\buserUnit\x12\x1d\n" +
+	"\n" +
+	"user_slice\x18\x06 \x01(\tR\tuserSlice\x127\n" +
+	"\n" +
+	"confidence\x18\a \x01(\x0e2\x17.pidigree.v1.ConfidenceR\n" +
+	"confidence\x12 \n" +
+	"\vdescription\x18\b \x01(\tR\vdescription\x12\x16\n" +
+	"\x06active\x18\t \x01(\tR\x06active\x12\x10\n" +
+	"\x03sub\x18\n" +
+	" \x01(\tR\x03sub\x12#\n" +
+	"\rinvocation_id\x18\v \x01(\tR\finvocationId\x12\x19\n" +
+	"\bmain_pid\x18\f \x01(\rR\amainPid\"\xa3\x06\n" +
 	"\aProcess\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x03key\x12\x1d\n" +
 	"\n" +
@@ -3914,53 +4021,54 @@ var file_pidigree_v1_entities_proto_depIdxs = []int32{
 	1,  // 25: pidigree.v1.Container.role:type_name -> pidigree.v1.ContainerRole
 	38, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
 	30, // 27: pidigree.v1.Container.task:type_name -> pidigree.v1.TaskRef
-	6,  // 28: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
-	7,  // 29: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
-	22, // 30: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
-	3,  // 31: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
-	2,  // 32: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
-	9,  // 33: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
-	4,  // 34: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
-	23, // 35: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
-	10, // 36: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
-	1,  // 37: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
-	9,  // 38: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
-	0,  // 39: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
-	18, // 40: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
-	39, // 41: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
-	40, // 42: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
-	9,  // 43: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
-	26, // 44: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
-	25, // 45: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
-	27, // 46: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
-	28, // 47: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
-	43, // 48: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
-	43, // 49: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
-	43, // 50: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
-	19, // 51: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
-	9,  // 52: pidigree.v1.TaskContainer.id:type_name -> pidigree.v1.ContainerID
-	43, // 53: pidigree.v1.TaskContainer.started:type_name -> google.protobuf.Timestamp
-	43, // 54: pidigree.v1.TaskContainer.finished:type_name -> google.protobuf.Timestamp
-	31, // 55: pidigree.v1.Task.limits:type_name -> pidigree.v1.TaskLimits
-	41, // 56: pidigree.v1.Task.tags:type_name -> pidigree.v1.Task.TagsEntry
-	42, // 57: pidigree.v1.Task.instance_tags:type_name -> pidigree.v1.Task.InstanceTagsEntry
-	32, // 58: pidigree.v1.Task.containers:type_name -> pidigree.v1.TaskContainer
-	43, // 59: pidigree.v1.Task.pull_started:type_name -> google.protobuf.Timestamp
-	43, // 60: pidigree.v1.Task.pull_stopped:type_name -> google.protobuf.Timestamp
-	43, // 61: pidigree.v1.Task.stopped:type_name -> google.protobuf.Timestamp
-	19, // 62: pidigree.v1.Task.sources:type_name -> pidigree.v1.Provenance
-	5,  // 63: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
-	21, // 64: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
-	24, // 65: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
-	29, // 66: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
-	34, // 67: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
-	33, // 68: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
-	23, // 69: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	2,  // 28: pidigree.v1.Service.confidence:type_name -> pidigree.v1.Confidence
+	6,  // 29: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
+	7,  // 30: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
+	22, // 31: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
+	3,  // 32: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
+	2,  // 33: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
+	9,  // 34: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
+	4,  // 35: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
+	23, // 36: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
+	10, // 37: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
+	1,  // 38: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
+	9,  // 39: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
+	0,  // 40: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
+	18, // 41: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
+	39, // 42: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
+	40, // 43: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
+	9,  // 44: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
+	26, // 45: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
+	25, // 46: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
+	27, // 47: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
+	28, // 48: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
+	43, // 49: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	43, // 50: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
+	43, // 51: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
+	19, // 52: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
+	9,  // 53: pidigree.v1.TaskContainer.id:type_name -> pidigree.v1.ContainerID
+	43, // 54: pidigree.v1.TaskContainer.started:type_name -> google.protobuf.Timestamp
+	43, // 55: pidigree.v1.TaskContainer.finished:type_name -> google.protobuf.Timestamp
+	31, // 56: pidigree.v1.Task.limits:type_name -> pidigree.v1.TaskLimits
+	41, // 57: pidigree.v1.Task.tags:type_name -> pidigree.v1.Task.TagsEntry
+	42, // 58: pidigree.v1.Task.instance_tags:type_name -> pidigree.v1.Task.InstanceTagsEntry
+	32, // 59: pidigree.v1.Task.containers:type_name -> pidigree.v1.TaskContainer
+	43, // 60: pidigree.v1.Task.pull_started:type_name -> google.protobuf.Timestamp
+	43, // 61: pidigree.v1.Task.pull_stopped:type_name -> google.protobuf.Timestamp
+	43, // 62: pidigree.v1.Task.stopped:type_name -> google.protobuf.Timestamp
+	19, // 63: pidigree.v1.Task.sources:type_name -> pidigree.v1.Provenance
+	5,  // 64: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
+	21, // 65: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
+	24, // 66: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
+	29, // 67: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
+	34, // 68: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
+	33, // 69: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
+	23, // 70: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_entities_proto_init() }
