@@ -76,9 +76,10 @@ func (m *machine) askListed(c *container) {
 		return
 	}
 	m.at(m.now+locateDelay, func() {
-		if !c.forgotten {
-			m.askListed(c)
+		if c.forgotten || m.guessedInVain(c) {
+			return
 		}
+		m.askListed(c)
 	})
 }
 
@@ -89,6 +90,10 @@ func (m *machine) askFirst(c *container, i int) {
 	}
 	if m.cfg.sources[i].units { // it knows no containers
 		a.stage = askDone
+		return
+	}
+	if m.absent[i] && m.now < m.begun+firstList {
+		a.stage, a.deniedOf = askDone, m.now // as it would answer
 		return
 	}
 	a.stage = askFirst

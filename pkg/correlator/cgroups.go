@@ -341,7 +341,7 @@ func (m *machine) followClaim(g *cgroup, at workload.KTime, ask func(*container)
 
 // followGuess asks the sources about a container by a path that may be its.
 func (m *machine) followGuess(g *cgroup, ask func(*container)) {
-	if g.guess.IsZero() || g.guessed != nil || g.reg != nil || g.deepestAbove() != nil {
+	if g.guess.IsZero() || g.guessed != nil || g.reg != nil || g.deepestAbove() != nil || g.decided(m) {
 		return
 	}
 	c := m.find(g.guess)
@@ -350,10 +350,44 @@ func (m *machine) followGuess(g *cgroup, ask func(*container)) {
 		c.fromClaim = true
 	}
 	g.guessed = c
+	c.guesses = append(c.guesses, g)
 	if !g.released { // else it was removed before its name was read
 		c.claimedBy++
 	}
 	ask(c)
+}
+
+// decided reports whether those in a cgroup are in a registered one in another hierarchy.
+func (g *cgroup) decided(m *machine) bool {
+	for s := range g.sets {
+		if s.settled(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// guessedInVain drops a container that is nothing but a guess about cgroups of which
+// a registration has decided meanwhile.
+func (m *machine) guessedInVain(c *container) bool {
+	if !c.bare() || len(c.guesses) == 0 || !slices.ContainsFunc(c.guesses, func(g *cgroup) bool { return g.reg != nil || g.decided(m) }) {
+		return false
+	}
+	for _, g := range c.guesses {
+		if g.guessed == c {
+			g.guessed = nil
+			if !g.released {
+				c.claimedBy--
+			}
+		}
+	}
+	c.guesses = nil
+	m.maybeDrop(c)
+	return true
+}
+
+func (c *container) dropGuess(g *cgroup) {
+	c.guesses = slices.DeleteFunc(c.guesses, func(o *cgroup) bool { return o == g })
 }
 
 // maxNestedClaims bounds what a container can make us ask by naming its child cgroups.
@@ -458,6 +492,7 @@ func (m *machine) release(g *cgroup) {
 	for _, c := range []*container{g.candidate, g.guessed} {
 		if c != nil {
 			c.claimedBy--
+			c.dropGuess(g)
 			m.maybeDrop(c)
 		}
 	}

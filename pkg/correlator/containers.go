@@ -30,7 +30,9 @@ type container struct {
 	// nested counts the claims below it that were followed up.
 	nested int
 	// claimedBy counts the live cgroups whose name claims it.
-	claimedBy     int
+	claimedBy int
+	// guesses are the cgroups whose path may be about it.
+	guesses       []*cgroup
 	fromClaim     bool
 	wanted        workload.KTime
 	claimedOnly   bool

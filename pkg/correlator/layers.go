@@ -242,7 +242,7 @@ func (m *machine) listEnd(e evListEnd) {
 	default:
 		m.denyUnlisted(e.source, e.began)
 	}
-	m.hasListed[e.source] = true
+	m.hasListed[e.source], m.absent[e.source] = true, e.absent
 	m.askUnasked(e.source)
 	if !e.complete {
 		return

@@ -175,6 +175,8 @@ type machine struct {
 	partial map[int]bool
 	// hasListed are the sources whose first list has ended, whole or not.
 	hasListed map[int]bool
+	// absent are those that are not there, as of the machine's begin.
+	absent map[int]bool
 	// claimed are the processes that are named by a claim alone.
 	claimed map[*proc]struct{}
 	// waiting are containers whose init is being read, by its PID.
@@ -225,6 +227,7 @@ func newMachine(cfg config) *machine {
 
 		partial:   map[int]bool{},
 		hasListed: map[int]bool{},
+		absent:    map[int]bool{},
 		claimed:   map[*proc]struct{}{},
 		waiting:   map[workload.PID][]*container{},
 		served:    map[int]workload.ProcessKey{},

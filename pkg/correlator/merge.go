@@ -30,6 +30,7 @@ func (m *machine) merge(a, b *container) *container {
 		}
 		if g.guessed == b {
 			g.guessed = a
+			a.guesses = append(a.guesses, g)
 		}
 	}
 	if b.run != nil && a.run == nil {

@@ -395,10 +395,13 @@ func (m *machine) own(g *cgroup, c *container) {
 		return
 	}
 	g.guessed = nil
+	o.dropGuess(g)
 	if !g.released {
 		o.claimedBy--
 	}
-	m.maybeDrop(o)
+	if !m.guessedInVain(o) {
+		m.maybeDrop(o)
+	}
 }
 
 // bind makes the registration and judges again everybody whom it concerns.
