@@ -209,7 +209,7 @@ func (c *Correlator) Run(ctx context.Context) error {
 	c.ctx.Store(&ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.opts.Source.Run(ctx, c.onEvent) })
-	tasks := make(chan struct{}) // closed when all processes are known
+	tasks := make(chan struct{}) // closed when all processes are known, and their cgroups
 	g.Go(func() error {
 		if err := c.snapshot(ctx, tasks); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("first snapshot: %w", err)
@@ -221,7 +221,7 @@ func (c *Correlator) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		select { // what a source names as an init is known then, and not read by itself
+		select { // what a source names as an init is known then, with its cgroups, and not read by itself
 		case <-tasks:
 		case <-ctx.Done():
 		}
@@ -463,10 +463,10 @@ func (c *Correlator) snapshot(ctx context.Context, tasks chan<- struct{}) error 
 			return r.kind == reqLineage
 		}))
 	})
+	c.readLineages(lineages)
 	if tasks != nil {
 		close(tasks)
 	}
-	c.readLineages(lineages)
 	return err
 }
 
