@@ -24,8 +24,9 @@ type ask struct {
 	again  bool
 	waits  bool // a timer for the next try is set
 	sentAt workload.KTime
-	// deniedOf is when the question was put that it denied last.
-	deniedOf workload.KTime
+	// deniedOf is when the question was put that it denied last, deletedAt when it
+	// said that it had deleted the container.
+	deniedOf, deletedAt workload.KTime
 }
 
 type askStage uint8
@@ -183,6 +184,9 @@ func (m *machine) answer(e evAnswer) {
 	a.again = false
 	if e.err == nil && e.container != nil && about(e.container, e.req.id) && m.confined(e.req.source, e.container) {
 		m.answered(c, e.req.source, e.container)
+		if a.deletedAt > a.sentAt && !a.busy { // of before that, or of a next one of its id
+			a.stage, again = askSecond, true
+		}
 	} else {
 		m.notAnswered(c, e)
 	}

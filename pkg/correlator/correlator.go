@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -549,14 +550,30 @@ const (
 // checkReady closes Ready once the snapshot is in and every source that is there
 // has been listed; those absent or failing are not waited for.
 func (c *Correlator) checkReady() {
-	for _, name := range c.newlyAbsent() { // so it has nothing
-		c.feed(evListEnd{source: c.index[name], complete: true, absent: true})
+	for _, name := range c.newlyAbsent() {
+		c.work.Go(func() {
+			ctx := *c.ctx.Load()
+			nothing := c.hasNothing(ctx, name)
+			if ctx.Err() == nil {
+				c.feed(evListEnd{source: c.index[name], complete: nothing, absent: nothing})
+			}
+		})
 	}
 	for _, s := range c.becomeReady() {
 		if _, lists := c.sup.Collector(s.Name).(collectors.Lister); !lists || s.State == "absent" { // there is nothing to list
 			c.feed(evListEnd{source: c.index[s.Name], complete: true})
 		}
 	}
+}
+
+// hasNothing reports whether an engine that is not there has left no files either:
+// those of one that is stopped still name its containers.
+func (c *Correlator) hasNothing(ctx context.Context, name string) bool {
+	if !c.m.cfg.sources[c.index[name]].prefill {
+		return true
+	}
+	_, err := c.sup.Prefill(ctx, name, workload.ContainerID{ID: strings.Repeat("0", 64)})
+	return errors.Is(err, collectors.ErrNotPresent) || errors.Is(err, collectors.ErrNotMine)
 }
 
 // newlyAbsent gives, until Ready is closed, those sources once that turn out not to

@@ -201,6 +201,7 @@ func (m *machine) deleted(c *container, i int) {
 		return
 	}
 	c.gone[i] = true
+	c.asks[i].deletedAt = m.now
 	for j := range c.layers {
 		if !c.gone[j] {
 			return

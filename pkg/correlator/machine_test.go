@@ -1302,6 +1302,26 @@ func TestABarePIDWaitsForTheFilesThoughItsCgroupsAreGone(t *testing.T) {
 	}
 }
 
+// What an engine answers after it has said that the container is deleted may be of
+// before that, or of a new one with the id: it is asked again.
+func TestAnAnswerFromBeforeADeletionIsAskedAgain(t *testing.T) {
+	r := newRig(t)
+	r.startA()
+	c := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web", State: workload.StateExited}
+	r.answer(r.take(reqPrefill, docker), c, nil)
+	r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintChanged, ID: c.ID}})
+	late := r.take(reqLookup, docker)
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	for _, source := range []int{oci, docker} {
+		r.feed(evHint{source: source, hint: collectors.Hint{Kind: collectors.HintDeleted, ID: c.ID}})
+	}
+	r.answer(late, c, nil)
+	r.answer(r.take(reqLookup, docker), nil, collectors.ErrNotFound)
+	if a := r.m.find(c.ID); a == nil || !a.gone[docker] {
+		t.Error("the engine has deleted it, and it is there")
+	}
+}
+
 // A name that everybody denies is believed of who is there after that, and not of
 // who may have ended with the container that the sources knew.
 func TestANameIsBelievedOnceItsProcessWasSeenAgain(t *testing.T) {

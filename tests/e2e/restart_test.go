@@ -405,6 +405,28 @@ func TestAnAgentWithoutARoomForTombstonesRunsOn(t *testing.T) {
 	}
 }
 
+// Docker is stopped, its containers live on, and the agent starts: their names are in
+// the files that it left.
+func TestTheContainersOfAStoppedDockerAreNamed(t *testing.T) {
+	docker := collectortest.StartDockerd(t, collectortest.EngineOptions{Args: []string{"--live-restore"}})
+	id := docker.Run("--name", "left", collectortest.BusyboxImage, "sleep", "1000")
+	pid := docker.InitPID(id)
+	docker.Kill()
+	if err := os.Remove(docker.Socket); err != nil {
+		t.Fatal(err)
+	}
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker})
+	if a := agent.Who(strconv.Itoa(pid))[0]; a.Status != "container" || len(a.Containers) != 1 || a.Containers[0].Name != "left" {
+		t.Errorf("its init is %+v", a)
+	}
+	if s := status(t, agent).source("docker"); s.State != "absent" {
+		t.Errorf("status says of docker: %+v", s)
+	}
+	if err := docker.Start(); err != nil { // or its containers stay
+		t.Fatal(err)
+	}
+}
+
 func TestADamagedFileOfTombstonesIsNoFile(t *testing.T) {
 	agent := harness.StartAgent(t, programs, harness.AgentOptions{})
 	path := filepath.Join(filepath.Dir(agent.Socket), "tombstones")

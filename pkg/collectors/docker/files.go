@@ -26,6 +26,9 @@ func (c *Collector) Prefill(ctx context.Context, id workload.ContainerID) (*work
 		return nil, fmt.Errorf("docker: prefill: %w", err)
 	}
 	f, err := c.readFiles(ctx, id.ID)
+	if errors.Is(err, collectors.ErrNotFound) && c.absent() {
+		return nil, fmt.Errorf("docker: prefill: %w: no %s and no %s", collectors.ErrNotPresent, c.socket, *c.root.Load())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("docker: prefill %s: %w", id.ID, err)
 	}
