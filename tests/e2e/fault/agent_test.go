@@ -349,14 +349,19 @@ const ringful = 40_000
 // processesEqual waits until the agent lists the processes that /proc has, and
 // gives how long after since that was. It may be called from any goroutine.
 func (b *bed) processesEqual(since time.Time) (took time.Duration) {
-	for {
+	last := ""
+	for looks := 1; ; looks++ {
+		began := time.Now()
 		wrong, err := b.processDiff()
 		took = time.Since(since)
 		if err == nil && len(wrong) > 0 {
 			err = fmt.Errorf("%d processes are not the host's, as %s", len(wrong), wrong[:min(len(wrong), 10)])
 		}
 		if err == nil && took > within || took > patience {
-			b.Errorf("%s after the fault: %v", took, err)
+			b.Errorf("%s after the fault, look %d, which took %s: %v; before: %s", took, looks, time.Since(began), err, last)
+		}
+		if err != nil {
+			last = err.Error()
 		}
 		if err == nil || took > patience {
 			return took

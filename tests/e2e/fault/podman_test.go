@@ -190,15 +190,21 @@ func (b *bed) conmonTroubles(p pod) []trouble {
 			lasts: 5 * time.Second,
 			begin: func() (err error) {
 				before := p.states()
+				hung = 0
 				late.start()
-				return harness.Within(patience, func() error {
-					if p.states() == before {
-						return errors.New("runc has made no container")
+				return harness.Within(patience, func() error { // stopped each time: it would have ended by the next look
+					if hung == 0 {
+						if hung, err = p.running(); err != nil {
+							return err
+						}
 					}
-					if hung, err = p.running(); err != nil {
-						return err
+					if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+						return fmt.Errorf("podman: %w", err)
 					}
-					return syscall.Kill(hung, syscall.SIGSTOP)
+					if p.states() != before {
+						return nil
+					}
+					return errors.Join(errors.New("runc has made no container"), syscall.Kill(hung, syscall.SIGCONT))
 				})
 			},
 			end: func() error { return errors.Join(syscall.Kill(hung, syscall.SIGCONT), late.wait()) },
