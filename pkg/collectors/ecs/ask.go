@@ -4,10 +4,10 @@ package ecs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
 
@@ -51,7 +51,7 @@ func (c *Collector) ask(ctx context.Context, since time.Time) (*list, error) {
 
 // lead makes the call that all share who ask meanwhile. It is called with mu held.
 func (c *Collector) lead(ctx context.Context) (*list, error) {
-	if err := c.gate.closed(); err != nil {
+	if err := c.gate.Closed(); err != nil {
 		c.mu.Unlock()
 		return nil, err
 	}
@@ -69,10 +69,10 @@ func (c *Collector) lead(ctx context.Context) (*list, error) {
 	case f.err != nil:
 		c.agent = nil // what answers next may be another one
 		if !f.left {
-			c.gate.after(f.err)
+			c.gate.After(f.err)
 		}
 	default:
-		c.gate = gate{}
+		c.gate = refusal.Gate{}
 		f.list.began = f.began
 		c.last, c.agent = f.list, f.list.agent
 		signal(c.news)
@@ -146,52 +146,3 @@ func (c *Collector) missed(l *list, missed bool) {
 	}
 	c.missedIn = l
 }
-
-// gate keeps an agent that refuses from being asked again at once, whoever asks.
-type gate struct {
-	until time.Time
-	err   error
-	pause time.Duration
-}
-
-// The pauses after a refusal. An agent that says how long is believed within maxRetryAfter.
-const (
-	minPause      = time.Second
-	maxPause      = 30 * time.Second
-	maxRetryAfter = 5 * time.Minute
-)
-
-// closed gives the reason why it is not asked now.
-func (g *gate) closed() error {
-	if time.Now().Before(g.until) {
-		return g.err
-	}
-	return nil
-}
-
-// after notes how a call ended. One that got no answer at all may be repeated.
-func (g *gate) after(err error) {
-	var r *refusal
-	if !errors.As(err, &r) {
-		*g = gate{}
-		return
-	}
-	g.pause = min(max(2*g.pause, minPause), maxPause)
-	g.err = err
-	g.until = time.Now().Add(max(g.pause, min(r.wait, maxRetryAfter)))
-}
-
-// refusal is an answer that is none, and will be the same in a moment.
-type refusal struct {
-	err error
-	// code is the status.
-	code int
-	// wait is what the agent asked for.
-	wait time.Duration
-}
-
-// Error implements error.
-func (r *refusal) Error() string { return r.err.Error() }
-
-// Unwrap implements errors.Unwrap.
-func (r *refusal) Unwrap() []error { return []error{r.err, collectors.ErrUnavailable} }

@@ -14,9 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/pidigree/pidigree/internal/boundjson"
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
 
@@ -70,7 +70,7 @@ func (c *Collector) get(ctx context.Context, where string, read func(io.Reader) 
 		if err != nil && (ctx.Err() != nil || isNetwork(err)) {
 			err = fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
 		} else if err != nil {
-			err = &refusal{err: err}
+			err = &refusal.Error{Err: err}
 		}
 	}
 	if err != nil {
@@ -105,39 +105,19 @@ func onlyHere(_, address string, _ syscall.RawConn) error {
 
 // check refuses what is no answer.
 func check(resp *http.Response) error {
-	refuse := func(format string, args ...any) error {
-		return &refusal{err: fmt.Errorf(format, args...), code: resp.StatusCode, wait: retryAfter(resp)}
-	}
+	refuse := func(format string, args ...any) error { return refusal.Of(resp, format, args...) }
 	switch code := resp.StatusCode; {
 	case code == http.StatusTooManyRequests:
-		return refuse("429: the ECS agent is asked too often; waiting %v", max(minPause, min(retryAfter(resp), maxRetryAfter)))
+		return refuse("429: the ECS agent is asked too often; waiting %v", refusal.Waiting(resp))
 	case code >= 300 && code < 400:
 		return refuse("%d: redirected to %.100q, which is not followed", code, resp.Header.Get("Location"))
 	case code != http.StatusOK:
-		return refuse("status %d: %s", code, quote(resp.Body))
+		return refuse("status %d: %s", code, refusal.Quote(resp.Body))
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind != "application/json" {
 		return refuse("answered with %.60q, not with JSON: is this an ECS agent?", kind)
 	}
 	return nil
-}
-
-// retryAfter reads the header in both of its forms.
-func retryAfter(resp *http.Response) time.Duration {
-	text := resp.Header.Get("Retry-After")
-	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return time.Until(at)
-	}
-	return 0
-}
-
-// quote gives the beginning of a text that somebody else wrote.
-func quote(r io.Reader) string {
-	text, _ := io.ReadAll(io.LimitReader(r, 160)) // what there is
-	return strconv.Quote(strings.TrimSpace(string(text)))
 }
 
 // isNetwork: the reply was cut short, and may be whole the next time.
@@ -147,8 +127,8 @@ func isNetwork(err error) bool {
 
 // isStatus reports whether a call was answered with a status.
 func isStatus(err error, code int) bool {
-	var r *refusal
-	return errors.As(err, &r) && r.code == code
+	var r *refusal.Error
+	return errors.As(err, &r) && r.Code == code
 }
 
 // limits are the budgets of an answer: ECS allows 10 containers in a task.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -98,7 +99,7 @@ func (c *Collector) due(l *list) (tasks []*task, next time.Duration) {
 func (c *Collector) detail(ctx context.Context, t *task) (changed bool, err error) {
 	c.mu.Lock()
 	path := c.details[t.ARN].path
-	err = c.shy.closed()
+	err = c.shy.Closed()
 	c.mu.Unlock()
 	var got *workload.Task
 	if err == nil {
@@ -112,25 +113,25 @@ func (c *Collector) detail(ctx context.Context, t *task) (changed bool, err erro
 	case err == nil:
 		d.until, d.pause = time.Now().Add(c.opts.CacheFor), 0
 		changed, d.task = true, got
-		c.shy = gate{}
+		c.shy = refusal.Gate{}
 	case ctx.Err() != nil: // nobody waits for it any more
 		d.until = time.Time{}
 	case errors.Is(err, errNoEndpoint), transient(err):
-		d.pause = min(max(2*d.pause, minPause), maxPause)
+		d.pause = min(max(2*d.pause, refusal.MinPause), refusal.MaxPause)
 		d.until = time.Now().Add(d.pause)
 	default: // the same for as long as if it had been told
 		d.until, d.pause = time.Now().Add(c.opts.CacheFor), 0
 	}
-	if isStatus(err, http.StatusTooManyRequests) && c.shy.closed() == nil {
-		c.shy.after(err)
+	if isStatus(err, http.StatusTooManyRequests) && c.shy.Closed() == nil {
+		c.shy.After(err)
 	}
 	return changed, err
 }
 
 // transient reports whether an error may be gone in a moment.
 func transient(err error) bool {
-	if r, ok := errors.AsType[*refusal](err); ok {
-		return r.code == http.StatusTooManyRequests || r.code >= 500
+	if r, ok := errors.AsType[*refusal.Error](err); ok {
+		return r.Code == http.StatusTooManyRequests || r.Code >= 500
 	}
 	return errors.Is(err, collectors.ErrUnavailable)
 }

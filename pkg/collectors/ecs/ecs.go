@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -77,12 +78,12 @@ type Collector struct {
 	nudged chan struct{}
 	news   chan struct{} // a list came by somebody else's call than Watch's
 
-	mu     sync.Mutex // guards all below
-	flight *flight    // the call under way
-	last   *list      // the last good one
-	agent  *instance  // nil: not asked yet, or gone since
-	gate   gate       // of lists
-	shy    gate       // of metadata endpoints
+	mu     sync.Mutex   // guards all below
+	flight *flight      // the call under way
+	last   *list        // the last good one
+	agent  *instance    // nil: not asked yet, or gone since
+	gate   refusal.Gate // of lists
+	shy    refusal.Gate // of metadata endpoints
 	// known are the tasks that were told as hints, by ARN; details what endpoints said.
 	known   map[string]*standing
 	details map[string]*detail

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/internal/boundjson"
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -99,7 +100,7 @@ func (c *Collector) find(ctx context.Context) (*instance, error) {
 	case err != nil:
 		return nil, err
 	case meta.Cluster == "" && meta.Version == "" && meta.ContainerInstanceArn == "":
-		return nil, fmt.Errorf("%s: %w", a.where, &refusal{err: errors.New("the answer has none of what an ECS agent says of itself")})
+		return nil, fmt.Errorf("%s: %w", a.where, &refusal.Error{Err: errors.New("the answer has none of what an ECS agent says of itself")})
 	}
 	a.version, a.cluster = version(meta.Version), clusterName(meta.Cluster)
 	a.arn = meta.ContainerInstanceArn // none until the agent has registered
@@ -141,8 +142,8 @@ func (c *Collector) findOwn(ctx context.Context, own string) (*instance, error) 
 
 // isAnswer: the agent has said no, and will the next time.
 func isAnswer(err error) bool {
-	var r *refusal
-	return errors.As(err, &r) && (r.code == 0 || r.code >= 400 && r.code < 500 && r.code != http.StatusTooManyRequests)
+	var r *refusal.Error
+	return errors.As(err, &r) && (r.Code == 0 || r.Code >= 400 && r.Code < 500 && r.Code != http.StatusTooManyRequests)
 }
 
 // ownTask makes a list of the task that we are in.
@@ -157,7 +158,7 @@ func (c *Collector) ownTask(ctx context.Context, l *list) error {
 	}
 	l.add(in)
 	if len(l.tasks) == 0 {
-		return fmt.Errorf("%s: %w", l.agent.where, &refusal{err: l.whyRefused()})
+		return fmt.Errorf("%s: %w", l.agent.where, &refusal.Error{Err: l.whyRefused()})
 	}
 	return nil
 }

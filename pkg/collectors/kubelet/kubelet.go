@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -71,7 +72,7 @@ type Collector struct {
 	last    *list      // the last good one
 	answers time.Time  // since when it has answered each call; zero: it did not
 	watches int
-	gate    gate
+	gate    refusal.Gate
 	known   map[string]*standing // by UID; see standing
 	// misses counts the lists in a row in which a lookup did not find its pod, missedIn is the last of them.
 	misses   int

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
 
@@ -366,7 +367,7 @@ func TestCredentialsAreReadAnewForEachCall(t *testing.T) {
 		t.Fatalf("with yesterday's token: %v", err)
 	}
 	put("..2", "second")
-	c.gate = gate{} // a second later
+	c.gate = refusal.Gate{} // a second later
 	if err := ask(); err != nil {
 		t.Errorf("with today's token: %v", err)
 	}

@@ -12,12 +12,11 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/pidigree/pidigree/internal/boundjson"
+	"github.com/pidigree/pidigree/internal/refusal"
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
 
@@ -67,7 +66,7 @@ func (t *target) pods(ctx context.Context, where string, maxReply int) (*list, e
 	}
 	l, err := decode(resp.Body, maxReply)
 	if err != nil && ctx.Err() == nil && !isNetwork(err) {
-		err = &refusal{err: err}
+		err = &refusal.Error{Err: err}
 	}
 	return l, err
 }
@@ -133,43 +132,23 @@ func onlyHere(_, address string, _ syscall.RawConn) error {
 
 // check refuses what is no list of pods.
 func (t *target) check(resp *http.Response) error {
-	refuse := func(format string, args ...any) error {
-		return &refusal{err: fmt.Errorf(format, args...), wait: retryAfter(resp)}
-	}
+	refuse := func(format string, args ...any) error { return refusal.Of(resp, format, args...) }
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized:
 		return refuse("401: the kubelet does not know who asks (%s): set kubelet.token or kubelet.certificate", t.how)
 	case code == http.StatusForbidden:
-		return refuse("403: who asks (%s) may not: it needs get on nodes/pods, before Kubernetes 1.33 on nodes/proxy; the kubelet says %s", t.how, quote(resp.Body))
+		return refuse("403: who asks (%s) may not: it needs get on nodes/pods, before Kubernetes 1.33 on nodes/proxy; the kubelet says %s", t.how, refusal.Quote(resp.Body))
 	case code == http.StatusTooManyRequests:
-		return refuse("429: the kubelet is asked too often; waiting %v", max(minPause, min(retryAfter(resp), maxRetryAfter)))
+		return refuse("429: the kubelet is asked too often; waiting %v", refusal.Waiting(resp))
 	case code >= 300 && code < 400:
 		return refuse("%d: redirected to %.100q, which is not followed", code, resp.Header.Get("Location"))
 	case code != http.StatusOK:
-		return refuse("status %d: %s", code, quote(resp.Body))
+		return refuse("status %d: %s", code, refusal.Quote(resp.Body))
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind != "application/json" {
 		return refuse("answered with %.60q, not with JSON: is this a kubelet?", kind)
 	}
 	return nil
-}
-
-// retryAfter reads the header in both of its forms.
-func retryAfter(resp *http.Response) time.Duration {
-	text := resp.Header.Get("Retry-After")
-	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return time.Until(at)
-	}
-	return 0
-}
-
-// quote gives the beginning of a text that somebody else wrote.
-func quote(r io.Reader) string {
-	text, _ := io.ReadAll(io.LimitReader(r, 160)) // what there is
-	return strconv.Quote(strings.TrimSpace(string(text)))
 }
 
 // fail says what an error of a call means.
@@ -179,14 +158,14 @@ func (t *target) fail(err error) error {
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
-		return &refusal{err: fmt.Errorf("the kubelet's certificate is signed by none of %s: set kubelet.ca", strings.Join(t.trusted, ", "))}
+		return &refusal.Error{Err: fmt.Errorf("the kubelet's certificate is signed by none of %s: set kubelet.ca", strings.Join(t.trusted, ", "))}
 	case errors.As(err, &name):
-		return &refusal{err: fmt.Errorf("the kubelet's certificate is for none of %s: another node's? set kubelet.server-name", strings.Join(t.names, ", "))}
+		return &refusal.Error{Err: fmt.Errorf("the kubelet's certificate is for none of %s: another node's? set kubelet.server-name", strings.Join(t.names, ", "))}
 	case errors.As(err, &invalid):
-		return &refusal{err: fmt.Errorf("the kubelet's certificate: %w", invalid)}
+		return &refusal.Error{Err: fmt.Errorf("the kubelet's certificate: %w", invalid)}
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, new(tls.RecordHeaderError)):
-		return &refusal{err: errors.New("no TLS is spoken there")}
-	case errors.As(err, new(*refusal)):
+		return &refusal.Error{Err: errors.New("no TLS is spoken there")}
+	case errors.As(err, new(*refusal.Error)):
 		return err
 	}
 	return fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
