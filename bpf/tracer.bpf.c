@@ -41,8 +41,8 @@ struct {
 } cgroup_ring SEC(".maps");
 
 /*
- * fork, exec, exit. Read by Tracer.Run every few milliseconds, because a
- * wake-up costs more than all the rest of an event. Full: counted as lost.
+ * fork, exec, exit. Read by Tracer.Run at intervals, because a wake-up costs
+ * more than all the rest of an event; see prompt. Full: counted as lost.
  */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_RINGBUF);
@@ -59,6 +59,17 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct record_counts);
 } counts SEC(".maps");
+
+/*
+ * Whether somebody waits for each process: the reader is then woken by the first
+ * record after the last that it has read. Written by user space.
+ */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u32);
+} prompt SEC(".maps");
 
 /* The longest record: a cgroup_attach. */
 struct record_scratch {
@@ -391,6 +402,15 @@ INLINE struct record_process *reserve_process(u32 type)
 	return r;
 }
 
+/* 0 has the kernel wake a reader that has read all before the record. */
+INLINE u64 wake_if_prompt(void)
+{
+	u32 key = 0;
+	u32 *on = bpf_map_lookup_elem(&prompt, &key);
+
+	return on && *on ? 0 : BPF_RB_NO_WAKEUP;
+}
+
 /* Once for each WAKE_STEP, not for each record: the reader may be slow to get a CPU. */
 INLINE u64 wake_if_much(void)
 {
@@ -398,7 +418,7 @@ INLINE u64 wake_if_much(void)
 
 	if (unread >= WAKE_BYTES && (unread & (WAKE_STEP - 1)) < WAKE_WINDOW)
 		return BPF_RB_FORCE_WAKEUP;
-	return BPF_RB_NO_WAKEUP;
+	return wake_if_prompt();
 }
 
 /* sched_process_fork(parent, child): also for threads, which are left out. */
@@ -491,7 +511,7 @@ int process_exit(u64 *ctx)
 		r->exit_status = task->group_leader->exit_code;
 	if (sig->oom_mm)
 		r->flags |= PROCESS_OOM;
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(r, wake_if_prompt());
 	return 0;
 }
 

@@ -106,6 +106,7 @@ const (
 	TracerMapCgroupRing       = "cgroup_ring"
 	TracerMapCounts           = "counts"
 	TracerMapProcessRing      = "process_ring"
+	TracerMapPrompt           = "prompt"
 	TracerMapScratch          = "scratch"
 	TracerProgCgroupAttach    = "cgroup_attach"
 	TracerProgCgroupMkdir     = "cgroup_mkdir"
@@ -180,6 +181,7 @@ type TracerMapSpecs struct {
 	CgroupRing  *ebpf.MapSpec `ebpf:"cgroup_ring"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	ProcessRing *ebpf.MapSpec `ebpf:"process_ring"`
+	Prompt      *ebpf.MapSpec `ebpf:"prompt"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
 }
 
@@ -218,6 +220,7 @@ type TracerMaps struct {
 	CgroupRing  *ebpf.Map `ebpf:"cgroup_ring"`
 	Counts      *ebpf.Map `ebpf:"counts"`
 	ProcessRing *ebpf.Map `ebpf:"process_ring"`
+	Prompt      *ebpf.Map `ebpf:"prompt"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
 }
 
@@ -226,6 +229,7 @@ func (m *TracerMaps) Close() error {
 		m.CgroupRing,
 		m.Counts,
 		m.ProcessRing,
+		m.Prompt,
 		m.Scratch,
 	)
 }

@@ -11,7 +11,7 @@
 set -euo pipefail
 
 suite=trixie
-packages=ca-certificates,iproute2,iptables,procps,systemd,systemd-sysv,dbus,kmod,docker.io,containerd,runc,podman,busybox-static
+packages=ca-certificates,iproute2,iptables,procps,systemd,systemd-sysv,systemd-container,dbus,kmod,docker.io,containerd,runc,podman,busybox-static
 cache=${PIDIGREE_CACHE:-/var/cache/pidigree}
 
 # mirror prints the first Debian archive that apt is configured with: the guest

@@ -25,6 +25,7 @@ needs() {
 		test                  libc6-dev          test -e /usr/include/stdlib.h
 		test,bench            bpftrace           command -v bpftrace
 		test                  systemd-container  command -v systemd-nspawn
+		test                  lxc                command -v lxc-start
 		test                  debootstrap        command -v debootstrap
 		test                  util-linux         command -v nsenter
 		test,lint,generate    git                command -v git

@@ -77,12 +77,41 @@ if [[ $EUID -ne 0 && $stages != lint ]]; then
 	exit 1
 fi
 
-summary=() failed=0
+# A failed test's reason may stand ten thousand lines before the end: what the
+# failed tests said is said again there, each message by its first lines.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+reasons() {
+	awk -v stage="$1" '
+		# With -v a test has spoken before its verdict, without it speaks after it.
+		/^=== RUN/ && $3 !~ /\// { n = after = 0 }
+		/^===/ { next }
+		/^--- FAIL:/ {
+			print stage ": " $0
+			for (i = 1; i <= n; i++) print said[i]
+			n = 0; after = 60
+			next
+		}
+		/^(FAIL|panic:|fatal error:)|DATA RACE/ { print stage ": " $0 }
+		/^[^ ]/ { n = after = 0; next }
+		/^ *[a-z0-9_]+\.go:[0-9]+: |--- FAIL:/ { lines = 0 }
+		lines++ >= 12 { next }
+		after > 0 { after--; print substr($0, 1, 400); next }
+		n < 60 { said[++n] = substr($0, 1, 400) }
+	' "$logs/$1"
+}
+
+summary=() failed=0 why=()
 timed() {
-	local name=$1 begin=$SECONDS verdict=ok
+	local name=$1 begin=$SECONDS verdict=ok out tee
 	shift
 	echo "=== $name"
-	"$@" || { verdict=FAILED; failed=1; }
+	exec {out}> >(exec tee "$logs/$name")
+	tee=$!
+	"$@" >&"$out" 2>&1 || { verdict=FAILED; failed=1; why+=("$name"); }
+	exec {out}>&-
+	# What a stage has left running may keep the pipe open for ever.
+	for ((i = 0; i < 50; i++)); do kill -0 "$tee" 2>/dev/null && sleep 0.1 || break; done
 	summary+=("$(printf '%-12s %-7s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
 	echo "=== $name: $verdict, $((SECONDS - begin)) s"
 }
@@ -104,6 +133,7 @@ if [[ ,$stages, == *,integration,* || ,$stages, == *,e2e,* ]]; then
 fi
 for stage in ${stages//,/ }; do timed "$stage" "stage_$stage"; done
 echo
+for name in "${why[@]}"; do reasons "$name"; done
 printf '%s\n' "${summary[@]}" "$(printf '%-12s %-7s %5d s' all "$( ((failed)) && echo FAILED || echo ok)" $SECONDS)"
 if [[ $building ]]; then wait "$building" || true; fi # a test that needed it has said why
 exit $failed

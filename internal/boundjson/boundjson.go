@@ -17,6 +17,7 @@
 package boundjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,12 +85,13 @@ func (l Limits) withDefaults() Limits {
 // Decode reads one value from r into v, within the budgets, and says what it
 // left members out of (see Reader.Cut).
 func Decode(r io.Reader, limits Limits, v any) (cut []string, err error) {
-	data, cut, err := ReadAll(r, limits)
-	if err != nil {
+	var bad error
+	err = read(r, limits, func(b []byte, c []string) { cut, bad = c, json.Unmarshal(b, v) })
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read JSON: %w", err)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return nil, fmt.Errorf("parse JSON: %w", err)
+	case bad != nil:
+		return nil, fmt.Errorf("parse JSON: %w", bad)
 	}
 	return cut, nil
 }
@@ -97,12 +99,28 @@ func Decode(r io.Reader, limits Limits, v any) (cut []string, err error) {
 // ReadAll gives what is left of all that r gives, and says what it left members
 // out of (see Reader.Cut).
 func ReadAll(r io.Reader, limits Limits) (data []byte, cut []string, err error) {
+	err = read(r, limits, func(b []byte, c []string) { data, cut = bytes.Clone(b), c })
+	return data, cut, err
+}
+
+// read shows use what is left of all that r gives, which use may not keep.
+func read(r io.Reader, limits Limits, use func(data []byte, cut []string)) error {
+	scratch := results.Get().(*[]byte)
 	b := NewReader(r, limits)
+	b.out = (*scratch)[:0]
 	for b.err == nil {
 		b.fill()
 	}
-	if !errors.Is(b.err, io.EOF) {
-		return nil, nil, b.err
+	ended := errors.Is(b.err, io.EOF)
+	if ended {
+		use(b.out, b.cut)
 	}
-	return b.out, b.cut, nil
+	if cap(b.out) <= maxResult {
+		*scratch = b.out[:0]
+	}
+	results.Put(scratch)
+	if !ended {
+		return b.err
+	}
+	return nil
 }

@@ -10,7 +10,9 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -133,6 +135,50 @@ func TestALargeValueCostsLittleMemory(t *testing.T) {
 		}
 		if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
 			t.Errorf("%s: allocated %d KiB in all", name, n>>10)
+		}
+	}
+}
+
+// TestWhatWasDecodedIsItsReadersOwn decodes again and again into memory that is used
+// by turns.
+func TestWhatWasDecodedIsItsReadersOwn(t *testing.T) {
+	type doc struct {
+		Name string
+		Raw  json.RawMessage
+	}
+	in := func(i, long int) string {
+		return fmt.Sprintf(`{"Name":"%d","Raw":{"text":"%s"}}`, i, strings.Repeat(strconv.Itoa(i%10), long))
+	}
+	var group sync.WaitGroup
+	for g := range 4 {
+		group.Go(func() {
+			var all [100]doc
+			for i := range all {
+				if _, err := Decode(strings.NewReader(in(g*100+i, 100+i)), Limits{}, &all[i]); err != nil {
+					t.Error(err)
+				}
+				if _, err := Decode(strings.NewReader(in(i, 500)+"]"), Limits{}, new(doc)); err == nil {
+					t.Error("no JSON is decoded")
+				}
+			}
+			for i, d := range all {
+				if got := fmt.Sprintf(`{"Name":"%s","Raw":%s}`, d.Name, d.Raw); got != in(g*100+i, 100+i) {
+					t.Errorf("%s became %s", in(g*100+i, 100+i), got)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func BenchmarkDecode(b *testing.B) {
+	in := []byte(`{"Config":{"Labels":{"a":"` + strings.Repeat("v", 4<<10) + `"}},"Mounts":[` + strings.Repeat(`{"Source":"/a","Destination":"/b"},`, 300) + `{}],"Name":"web"}`)
+	b.SetBytes(int64(len(in)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var v struct{ Name string }
+		if _, err := Decode(bytes.NewReader(in), Limits{}, &v); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

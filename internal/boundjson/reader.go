@@ -70,8 +70,14 @@ const (
 const readAhead = 64 << 10
 
 // buffers are shared: one of their own for each of a thousand small files is 64
-// MiB for the garbage collector.
-var buffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
+// MiB for the garbage collector. The same holds for results, which are what Decode
+// and ReadAll make of it; a large one is left to the collector.
+var (
+	buffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
+	results = sync.Pool{New: func() any { return new([]byte) }}
+)
+
+const maxResult = 256 << 10
 
 // NewReader makes a Reader. It reads ahead by up to 64 KiB, never past what one
 // Read of r gives, so that a stream is passed on as it comes.
@@ -412,7 +418,11 @@ func (r *Reader) open(b byte) error {
 		r.begin(f, nil)
 	}
 	r.emit(b)
-	r.stack = append(r.stack, frame{object: b == '{', free: b == '[' && r.free(f), budget: r.budget(f)})
+	var key []byte // what a frame before had its key in
+	if n := len(r.stack); n < cap(r.stack) {
+		key = r.stack[:n+1][n].key[:0]
+	}
+	r.stack = append(r.stack, frame{object: b == '{', free: b == '[' && r.free(f), budget: r.budget(f), key: key})
 	if b == '{' && len(r.limits.Only) > 0 && r.drop == 0 {
 		r.top().only = r.only()
 	}

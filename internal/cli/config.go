@@ -19,6 +19,8 @@ type AgentConfig struct {
 	Socket string
 	// SocketGroup is the group that may connect, besides root; empty for root only.
 	SocketGroup string
+	// CommandLines is "own" or "all".
+	CommandLines string
 
 	// ProcFS, SysFS and CgroupRoot are where the host's file systems are mounted.
 	ProcFS     string
@@ -32,16 +34,22 @@ type AgentConfig struct {
 	DockerRoot  string
 	// NestedDockerHosts are the sockets of Docker engines that run in containers.
 	NestedDockerHosts []string
+	// NestedContainerdAddresses are the sockets of containerds that run in containers.
+	NestedContainerdAddresses []string
 	// ContainerdAddresses are containerd's sockets.
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses.
 	CRIEndpoints []string
-	// PodmanRoots are the storage directories of root's podman.
+	// PodmanRoots are the storage directories of root's podman, or "auto" alone.
 	PodmanRoots []string
 	// PodmanUsers is "auto" or "off".
 	PodmanUsers string
 	// SystemdSocket is a D-Bus socket, "auto" or "none".
 	SystemdSocket string
+	// LXCPaths are the directories of root's LXC containers.
+	LXCPaths []string
+	// MachinesDir is systemd-machined's directory, "auto" or "none".
+	MachinesDir string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.
@@ -53,6 +61,8 @@ type AgentConfig struct {
 
 	// Include and Exclude decide which containers and pods are shown.
 	Include, Exclude workload.Filter
+	// Access is for the containers that may ask everything.
+	Access workload.Filter
 
 	// BPF is "auto" or "off".
 	BPF string
@@ -60,6 +70,9 @@ type AgentConfig struct {
 	DisablePrograms []string
 	// PollInterval is how often the poller reads /proc where BPF cannot be used.
 	PollInterval time.Duration
+
+	// Images is "on", or "off" to leave out the images that the engines store.
+	Images string
 
 	// Grace is how long what is gone stays answerable.
 	Grace time.Duration

@@ -160,6 +160,7 @@ func TestMistakesInTheSettingsNameThePlaceAndTheRemedy(t *testing.T) {
 		"a socket that is too long":   {args: "--socket /" + strings.Repeat("x", 107), want: "longer than the 107 bytes"},
 		"an engine elsewhere":         {args: "--docker-host tcp://10.0.0.1:2375", want: "is not a unix socket"},
 		"an engine in two places":     {args: "--docker-nested /run/docker.sock", want: "is also a socket of docker.host"},
+		"an engine under two names":   {args: "--containerd-nested unix:///run/containerd/containerd.sock", want: "is also a socket of containerd.address"},
 		"an unknown program":          {args: "--disable-programs forc", want: `"forc" is not one of fork, exec, exit`},
 		"metrics for the world":       {args: "--metrics-address 0.0.0.0:9464", want: `"0.0.0.0" is not a loopback address; write 127.0.0.1:9464`},
 		"metrics without a host":      {args: "--metrics-address :9464", want: "is not a loopback address"},

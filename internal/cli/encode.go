@@ -37,8 +37,9 @@ type answerJSON struct {
 	AsOfNs      int64            `json:"asOfNs"`
 	Revision    uint64           `json:"revision"`
 
-	Explanation []hopJSON  `json:"explanation,omitempty"`
-	Timeline    []markJSON `json:"timeline,omitempty"`
+	Family      *familyJSON `json:"family,omitempty"`
+	Explanation []hopJSON   `json:"explanation,omitempty"`
+	Timeline    []markJSON  `json:"timeline,omitempty"`
 }
 
 type exitJSON struct {
@@ -84,13 +85,6 @@ type serviceJSON struct {
 	MainPID      uint32 `json:"mainPid,omitempty"`
 }
 
-type imageJSON struct {
-	ID      string   `json:"id"`
-	Names   []string `json:"names"`
-	Digests []string `json:"digests"`
-	Size    int64    `json:"size"`
-}
-
 type processJSON struct {
 	PID               uint32       `json:"pid"`
 	StartTimeNs       uint64       `json:"startTimeNs"`
@@ -111,6 +105,8 @@ type processJSON struct {
 	Cgroups           []cgroupJSON `json:"cgroups,omitempty"`
 	ExecNs            int64        `json:"execNs,omitempty"`
 	Exit              *exitJSON    `json:"exit,omitempty"`
+	// What was read of it for this answer, where that was asked for.
+	*detailJSON
 }
 
 type pidnsJSON struct {
@@ -139,6 +135,7 @@ type containerJSON struct {
 	Labels       map[string]string `json:"labels"`
 	Env          map[string]string `json:"env,omitempty"`
 	State        string            `json:"state"`
+	Health       string            `json:"health,omitempty"`
 	Confidence   string            `json:"confidence"`
 	Sandbox      bool              `json:"sandbox,omitempty"`
 	Parent       string            `json:"parent,omitempty"`
@@ -257,7 +254,7 @@ func containerObject(c *workload.Container) containerJSON {
 		ID: c.ID.ID, Name: c.Name, Runtime: c.Runtime, Namespace: c.ID.Namespace, Instance: c.ID.Instance,
 		Aliases: convert(c.Aliases, workload.ContainerID.String),
 		Image:   imageName(c), ImageTag: c.Image.Tag, ImageDigest: c.Image.Digest, ImageID: c.Image.ID,
-		Labels: c.Labels, Env: c.Env, State: stateWord(c.State), Confidence: string(c.Confidence), Sandbox: c.Sandbox,
+		Labels: c.Labels, Env: c.Env, State: stateWord(c.State), Health: string(c.Health), Confidence: string(c.Confidence), Sandbox: c.Sandbox,
 		Pod: podRefObject(c.Pod), Task: taskRefObject(c.Task), Created: timeObject(c.Created), Started: timeObject(c.Started),
 		Finished: timeObject(c.Finished), Exit: exitObject(lastExit(c)), Hostname: c.Hostname, User: c.User,
 		Networks: convert(c.Networks, networkObject), Ports: convert(c.Ports, portObject),
@@ -311,6 +308,7 @@ func processObject(p *workload.Process) processJSON {
 		ForeignNamespaces: p.ForeignNamespaces, Reason: p.Reason, Service: serviceObject(p.Service),
 		PIDNamespaces:  convert(p.PIDNamespaces, pidnsObject),
 		MountNamespace: p.MountNS, Cgroups: convert(p.Cgroups, cgroupObject), ExecNs: int64(p.Exec), Exit: exitObject(p.Exit),
+		detailJSON: detailObject(p.Detail),
 	}
 	if !p.Container.IsZero() {
 		o.Container = p.Container.String()
@@ -351,10 +349,6 @@ func serviceObject(s *workload.Service) *serviceJSON {
 		Confidence: string(s.Confidence), Description: s.Description, Active: s.Active, Sub: s.Sub,
 		InvocationID: s.InvocationID, MainPID: uint32(s.MainPID),
 	}
-}
-
-func imageObject(i *workload.Image) imageJSON {
-	return imageJSON{ID: i.ID, Names: list(i.Names), Digests: list(i.Digests), Size: i.Size}
 }
 
 func pidnsObject(n workload.PIDNamespace) pidnsJSON { return pidnsJSON{n.Inum, uint32(n.PID)} }

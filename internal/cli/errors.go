@@ -71,7 +71,7 @@ func (a *app) explainError(err error) error {
 	}
 	switch {
 	case errors.Is(err, workload.ErrDenied):
-		return failf("%w: run this as root or as a member of the socket's group", err)
+		return err // whoever denies says what to do: it is not the same for all
 	case errors.Is(err, workload.ErrUnavailable):
 		return failf("%w: try again in a moment", err)
 	case errors.Is(err, workload.ErrInvalid), errors.Is(err, workload.ErrAmbiguous):

@@ -108,7 +108,7 @@ func TestABackendsErrorSaysWhatToDo(t *testing.T) {
 		code int
 		want string
 	}{
-		"denied":      {fmt.Errorf("resolve: %w", workload.ErrDenied), ExitFailed, "permission denied: run this as root or as a member of the socket's group"},
+		"denied":      {fmt.Errorf("resolve: %w: become root", workload.ErrDenied), ExitFailed, "permission denied: become root\n"},
 		"unavailable": {fmt.Errorf("resolve: %w", workload.ErrUnavailable), ExitFailed, "try again"},
 		"dead":        {fmt.Errorf("resolve: ask /s: %w", client.ErrDead), ExitFailed, "resolve: ask /s: the agent does not answer"},
 		"anything":    {errors.New("resolve: out of luck"), ExitFailed, "pidigree: who: resolve: out of luck"},

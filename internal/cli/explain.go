@@ -5,6 +5,8 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +26,10 @@ func (a *app) explainCmd() *cobra.Command {
 workload, which source said it and when; and, for a container that the agent saw
 start, a timeline with latencies: from the moment its cgroup was made, over what
 each source said, to its first user instruction.
+
+Of a process that lives, it also reads the program, the command line and the user,
+and shows the processes above and below. A command line is for root and for the
+process's own user, unless the agent is configured otherwise ("command-lines").
 
 Times are "since boot", the kernel's clock, which nobody can set back. The
 timeline counts from its first line. "known ... before" at its end is the lead
@@ -71,6 +77,7 @@ func (p objectEvidence) result(q question, r workload.Result) error {
 	if c := r.Answer.Container(); c != nil {
 		o.Timeline = timelineObject(c.Timeline)
 	}
+	o.Family = familyObject(r.Family)
 	return p.enc.encode(o)
 }
 
@@ -93,6 +100,7 @@ func (p *evidence) result(q question, r workload.Result) error {
 	}
 	p.verdict(q, r.Answer)
 	p.hops(r.Explanation)
+	p.family(r)
 	if c := r.Answer.Container(); c != nil && len(c.Timeline) > 0 {
 		p.timeline(c)
 	}
@@ -106,6 +114,7 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 		subject = fmt.Sprintf("%s (%s, %s)", pidCell(q, ans), ans.Process.Comm, ans.Process.Key)
 	}
 	p.screen.printf("%s: %s\n", painted{subject, bold}, statusCell(ans))
+	p.detail(ans.Process)
 	for i, c := range ans.Containers {
 		what := "container"
 		if i < len(ans.Containers)-1 {
@@ -135,6 +144,47 @@ func (p *evidence) verdict(q question, ans workload.Answer) {
 	}
 	if ans.Service != nil {
 		p.unit(ans.Service)
+	}
+}
+
+// detail is what was read of the process.
+func (p *evidence) detail(of *workload.Process) {
+	if of == nil || of.Detail == nil {
+		return
+	}
+	for _, line := range [][2]string{{"program", of.Exe}, {"command", commandLine(of.Detail)}, {"user", userText(of.Detail)}} {
+		if line[1] != "" {
+			p.screen.printf("  %-9s %s\n", line[0], line[1])
+		}
+	}
+}
+
+// family draws the processes above and below.
+func (p *evidence) family(r workload.Result) {
+	f, self := r.Family, r.Answer.Process
+	if f == nil || self == nil || len(f.Ancestors)+len(f.Children) == 0 {
+		return
+	}
+	p.screen.printf("\n%s\n", painted{"Processes", bold})
+	var rows [][]painted
+	add := func(of *workload.Process, depth int, paint paint) { rows = append(rows, familyRow(of, depth, paint)) }
+	for i, a := range slices.Backward(f.Ancestors) {
+		add(&a, len(f.Ancestors)-1-i, none)
+	}
+	add(self, len(f.Ancestors), bold)
+	for _, c := range f.Children {
+		add(&c, len(f.Ancestors)+1, none)
+	}
+	p.screen.table([]column{{head: "  PID", right: true}, {head: "COMMAND", max: 72}, {head: "STATUS", max: 24}, {head: "WORKLOAD", max: 40}}, rows)
+	if len(f.Truncated) > 0 {
+		p.screen.printf("  there are more %s\n", strings.Join(f.Truncated, " and "))
+	}
+}
+
+func familyRow(of *workload.Process, depth int, paint paint) []painted {
+	ans := workload.Answer{Status: of.Status, Confidence: of.Confidence, Exited: of.Exit != nil, Process: of}
+	return []painted{
+		{"  " + strconv.FormatUint(uint64(of.Key.PID), 10), paint}, {limb(depth, of.Comm), paint}, statusCell(ans), cell(processHome(of)),
 	}
 }
 

@@ -98,9 +98,10 @@ func poisonedAgent(text string, all bool) *fake {
 	host := poisoned(workload.Answer{Status: workload.StatusHost, Process: webProcess()}, text, all)
 	host.Containers, conflict.Containers = nil, nil
 	hops := poisoned([]workload.Hop{{At: 1}}, text, all)
+	family := poisoned(&workload.Family{Ancestors: make([]workload.Process, 1), Children: make([]workload.Process, 1)}, text, all)
 	f := &fake{
 		results: map[string]workload.Result{
-			"1": {Answer: answer, Explanation: hops}, "2": {Answer: conflict, Explanation: hops}, "3": {Answer: host, Explanation: hops},
+			"1": {Answer: answer, Explanation: hops, Family: family}, "2": {Answer: conflict, Explanation: hops}, "3": {Answer: host, Explanation: hops},
 			"4": {Err: fmt.Errorf("%s: %w", text, workload.ErrAmbiguous)}, "5": {Err: errors.New(text)},
 		},
 		lists:  map[workload.Kind][]workload.Entity{},
@@ -126,6 +127,7 @@ func commandLines(text string) (all [][]string) {
 		all = append(all,
 			[]string{"who", "1", "2", "3", "4", "5", "-o", format},
 			[]string{"explain", "1", "2", "3", "4", "5", "-o", format},
+			[]string{"list", "processes", "--detail", "-o", format}, []string{"list", "processes", "--tree", "-o", format},
 			[]string{"status", "-o", format}, []string{"watch", "-o", format}, []string{"watch", "processes", "-o", format})
 		for _, k := range kinds() {
 			all = append(all, []string{"list", k.word, "--all", "-o", format})

@@ -53,6 +53,7 @@ func kindArg(args []string) (workload.Kind, error) {
 
 func (a *app) listCmd() *cobra.Command {
 	var sel selection
+	var detail, tree bool
 	cmd := &cobra.Command{
 		Use:   "list [flags] [KIND]",
 		Short: "list containers, pods, images, tasks, services or processes",
@@ -63,11 +64,17 @@ sandbox (pause) containers of pods are left out; --sandboxes shows them.
 
 ` + filterHelp + `
 
+--detail reads of each process that lives what the kernel's events do not say: its
+program, command line, user, namespaces and present parent. --tree does so, and puts
+each process below its parent. A command line is for root and for the process's own
+user, unless the agent is configured otherwise ("command-lines").
+
 Without an agent the list comes from the runtimes themselves.`,
 		Example: `  pidigree list
   pidigree list --all
   pidigree list pods --namespace 'kube-*'
   pidigree list --image '*/nginx' --label app=shop --exclude-name 'test-*'
+  pidigree list processes --tree
   pidigree list processes -o json | jq -r 'select(.status == "conflict")'
   pidigree list -o go-template='{{.id}} {{index .labels "app"}}'`,
 		Args: func(_ *cobra.Command, args []string) error { _, err := kindArg(args); return err },
@@ -80,20 +87,29 @@ Without an agent the list comes from the runtimes themselves.`,
 			if err != nil {
 				return err
 			}
-			return a.list(cmd, s)
+			if (detail || tree) && kind != workload.KindProcess {
+				return usagef("--detail and --tree are for processes: pidigree list processes --tree")
+			}
+			s.Detail = detail || tree
+			return a.list(cmd, s, tree)
 		},
 		ValidArgs: kindWords(),
 	}
 	a.formatFlag(cmd, formats()...)
 	sel.flags(cmd)
+	cmd.Flags().BoolVar(&detail, "detail", false, "with each process's program, command line, user and parent")
+	cmd.Flags().BoolVar(&tree, "tree", false, "processes below their parents")
 	a.askFlags(cmd, true)
 	return cmd
 }
 
-func (a *app) list(cmd *cobra.Command, sel workload.Selector) (err error) {
+func (a *app) list(cmd *cobra.Command, sel workload.Selector, tree bool) (err error) {
 	f, err := a.parseFormat(formats()...)
 	if err != nil {
 		return err
+	}
+	if tree && f.kind != "table" && f.kind != "wide" {
+		return usagef("--tree is for tables; with --detail each object of -o %s has its parent", f.kind)
 	}
 	c, err := a.settings(cmd)
 	if err != nil {
@@ -107,6 +123,12 @@ func (a *app) list(cmd *cobra.Command, sel workload.Selector) (err error) {
 	}
 	defer closeBackend(b, &err)
 	out := a.entityPrinter(f, sel.Kinds[0])
+	if table, ok := out.(*tableEntities); ok {
+		table.detail = sel.Detail
+		if tree {
+			out = &treeEntities{tableEntities: *table}
+		}
+	}
 	for e, err := range b.List(ctx, sel) {
 		if err != nil {
 			return a.explainError(err)
@@ -167,19 +189,13 @@ func entityName(e workload.Entity) string {
 	return ""
 }
 
-func imageLabel(i *workload.Image) string {
-	if len(i.Names) > 0 {
-		return i.Names[0]
-	}
-	return shortDigest(i.ID)
-}
-
 // tableEntities collects the rows of a table.
 type tableEntities struct {
 	app    *app
 	screen *screen
 	kind   workload.Kind
 	wide   bool
+	detail bool // of processes
 	rows   [][]painted
 }
 
@@ -197,11 +213,11 @@ func (p *tableEntities) flush() error {
 func (p *tableEntities) columns() []column {
 	switch p.kind {
 	case workload.KindProcess:
-		return []column{{head: "PID", right: true}, {head: "COMMAND", max: 16}, {head: "STATUS", max: 24}, {head: "WORKLOAD", max: 40}, {head: "PARENT", right: true}, {head: "EXE", max: 40}}
+		return p.processColumns()
 	case workload.KindPod:
 		return podColumns()
 	case workload.KindImage:
-		return []column{{head: "ID", max: 16}, {head: "NAME", max: 64}, {head: "SIZE", right: true}}
+		return imageColumns()
 	case workload.KindTask:
 		return taskColumns()
 	case workload.KindService:
@@ -211,6 +227,16 @@ func (p *tableEntities) columns() []column {
 		{head: "ID", max: 20}, {head: "NAME", max: 32}, {head: "IMAGE", max: 40}, {head: "RUNTIME", max: 12}, {head: "STATE", max: 24},
 		{head: "PID", right: true}, {head: "POD", max: 40}, {head: "AGE", right: true},
 	}
+}
+
+// processColumns: a tree needs room for its branches.
+func (p *tableEntities) processColumns() []column {
+	cols := []column{{head: "PID", right: true}, {head: "COMMAND", max: 16}, {head: "STATUS", max: 24}, {head: "WORKLOAD", max: 40}, {head: "PARENT", right: true}}
+	if p.detail {
+		cols[1].max = 48
+		cols = append(cols, column{head: "USER", max: 20}, column{head: "EXE", max: 40}, column{head: "COMMAND LINE", max: 80})
+	}
+	return cols
 }
 
 func (p *tableEntities) entity(e workload.Entity) error {
@@ -230,7 +256,7 @@ func (p *tableEntities) row(e workload.Entity) []painted {
 	case e.Pod != nil:
 		return p.podRow(e)
 	case e.Image != nil:
-		return []painted{cell(shortDigest(e.Image.ID)), cell(imageLabel(e.Image)), cell(size(e.Image.Size))}
+		return p.imageRow(e)
 	case e.Task != nil:
 		return taskRow(e)
 	case e.Service != nil:
@@ -257,7 +283,13 @@ func (p *tableEntities) containerRow(c *workload.Container) []painted {
 func stateCell(c *workload.Container) painted {
 	switch c.State {
 	case workload.StateRunning:
-		return painted{string(c.State), green}
+		switch c.Health {
+		case "":
+			return painted{string(c.State), green}
+		case workload.HealthHealthy:
+			return painted{string(c.State) + " (healthy)", green}
+		}
+		return painted{string(c.State) + " (" + string(c.Health) + ")", yellow}
 	case workload.StateExited:
 		return painted{exitText(lastExit(c)), dim}
 	}
@@ -267,14 +299,25 @@ func stateCell(c *workload.Container) painted {
 func (p *tableEntities) processRow(e workload.Entity) []painted {
 	proc := e.Process
 	ans := workload.Answer{Status: proc.Status, Confidence: proc.Confidence, Exited: e.Gone || proc.Exit != nil, Process: proc}
-	name := shortID(proc.Container.ID)
-	if name == "" && proc.Service != nil {
-		name = proc.Service.Unit
+	parent := proc.Parent
+	if proc.Detail != nil {
+		parent = proc.Detail.Parent.PID
 	}
-	return []painted{
-		cell(entityName(e)), cell(proc.Comm), statusCell(ans), cell(name),
-		cell(strconv.FormatUint(uint64(proc.Parent), 10)), cell(proc.Exe),
+	row := []painted{
+		cell(entityName(e)), cell(proc.Comm), statusCell(ans), cell(processHome(proc)), cell(strconv.FormatUint(uint64(parent), 10)),
 	}
+	if p.detail {
+		row = append(row, cell(userText(proc.Detail)), cell(proc.Exe), cell(commandLine(proc.Detail)))
+	}
+	return row
+}
+
+// processHome is what a process belongs to, in one word.
+func processHome(p *workload.Process) string {
+	if id := shortID(p.Container.ID); id != "" || p.Service == nil {
+		return id
+	}
+	return p.Service.Unit
 }
 
 // serviceRow: what the manager says of a unit that is gone was before its end.

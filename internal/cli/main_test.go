@@ -156,9 +156,25 @@ func (f *fake) Resolve(ctx context.Context, queries ...workload.Query) ([]worklo
 		if !q.Explain {
 			r.Explanation = nil
 		}
+		if !q.Family {
+			r.Family = nil
+		}
+		if !q.Detail {
+			r.Answer.Process = plainProcess(r.Answer.Process)
+		}
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// plainProcess is a process as it is where nobody asked for its detail.
+func plainProcess(p *workload.Process) *workload.Process {
+	if p == nil || p.Detail == nil {
+		return p
+	}
+	n := *p
+	n.Detail = nil
+	return &n
 }
 
 func queryWord(q workload.Query) string {
@@ -179,6 +195,9 @@ func (f *fake) List(_ context.Context, sel workload.Selector) iter.Seq2[workload
 	f.selector = sel
 	return func(yield func(workload.Entity, error) bool) {
 		for _, e := range f.lists[sel.Kinds[0]] {
+			if !sel.Detail {
+				e.Process = plainProcess(e.Process)
+			}
 			if (sel.All || !e.Gone) && !yield(e, nil) {
 				return
 			}
@@ -262,7 +281,7 @@ func webContainer() *workload.Container {
 		Image:  workload.ImageRef{Name: "nginx:1.25", Tag: "1.25", Digest: "sha256:0123", ID: "sha256:" + outerID},
 		Labels: map[string]string{"app": "shop", "tier": "front"},
 		Env:    map[string]string{"LANG": "C"},
-		State:  workload.StateRunning, Created: testNow.Add(-61 * time.Second), Started: testNow.Add(-time.Minute),
+		State:  workload.StateRunning, Health: workload.HealthHealthy, Created: testNow.Add(-61 * time.Second), Started: testNow.Add(-time.Minute),
 		Hostname: "web-1", Networks: []workload.Network{{Name: "bridge", IPs: []string{"172.17.0.2"}, MAC: "02:42:ac:11:00:02"}},
 		Ports:  []workload.Port{{Container: 80, Protocol: "tcp", HostIP: "0.0.0.0", HostPort: 8080}},
 		Mounts: []workload.Mount{{Type: "bind", Source: "/srv/www", Destination: "/www", ReadOnly: true}},
@@ -366,8 +385,13 @@ func testAgent() *fake {
 	}
 	host := workload.Answer{
 		Status: workload.StatusHost, Confidence: workload.Confirmed, AsOf: asOf, Service: &workload.Service{Unit: "sshd.service", Slice: "system.slice"},
-		Process: &workload.Process{Key: workload.ProcessKey{PID: 900, Start: 1e9}, Parent: 1, Comm: "sshd", Exe: "/usr/sbin/sshd"},
+		Process: &workload.Process{
+			Key: workload.ProcessKey{PID: 900, Start: 1e9}, Parent: 1, Comm: "sshd", Exe: "/usr/sbin/sshd",
+			Detail: &workload.ProcessDetail{Command: []string{"sshd: /usr/sbin/sshd -D"}, User: "root", Parent: workload.ProcessKey{PID: 1, Start: 1e7}, Namespaces: map[string]uint64{"mnt": 4026531841, "pid": 4026531836}},
+		},
 	}
+	processes := testProcesses()
+	family := &workload.Family{Ancestors: []workload.Process{*processes[5].Process}, Children: []workload.Process{*processes[0].Process, *processes[3].Process}, Truncated: []string{"children"}}
 	plain := workload.Answer{Status: workload.StatusHost, AsOf: asOf, Process: &workload.Process{Key: workload.ProcessKey{PID: 2, Start: 1e7}, Comm: "kthreadd"}}
 	conflict := workload.Answer{
 		Status: workload.StatusConflict, Reason: "its PID namespace is another container's", AsOf: asOf,
@@ -389,7 +413,7 @@ func testAgent() *fake {
 		results: map[string]workload.Result{
 			"4242": {Answer: container, Explanation: hops}, "web": {Answer: container}, "self": {Answer: container},
 			"4242@3540012000000": {Answer: container}, "cgroup:/docker/4f": {Answer: container},
-			"5001": {Answer: nested, Explanation: hops[:2]}, "777": {Answer: exited}, "900": {Answer: host, Explanation: hops[:1]}, "2": {Answer: plain},
+			"5001": {Answer: nested, Explanation: hops[:2]}, "777": {Answer: exited}, "900": {Answer: host, Explanation: hops[:1], Family: family}, "2": {Answer: plain},
 			"666": {Answer: conflict}, "404": {Answer: workload.Answer{Status: workload.StatusUnknown, Reason: "no such process"}},
 			"13":  {Answer: evil, Explanation: []workload.Hop{{What: hostile, Detail: hostile, Source: hostile, At: 1}}},
 			"two": {Err: fmt.Errorf("two: %w: two-a, two-b", workload.ErrAmbiguous)},
@@ -400,22 +424,53 @@ func testAgent() *fake {
 	}
 }
 
-func testLists(web, worker, inner, bad *workload.Container) map[workload.Kind][]workload.Entity {
+// testProcesses are a tree: PID 1 with sshd, and the web server with what it made, one
+// of them gone. The parent of evil is an earlier process with the web server's PID.
+func testProcesses() []workload.Entity {
+	initial := workload.ProcessKey{PID: 1, Start: 1e7, Inode: 2}
+	first := &workload.Process{Key: initial, Comm: "systemd", Status: workload.StatusHost, Exe: "/usr/lib/systemd/systemd", Detail: &workload.ProcessDetail{Command: []string{"/sbin/init"}, User: "root"}}
+	sshd := &workload.Process{
+		Key: workload.ProcessKey{PID: 900, Start: 1e9}, Parent: 1, Comm: "sshd", Status: workload.StatusHost, Service: &workload.Service{Unit: "sshd.service"},
+		Exe: "/usr/sbin/sshd", Detail: &workload.ProcessDetail{Command: []string{"sshd:", "two words", "", "say \"no\""}, UID: 1000, User: "root", Parent: initial, Namespaces: map[string]uint64{"mnt": 4026531841}},
+	}
+	web := webProcess()
+	web.Detail = &workload.ProcessDetail{Command: []string{"nginx", "-g", "daemon off;"}, UID: 33, EUID: 33, Parent: workload.ProcessKey{PID: 4200, Start: 5}, Truncated: []string{"command"}}
+	child := webProcess()
+	child.Key, child.Parent, child.Entry = workload.ProcessKey{PID: 4300, Start: 3_550_000_000_000}, 4242, workload.EntryExec
+	child.Detail = &workload.ProcessDetail{CommandHidden: true, UID: 33, EUID: 33, Parent: web.Key}
+	ended := &workload.Process{
+		Key: workload.ProcessKey{PID: 4299, Start: 3_545_000_000_000}, Parent: 4242, Comm: "sh", Status: workload.StatusContainer,
+		Container: web.Container, Exit: &workload.Exit{Known: true, At: 3_546_000_000_000},
+	}
 	evil := webProcess()
-	evil.Key.PID, evil.Comm, evil.Exe, evil.Status, evil.Reason = 13, hostile, hostile, workload.StatusConflict, hostile
-	sshd := &workload.Process{Key: workload.ProcessKey{PID: 900, Start: 1e9}, Parent: 1, Comm: "sshd", Status: workload.StatusHost, Service: &workload.Service{Unit: "sshd.service"}}
+	evil.Key, evil.Comm, evil.Exe, evil.Status, evil.Reason = workload.ProcessKey{PID: 13, Start: 3_530_000_000_000}, hostile, hostile, workload.StatusConflict, hostile
+	evil.Parent = 4242
+	var list []workload.Entity
+	for _, p := range []*workload.Process{child, web, sshd, evil, ended, first} {
+		list = append(list, workload.Entity{Kind: workload.KindProcess, Process: p, Gone: p.Exit != nil})
+	}
+	return list
+}
+
+func testLists(web, worker, inner, bad *workload.Container) map[workload.Kind][]workload.Entity {
 	return map[workload.Kind][]workload.Entity{
 		workload.KindContainer: {
 			{Kind: workload.KindContainer, Container: web, Revision: 42}, {Kind: workload.KindContainer, Container: inner, Revision: 43},
 			{Kind: workload.KindContainer, Container: worker, Gone: true, Revision: 44}, {Kind: workload.KindContainer, Container: bad, Revision: 45},
 		},
-		workload.KindProcess: {{Kind: workload.KindProcess, Process: webProcess()}, {Kind: workload.KindProcess, Process: sshd}, {Kind: workload.KindProcess, Process: evil}},
+		workload.KindProcess: testProcesses(),
 		workload.KindPod: {
 			{Kind: workload.KindPod, Pod: fullPod(), Revision: 46},
 			{Kind: workload.KindPod, Pod: &workload.Pod{PodRef: *bad.Pod}, Gone: true},
 		},
 		workload.KindImage: {
 			{Kind: workload.KindImage, Image: &workload.Image{ID: "sha256:" + webID, Names: []string{"nginx:1.25", "nginx:latest"}, Digests: []string{"nginx@sha256:0123"}, Size: 187_654_321}},
+			{Kind: workload.KindImage, Image: &workload.Image{
+				ID: "sha256:" + outerID, Runtime: "containerd", Instance: "/run/k3s.sock", Namespace: "k8s.io", Names: []string{"docker.io/library/shop:2"}, Size: 2_345_678,
+				Digests: []string{"docker.io/library/shop@sha256:0123"}, Layers: []workload.ImageLayer{{Digest: "sha256:4567", Blob: "sha256:89ab", Size: 2_300_000}, {Digest: "sha256:cdef"}},
+				OS: "linux", Architecture: "arm", Variant: "v7", Labels: map[string]string{"team": "shop"}, Created: testNow.Add(-50 * time.Hour),
+				Sources: []workload.Provenance{{Source: "cri", At: 5e9}}, Truncated: []string{"labels"},
+			}, Revision: 49},
 			{Kind: workload.KindImage, Image: &workload.Image{ID: hostile, Size: 12}},
 		},
 		workload.KindTask: {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pidigree/pidigree/internal/filter"
 	"github.com/pidigree/pidigree/pkg/agent"
+	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // A setting is one line of the table that flags, variables, the configuration
@@ -60,6 +61,12 @@ func socketSettings() []setting {
 			field: func(c *AgentConfig) any { return &c.SocketGroup },
 			help:  "group, by name or number, that may ask the agent besides root",
 			more:  "Whoever may ask learns the names, images and labels of every container on the host.",
+		},
+		{
+			key: "command-lines", value: "own", arg: "WHOSE", oneOf: []string{"own", "all"},
+			field: func(c *AgentConfig) any { return &c.CommandLines },
+			help:  "whose command lines those see who may ask and are not root: own or all",
+			more:  "A command line may hold secrets. Root sees all of them; `own` shows others those of processes of their own user, `all` shows them every one.",
 		},
 	}
 }
@@ -115,7 +122,9 @@ func sourceSettings() []setting {
 			field: func(c *AgentConfig) any { return &c.NestedDockerHosts },
 			help:  "sockets of Docker engines that run in containers",
 			more:  "By paths of the host: that of a volume, or below `/proc/PID/root`. Such an engine is believed about the containers in its own container, and nothing else: which one that is, the kernel says (`SO_PEERPIDFD`, Linux 6.5). Its containers are inner links of the chain; what it does not tell stays the outer container's.",
-			check: func(c *AgentConfig) error { return checkNested(c) },
+			check: func(c *AgentConfig) error {
+				return checkNested(c.NestedDockerHosts, c.DockerHosts, "docker.host")
+			},
 		},
 		{
 			key: "containerd.address", value: "/run/containerd/containerd.sock,/run/docker/containerd/containerd.sock", arg: "SOCKET",
@@ -125,6 +134,15 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkSockets(c.ContainerdAddresses) },
 		},
 		{
+			key: "containerd.nested", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.NestedContainerdAddresses },
+			help:  "sockets of containerds that run in containers, as in a node of kind's",
+			more:  "As with `docker.nested`. Of a node of kind's: `/proc/PID/root/run/containerd/containerd.sock`, where `docker inspect --format '{{.State.Pid}}' NODE` gives the PID. Where Docker runs in a container, give its own socket and not that of its containerd: whoever comes first names a container.",
+			check: func(c *AgentConfig) error {
+				return checkNested(c.NestedContainerdAddresses, c.ContainerdAddresses, "containerd.address")
+			},
+		},
+		{
 			key: "cri.endpoints", value: "/run/containerd/containerd.sock,/run/crio/crio.sock,/run/k3s/containerd/containerd.sock,/run/cri-dockerd.sock", arg: "SOCKET",
 			field: func(c *AgentConfig) any { return &c.CRIEndpoints },
 			help:  "sockets of engines that the kubelet uses: containerd, CRI-O, cri-dockerd",
@@ -132,17 +150,47 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkSockets(c.CRIEndpoints) },
 		},
 		{
-			key: "podman.roots", value: "/var/lib/containers/storage", arg: "DIR",
+			key: "podman.roots", value: "auto", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.PodmanRoots },
 			help:  "storage directories of root's podman (podman --root)",
-			more:  "Podman has no daemon: its database is read where it lies, without a lock. A directory that is not there is no error. An empty list turns the source off.",
-			check: func(c *AgentConfig) error { return checkAbs(c.PodmanRoots...) },
+			more:  "`auto` is the `graphroot` of `/etc/containers/storage.conf`, or of the one in `/usr/share/containers`, as it is when the agent starts; without one `/var/lib/containers/storage`. Podman has no daemon: its database is read where it lies, without a lock. A directory that is not there is no error. An empty list turns the source off.",
+			check: func(c *AgentConfig) error {
+				if slices.Equal(c.PodmanRoots, []string{"auto"}) {
+					return nil
+				}
+				return checkAbs(c.PodmanRoots...)
+			},
 		},
 		{
 			key: "podman.users", value: "auto", arg: "MODE", oneOf: []string{"auto", "off"},
 			field: func(c *AgentConfig) any { return &c.PodmanUsers },
 			help:  "auto reads the podmans of users who are not root as well; off does not",
 			more:  "They are found by the conmons that run and in `/home`. What a user's podman says counts for processes of his own alone, and is joined with nobody else's.",
+		},
+		{
+			key: "lxc.paths", value: "/var/lib/lxc", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.LXCPaths },
+			help:  "directories of root's LXC containers (lxc.lxcpath)",
+			more:  "The ones that run are found by their monitors. A directory that is not there is no error. An empty list turns the source off.",
+			check: func(c *AgentConfig) error { return checkAbs(c.LXCPaths...) },
+		},
+		{
+			key: "nspawn.machines", value: "auto", arg: "DIR",
+			field: func(c *AgentConfig) any { return &c.MachinesDir },
+			help:  "systemd-machined's directory, for systemd-nspawn's containers; auto or none",
+			more:  "`auto` is `systemd/machines` below `run-dir`. A file there that is no machine's is counted, and the others are read.",
+			check: func(c *AgentConfig) error {
+				if c.MachinesDir == "auto" || c.MachinesDir == "none" {
+					return nil
+				}
+				return checkAbs(c.MachinesDir)
+			},
+		},
+		{
+			key: "images", value: "on", arg: "MODE", oneOf: []string{"on", "off"},
+			field: func(c *AgentConfig) any { return &c.Images },
+			help:  "on lists the images that the engines store; off does not",
+			more:  "They are listed after the containers, half a second after an engine says that they have changed, and every five minutes. No container waits for them, and a start asks nothing about them.",
 		},
 		{
 			key: "systemd.socket", value: "auto", arg: "SOCKET",
@@ -182,32 +230,45 @@ func filterSettings() []setting {
 		}
 		return nil
 	}
-	row := func(key, arg, help, more string, field func(*AgentConfig) *[]string, check func(string) error) setting {
+	row := func(key, arg string, text filterText, field func(*AgentConfig) *[]string, check func(string) error) setting {
 		return setting{
-			key: key, arg: arg, help: help, more: more,
+			key: key, arg: arg, help: text.help, more: text.more,
 			field: func(c *AgentConfig) any { return field(c) },
 			check: func(c *AgentConfig) error { return each(*field(c), check) },
 		}
 	}
-	return []setting{
-		row("include.name", "PATTERN", "names of the containers and pods to show; none for all", filterMore,
-			func(c *AgentConfig) *[]string { return &c.Include.Names }, filter.CheckPattern),
-		row("include.image", "PATTERN", "images of the containers to show", "With or without the tag; `nginx` also means `docker.io/library/nginx`.",
-			func(c *AgentConfig) *[]string { return &c.Include.Images }, filter.CheckPattern),
-		row("include.namespace", "PATTERN", "namespaces of what to show: the pod's, or containerd's where there is no pod", "",
-			func(c *AgentConfig) *[]string { return &c.Include.Namespaces }, filter.CheckPattern),
-		row("include.label", "KEY=VALUE", "labels of what to show, or KEY alone", "Both sides are patterns. The labels of a pod count as those of its containers.",
-			func(c *AgentConfig) *[]string { return &c.Include.Labels }, filter.CheckLabel),
-		row("exclude.name", "PATTERN", "names of the containers and pods to hide", "",
-			func(c *AgentConfig) *[]string { return &c.Exclude.Names }, filter.CheckPattern),
-		row("exclude.image", "PATTERN", "images of the containers to hide", "",
-			func(c *AgentConfig) *[]string { return &c.Exclude.Images }, filter.CheckPattern),
-		row("exclude.namespace", "PATTERN", "namespaces of what to hide", "",
-			func(c *AgentConfig) *[]string { return &c.Exclude.Namespaces }, filter.CheckPattern),
-		row("exclude.label", "KEY=VALUE", "labels of what to hide, or KEY alone", "",
-			func(c *AgentConfig) *[]string { return &c.Exclude.Labels }, filter.CheckLabel),
+	rows := func(prefix string, of func(*AgentConfig) *workload.Filter, name, image, namespace, label filterText) []setting {
+		return []setting{
+			row(prefix+".name", "PATTERN", name, func(c *AgentConfig) *[]string { return &of(c).Names }, filter.CheckPattern),
+			row(prefix+".image", "PATTERN", image, func(c *AgentConfig) *[]string { return &of(c).Images }, filter.CheckPattern),
+			row(prefix+".namespace", "PATTERN", namespace, func(c *AgentConfig) *[]string { return &of(c).Namespaces }, filter.CheckPattern),
+			row(prefix+".label", "KEY=VALUE", label, func(c *AgentConfig) *[]string { return &of(c).Labels }, filter.CheckLabel),
+		}
 	}
+	return slices.Concat(
+		rows("include", func(c *AgentConfig) *workload.Filter { return &c.Include },
+			filterText{"names of the containers and pods to show; none for all", filterMore},
+			filterText{"images of the containers to show", "With or without the tag; `nginx` also means `docker.io/library/nginx`."},
+			filterText{"namespaces of what to show: the pod's, or containerd's where there is no pod", ""},
+			filterText{"labels of what to show, or KEY alone", "Both sides are patterns. The labels of a pod count as those of its containers."}),
+		rows("exclude", func(c *AgentConfig) *workload.Filter { return &c.Exclude },
+			filterText{"names of the containers and pods to hide", ""},
+			filterText{"images of the containers to hide", ""},
+			filterText{"namespaces of what to hide", ""},
+			filterText{"labels of what to hide, or KEY alone", ""}),
+		rows("access", func(c *AgentConfig) *workload.Filter { return &c.Access },
+			filterText{"names of the containers that may ask everything at the socket", accessMore},
+			filterText{"images of the containers that may ask everything", ""},
+			filterText{"namespaces of the containers that may ask everything", ""},
+			filterText{"labels of the containers that may ask everything, or KEY alone", ""}),
+	)
 }
+
+// filterText documents one part of a filter.
+type filterText struct{ help, more string }
+
+const accessMore = "A process in a container to which the socket is mounted may ask only about itself, root or not; one in a container that all of the `access` keys that are set match may ask what its user may. Patterns are those of `include`. " +
+	"Whoever starts containers chooses their names and labels: grant by a namespace that only its administrators can use. The agent's own container needs no grant."
 
 const filterMore = "A pattern is for the whole text: `*` is any characters, `?` one, `[a-z]` one of them. A filter matches where each of its keys that is set does, " +
 	"and a key where one of its patterns does; what nobody has said matches nothing. An ECS task is matched by its family or service, its cluster for a namespace, and its tags for labels. What `include` does not match, or `exclude` does, is in no list and no stream. " +
@@ -528,15 +589,19 @@ func checkECS(address string) error {
 	return fmt.Errorf("%q is not http://HOST:PORT; write http://127.0.0.1:51678", address)
 }
 
-// checkNested keeps one engine from being both on the host and in a container.
-func checkNested(c *AgentConfig) error {
-	for _, s := range c.NestedDockerHosts {
-		if slices.Contains(c.DockerHosts, s) {
-			return fmt.Errorf("%q is also a socket of docker.host; an engine runs on the host or in a container", s)
+// checkNested keeps one engine from being both on the host, where key has it, and in
+// a container.
+func checkNested(nested, host []string, key string) error {
+	for _, s := range nested {
+		if slices.ContainsFunc(host, func(h string) bool { return socketPath(h) == socketPath(s) }) {
+			return fmt.Errorf("%q is also a socket of %s; an engine runs on the host or in a container", s, key)
 		}
 	}
-	return checkSockets(c.NestedDockerHosts)
+	return checkSockets(nested)
 }
+
+// socketPath is how two names of one socket are compared.
+func socketPath(s string) string { return filepath.Clean(strings.TrimPrefix(s, "unix://")) }
 
 // checkKubelet looks at the form; what a host and a port are, its collector says.
 func checkKubelet(address string) error {

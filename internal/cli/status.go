@@ -108,7 +108,7 @@ func (p statusPage) head(st workload.AgentStatus) {
 	}
 	p.line("mode", "%s", mode)
 	p.line("cgroups", "%s", st.CgroupMode)
-	p.line("holds", "%d containers, %d pods, %d tasks, %d processes at revision %d, for %d watchers", st.Containers, st.Pods, st.Tasks, st.Processes, uint64(st.Revision), st.Watchers)
+	p.line("holds", "%d containers, %d pods, %d tasks, %d images, %d processes at revision %d, for %d watchers", st.Containers, st.Pods, st.Tasks, st.Images, st.Processes, uint64(st.Revision), st.Watchers)
 	p.line("behind", "%s", st.Kernel.Lag.Round(time.Microsecond))
 	p.line("repairs", "%d", st.Kernel.Repairs)
 }
@@ -232,6 +232,7 @@ type statusJSON struct {
 	Processes  int          `json:"processes"`
 	Pods       int          `json:"pods"`
 	Tasks      int          `json:"tasks"`
+	Images     int          `json:"images"`
 	Watchers   int          `json:"watchers"`
 	Sources    []sourceJSON `json:"sources"`
 	Kernel     kernelJSON   `json:"kernel"`
@@ -270,7 +271,7 @@ func statusObject(st workload.AgentStatus) statusJSON {
 	return statusJSON{
 		Version: st.Version, PID: uint32(st.PID), Started: timeObject(st.Started), Ready: st.Ready, Mode: st.Mode,
 		ModeReason: st.ModeReason, CgroupMode: st.CgroupMode, Revision: uint64(st.Revision), Containers: st.Containers,
-		Processes: st.Processes, Pods: st.Pods, Tasks: st.Tasks, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
+		Processes: st.Processes, Pods: st.Pods, Tasks: st.Tasks, Images: st.Images, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
 		Kernel: kernelJSON{
 			Events: object(k.Events), Seen: object(k.Seen), Filtered: object(k.Filtered), Lost: object(k.Lost), Skipped: object(k.Skipped), Programs: object(k.Programs),
 			Detached: object(k.Detached), Stolen: k.Stolen, Repairs: k.Repairs, LagNs: int64(k.Lag),

@@ -171,6 +171,8 @@ func changeText(c workload.Change) painted {
 	case e.Task != nil && !e.Gone:
 		state := taskState(e)
 		return painted{escapeCut(name, 120) + "  " + escapeCut(taskFamily(e.Task), 48) + "  " + escapeCut(state.text, 16), state.paint}
+	case e.Image != nil && !e.Gone:
+		return painted{escapeCut(imageNames(e.Image), 96) + "  " + escapeCut(imageStore(e.Image), 32) + "  " + shortDigest(e.Image.ID), none}
 	case e.Gone:
 		return painted{name + "  gone", dim}
 	}

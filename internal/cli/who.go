@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,10 @@ import (
 // batch is how many questions go out in one call. The agent takes more; this
 // keeps a long standard input flowing.
 const batch = 1000
+
+// explainBatch is how many go out that ask for a process's family: an agent takes no
+// more of those in one call.
+const explainBatch = 64
 
 // maxWait bounds --wait: longer than any engine needs for a start.
 const maxWait = 5 * time.Minute
@@ -114,7 +119,7 @@ func (a *app) who(cmd *cobra.Command, w *who, args []string) (err error) {
 
 // prepare turns the flags into what all queries share.
 func (w *who) prepare(a *app) error {
-	w.template = workload.Query{Wait: w.wait, Explain: w.explain}
+	w.template = workload.Query{Wait: w.wait, Explain: w.explain, Detail: w.explain, Family: w.explain}
 	if w.wait < 0 || w.wait > maxWait {
 		return usagef("--wait %s is not between 0 and %s", w.wait, shortDuration(maxWait))
 	}
@@ -185,6 +190,7 @@ func (w *who) questions(args []string) (qs []question, stdin bool, err error) {
 func (w *who) question(word string) (question, error) {
 	q, err := parseQuestion(word)
 	q.At, q.Wait, q.Explain = w.template.At, w.template.Wait, w.template.Explain
+	q.Detail, q.Family = w.template.Detail, w.template.Family
 	return question{word, q}, err
 }
 
@@ -199,7 +205,7 @@ func (a *app) fromStdin(ctx context.Context, w *who) error {
 			w.worst = max(w.worst, ExitUsage)
 			return nil
 		}
-		if pending = append(pending, q); len(pending) < batch {
+		if pending = append(pending, q); len(pending) < w.batch() {
 			return nil
 		}
 		err = a.resolve(ctx, w, pending)
@@ -209,11 +215,25 @@ func (a *app) fromStdin(ctx context.Context, w *who) error {
 	return errors.Join(err, a.resolve(ctx, w, pending))
 }
 
-// resolve asks one batch.
-func (a *app) resolve(ctx context.Context, w *who, qs []question) error {
-	if len(qs) == 0 {
-		return nil
+// batch is how many questions go out in one call.
+func (w *who) batch() int {
+	if w.explain {
+		return explainBatch
 	}
+	return batch
+}
+
+// resolve asks, batch by batch.
+func (a *app) resolve(ctx context.Context, w *who, qs []question) error {
+	for some := range slices.Chunk(qs, w.batch()) {
+		if err := a.resolveSome(ctx, w, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) resolveSome(ctx context.Context, w *who, qs []question) error {
 	queries := make([]workload.Query, len(qs))
 	for i, q := range qs {
 		queries[i] = q.query

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package filter decides which containers, pods, tasks and processes a filter means.
+// Package filter decides which containers, pods, tasks, images and processes a filter means.
 //
 // It owns the patterns: what they are matched against, and what is wrong with
 // one. It keeps nothing and does no I/O; a Matcher is immutable and may be used
@@ -176,8 +176,22 @@ func (m *Matcher) Task(t *workload.Task) bool {
 	return m.matches(&s)
 }
 
+// Image reports whether an image is meant: by its names, its id and its digests, the
+// namespace of its store and its own labels. It has no name of the kind that
+// containers have.
+func (m *Matcher) Image(i *workload.Image) bool {
+	if m == nil {
+		return true
+	}
+	s := subject{images: images(workload.ImageRef{ID: i.ID}), namespaces: said(i.Namespace), labels: []map[string]string{i.Labels}}
+	for _, name := range slices.Concat(i.Names, i.Digests) {
+		s.images = append(s.images, images(workload.ImageRef{Name: name})...)
+	}
+	return m.matches(&s)
+}
+
 // Nothing reports whether that is meant of which none of this is known: a process
-// of the host, an image, a service.
+// of the host, a service.
 func (m *Matcher) Nothing() bool { return m == nil || m.include == nil }
 
 func (m *Matcher) matches(s *subject) bool {

@@ -153,6 +153,8 @@ func (d *decoder) result(in *scanner) error {
 			err = hopMessage.parse(&r.Explanation[len(r.Explanation)-1], d.clone(f.bytes()))
 		case 3<<3 | typeBytes:
 			err = parseInto(&said, errorMessage, d.clone(f.bytes()))
+		case 4<<3 | typeBytes:
+			err = parseInto(&r.Family, familyMessage, d.clone(f.bytes()))
 		}
 		if err != nil {
 			return fmt.Errorf("result %d: %w", i, err)

@@ -10,7 +10,8 @@ var (
 	states = []workload.State{
 		"", workload.StateCreated, workload.StateRunning, workload.StatePaused, workload.StateRestarting, workload.StateExited,
 	}
-	roles = []workload.Role{
+	healths = []workload.Health{"", workload.HealthStarting, workload.HealthHealthy, workload.HealthUnhealthy}
+	roles   = []workload.Role{
 		"", workload.RoleMain, workload.RoleInit, workload.RoleSidecar, workload.RoleEphemeral,
 	}
 	statuses = []workload.Status{

@@ -28,6 +28,7 @@ func newFiller(seed uint64) *filler {
 // words are the values of the enumerations: no other string survives the wire.
 var words = map[reflect.Type][]string{
 	reflect.TypeFor[workload.State]():      asStrings(states),
+	reflect.TypeFor[workload.Health]():     asStrings(healths),
 	reflect.TypeFor[workload.Role]():       asStrings(roles),
 	reflect.TypeFor[workload.Status]():     asStrings(statuses),
 	reflect.TypeFor[workload.Confidence](): asStrings(confidences),

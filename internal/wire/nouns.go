@@ -136,6 +136,7 @@ var containerMessage = table(
 	text(33, func(c *workload.Container) *string { return &c.Reason }),
 	boolean(34, func(c *workload.Container) *bool { return &c.Filtered }),
 	pointer(35, taskRefMessage, func(c *workload.Container) **workload.TaskRef { return &c.Task }),
+	enum(36, healths, func(c *workload.Container) *workload.Health { return &c.Health }),
 )
 
 var serviceMessage = table(
@@ -153,11 +154,45 @@ var serviceMessage = table(
 	number(12, func(s *workload.Service) *workload.PID { return &s.MainPID }),
 )
 
+var processDetailMessage = table(
+	texts(1, func(d *workload.ProcessDetail) *[]string { return &d.Command }),
+	boolean(2, func(d *workload.ProcessDetail) *bool { return &d.CommandHidden }),
+	number(3, func(d *workload.ProcessDetail) *uint32 { return &d.UID }),
+	number(4, func(d *workload.ProcessDetail) *uint32 { return &d.EUID }),
+	text(5, func(d *workload.ProcessDetail) *string { return &d.User }),
+	value(6, keyMessage, func(d *workload.ProcessDetail) *workload.ProcessKey { return &d.Parent }),
+	countMap(7, func(d *workload.ProcessDetail) *map[string]uint64 { return &d.Namespaces }),
+	texts(8, func(d *workload.ProcessDetail) *[]string { return &d.Truncated }),
+)
+
+var familyMessage = table(
+	list(1, processMessage, func(f *workload.Family) *[]workload.Process { return &f.Ancestors }),
+	list(2, processMessage, func(f *workload.Family) *[]workload.Process { return &f.Children }),
+	texts(3, func(f *workload.Family) *[]string { return &f.Truncated }),
+)
+
+var imageLayerMessage = table(
+	text(1, func(l *workload.ImageLayer) *string { return &l.Digest }),
+	text(2, func(l *workload.ImageLayer) *string { return &l.Blob }),
+	number(3, func(l *workload.ImageLayer) *int64 { return &l.Size }),
+)
+
 var imageMessage = table(
 	text(1, func(i *workload.Image) *string { return &i.ID }),
 	texts(2, func(i *workload.Image) *[]string { return &i.Names }),
 	texts(3, func(i *workload.Image) *[]string { return &i.Digests }),
 	number(4, func(i *workload.Image) *int64 { return &i.Size }),
+	text(5, func(i *workload.Image) *string { return &i.Runtime }),
+	text(6, func(i *workload.Image) *string { return &i.Instance }),
+	text(7, func(i *workload.Image) *string { return &i.Namespace }),
+	list(8, imageLayerMessage, func(i *workload.Image) *[]workload.ImageLayer { return &i.Layers }),
+	text(9, func(i *workload.Image) *string { return &i.OS }),
+	text(10, func(i *workload.Image) *string { return &i.Architecture }),
+	text(11, func(i *workload.Image) *string { return &i.Variant }),
+	textMap(12, func(i *workload.Image) *map[string]string { return &i.Labels }),
+	instant(13, func(i *workload.Image) *time.Time { return &i.Created }),
+	list(14, provenanceMessage, func(i *workload.Image) *[]workload.Provenance { return &i.Sources }),
+	texts(15, func(i *workload.Image) *[]string { return &i.Truncated }),
 )
 
 var entityMessage = table(

@@ -89,6 +89,9 @@ func appendOwn(b []byte, p *workload.Process) []byte {
 	if p.Exit != nil {
 		b = exitMessage.nested(b, 17, p.Exit)
 	}
+	if p.Detail != nil {
+		b = processDetailMessage.nested(b, 20, p.Detail)
+	}
 	return b
 }
 
@@ -155,6 +158,8 @@ func takeRest(p *workload.Process, in *scanner) error {
 		return parseInto(&p.Service, serviceMessage, in.bytes())
 	case 17<<3 | typeBytes:
 		return parseInto(&p.Exit, exitMessage, in.bytes())
+	case 20<<3 | typeBytes:
+		return parseInto(&p.Detail, processDetailMessage, in.bytes())
 	}
 	return nil
 }

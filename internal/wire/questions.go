@@ -22,6 +22,8 @@ var queryMessage = table(
 	instant(7, func(q *workload.Query) *time.Time { return &q.At }),
 	span(8, func(q *workload.Query) *time.Duration { return &q.Wait }),
 	boolean(9, func(q *workload.Query) *bool { return &q.Explain }),
+	boolean(10, func(q *workload.Query) *bool { return &q.Detail }),
+	boolean(11, func(q *workload.Query) *bool { return &q.Family }),
 )
 
 // EncodeQuestions makes a ResolveRequest. In the place of a question that makes
@@ -48,10 +50,15 @@ func DecodeQuestions(msg *Bytes, most int) ([]workload.Query, map[int]error, err
 	return decodeQuestions(msg.string(), most, nil, func(scanner) error { return nil })
 }
 
+// MaxFamilies bounds the questions of one call that ask for a family: each looks
+// through all processes.
+const MaxFamilies = 64
+
 // decodeQuestions gives the fields that are not questions to other.
 func decodeQuestions(s string, most int, room []workload.Query, other func(scanner) error) ([]workload.Query, map[int]error, error) {
 	queries := room[:0]
 	var bad map[int]error
+	families := 0
 	for in := (scanner{s: s}); in.more(); {
 		err := in.next()
 		if err == nil && in.num != 1 {
@@ -71,7 +78,13 @@ func decodeQuestions(s string, most int, room []workload.Query, other func(scann
 		}
 		queries = append(queries, workload.Query{})
 		q := &queries[len(queries)-1]
-		if err := decodeQuery(q, in.bytes()); err != nil {
+		err = decodeQuery(q, in.bytes())
+		if q.Family && err == nil {
+			if families++; families > MaxFamilies {
+				err = fmt.Errorf("%w: too many families in one call: ask for %d at most", workload.ErrInvalid, MaxFamilies)
+			}
+		}
+		if err != nil {
 			if bad == nil {
 				bad = make(map[int]error)
 			}

@@ -99,6 +99,9 @@ func (e *encoder) result(b []byte, r *workload.Result) []byte {
 	if r.Err != nil {
 		b = errorMessage.nested(b, 3, &remoteError{int32(Code(r.Err)), Message(r.Err)})
 	}
+	if r.Family != nil && r.Err == nil {
+		b = familyMessage.nested(b, 4, r.Family)
+	}
 	return closed(b, start)
 }
 

@@ -44,6 +44,7 @@ func TestEveryFieldOfAnAnswerAndItsExplanationSurvives(t *testing.T) {
 		for i := range in {
 			f.fillKind(reflect.ValueOf(&in[i].Answer).Elem())
 			f.fillKind(reflect.ValueOf(&in[i].Explanation).Elem())
+			f.fillKind(reflect.ValueOf(&in[i].Family).Elem())
 			in[i].Answer.Containers = slices.DeleteFunc(in[i].Answer.Containers, func(c *workload.Container) bool { return c == nil })
 			queries[i].PID = workload.PID(i + 1)
 			in[i].Query = queries[i]
@@ -218,6 +219,17 @@ func TestMoreQuestionsThanAllowedAreRefusedBeforeTheyCostAnything(t *testing.T) 
 		if !errors.Is(err, workload.ErrInvalid) || allocs > 200 {
 			t.Errorf("%v after %v allocations", err, allocs)
 		}
+	}
+}
+
+func TestMoreFamiliesThanAllowedAreInvalidQuestions(t *testing.T) {
+	queries := make([]workload.Query, MaxFamilies+3)
+	for i := range queries {
+		queries[i] = workload.Query{PID: 1, Family: i != 0}
+	}
+	_, bad, err := DecodeQuestions(&Bytes{in: EncodeQuestions(queries).string()}, len(queries))
+	if err != nil || len(bad) != 2 || !errors.Is(bad[MaxFamilies+1], workload.ErrInvalid) || !errors.Is(bad[MaxFamilies+2], workload.ErrInvalid) {
+		t.Errorf("%v: %v", err, bad)
 	}
 }
 

@@ -54,6 +54,7 @@ var statusMessage = table(
 	always(13, kernelMessage, func(s *workload.AgentStatus) *workload.KernelStatus { return &s.Kernel }),
 	number(14, func(s *workload.AgentStatus) *int { return &s.Pods }),
 	number(15, func(s *workload.AgentStatus) *int { return &s.Tasks }),
+	number(16, func(s *workload.AgentStatus) *int { return &s.Images }),
 )
 
 var statusResponse = table(

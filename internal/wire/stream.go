@@ -62,6 +62,7 @@ type selector struct {
 	from             workload.Revision
 	include, exclude *workload.Filter
 	noSandboxes      bool
+	detail           bool
 }
 
 var filterMessage = table(
@@ -78,6 +79,7 @@ var selectorMessage = table(
 	pointer(4, filterMessage, func(s *selector) **workload.Filter { return &s.include }),
 	pointer(5, filterMessage, func(s *selector) **workload.Filter { return &s.exclude }),
 	boolean(6, func(s *selector) *bool { return &s.noSandboxes }),
+	boolean(7, func(s *selector) *bool { return &s.detail }),
 )
 
 // EncodeSelector makes a ListRequest or a StreamEntitiesRequest. Its error
@@ -86,7 +88,7 @@ func EncodeSelector(sel workload.Selector) (*Bytes, error) {
 	if err := filter.Check(sel); err != nil {
 		return nil, err
 	}
-	s := selector{all: sel.All, from: sel.From, noSandboxes: sel.NoSandboxes}
+	s := selector{all: sel.All, from: sel.From, noSandboxes: sel.NoSandboxes, detail: sel.Detail}
 	if !sel.Include.IsZero() {
 		s.include = &sel.Include
 	}
@@ -110,7 +112,7 @@ func DecodeSelector(msg *Bytes) (workload.Selector, error) {
 	if err := selectorMessage.parse(&s, msg.string()); err != nil {
 		return workload.Selector{}, fmt.Errorf("%w: %w", workload.ErrInvalid, err)
 	}
-	sel := workload.Selector{All: s.all, From: s.from, NoSandboxes: s.noSandboxes}
+	sel := workload.Selector{All: s.all, From: s.from, NoSandboxes: s.noSandboxes, Detail: s.detail}
 	if s.include != nil {
 		sel.Include = *s.include
 	}
@@ -137,12 +139,15 @@ type Name struct {
 	Kind workload.Kind
 	Name string
 	Key  workload.ProcessKey
+	// Detail reads of a process what events do not say.
+	Detail bool
 }
 
 // name is a GetRequest.
 type name struct {
 	container, pod, image, task, service string
 	process                              workload.ProcessKey
+	detail                               bool
 }
 
 var nameMessage = table(
@@ -152,6 +157,7 @@ var nameMessage = table(
 	text(4, func(n *name) *string { return &n.image }),
 	text(5, func(n *name) *string { return &n.task }),
 	text(6, func(n *name) *string { return &n.service }),
+	boolean(7, func(n *name) *bool { return &n.detail }),
 )
 
 // of gives where the name of a kind is, nil for a process and an unknown kind.
@@ -182,6 +188,7 @@ func EncodeName(n Name) (*Bytes, error) {
 	if raw == (name{}) {
 		return nil, fmt.Errorf("%w: %s %q names nothing", workload.ErrInvalid, n.Kind, n.Name)
 	}
+	raw.detail = n.Detail
 	return &Bytes{out: nameMessage.append(nil, &raw)}, nil
 }
 
@@ -203,5 +210,6 @@ func DecodeName(msg *Bytes) (Name, error) {
 	if len(set) != 1 {
 		return Name{}, fmt.Errorf("%w: exactly one name must be set", workload.ErrInvalid)
 	}
+	set[0].Detail = raw.detail
 	return set[0], nil
 }

@@ -66,6 +66,8 @@ func rows() []row {
 		rowOf(pidNamespaceMessage, &pb.PIDNamespace{}),
 		rowOf(serviceMessage, &pb.Service{}),
 		rowOf(processMessage, &pb.Process{}, "container_index", "cgroups_index"),
+		rowOf(processDetailMessage, &pb.ProcessDetail{}),
+		rowOf(familyMessage, &pb.Family{}, "container_index", "cgroups_index"),
 		rowOf(podMessage, &pb.Pod{}),
 		rowOf(podOwnerMessage, &pb.PodOwner{}),
 		rowOf(podConditionMessage, &pb.PodCondition{}),
@@ -76,6 +78,7 @@ func rows() []row {
 		rowOf(taskLimitsMessage, &pb.TaskLimits{}),
 		rowOf(taskContainerMessage, &pb.TaskContainer{}),
 		rowOf(imageMessage, &pb.Image{}),
+		rowOf(imageLayerMessage, &pb.ImageLayer{}),
 		rowOf(hopMessage, &pb.Hop{}),
 		rowOf(filterMessage, &pb.Filter{}),
 		rowOf(kernelMessage, &pb.KernelStatus{}),
@@ -205,6 +208,7 @@ func TestEveryWordOfAnEnumerationHasItsNumber(t *testing.T) {
 		of    protoreflect.Enum
 	}{
 		{asStrings(states), pb.ContainerState(0)},
+		{asStrings(healths), pb.ContainerHealth(0)},
 		{asStrings(roles), pb.ContainerRole(0)},
 		{asStrings(statuses), pb.Status(0)},
 		{asStrings(confidences), pb.Confidence(0)},
@@ -296,6 +300,8 @@ func TestEveryFieldOfAQuerySurvives(t *testing.T) {
 		"At":      func(q *workload.Query) { q.At = time.Unix(1e9, 5).UTC() },
 		"Wait":    func(q *workload.Query) { q.Wait = 1500 * time.Millisecond },
 		"Explain": func(q *workload.Query) { q.Explain = true },
+		"Detail":  func(q *workload.Query) { q.Detail = true },
+		"Family":  func(q *workload.Query) { q.Family = true },
 	}
 	for f := range reflect.TypeFor[workload.Query]().Fields() {
 		if _, subject := subjects[f.Name]; !subject && modifiers[f.Name] == nil {
@@ -315,8 +321,8 @@ func TestEveryFieldOfAQuerySurvives(t *testing.T) {
 }
 
 func TestASelectorSurvives(t *testing.T) {
-	if n := reflect.TypeFor[workload.Selector]().NumField(); n != 6 {
-		t.Errorf("Selector has %d fields: the requests of List and StreamEntities carry kinds, all, from, include, exclude and noSandboxes", n)
+	if n := reflect.TypeFor[workload.Selector]().NumField(); n != 7 {
+		t.Errorf("Selector has %d fields: the requests of List and StreamEntities carry kinds, all, from, include, exclude, noSandboxes and, List alone, detail", n)
 	}
 	some := workload.Filter{Names: []string{"web-*", "db"}, Images: []string{"*/nginx:*"}, Namespaces: []string{"prod"}, Labels: []string{"app=shop", "tier"}}
 	for _, want := range []workload.Selector{
@@ -361,7 +367,7 @@ func TestANameOfEachKindSurvives(t *testing.T) {
 	for _, k := range kinds[1:] {
 		want := Name{Kind: k, Name: "x"}
 		if k == workload.KindProcess {
-			want = Name{Kind: k, Key: workload.ProcessKey{PID: 1, Start: 2}}
+			want = Name{Kind: k, Key: workload.ProcessKey{PID: 1, Start: 2}, Detail: true}
 		}
 		req, err := EncodeName(want)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,8 @@ type Options struct {
 	// NestedDockerHosts are the sockets of Docker engines that run in containers. Each
 	// is believed about what is in its own container, and nothing else. Default: none.
 	NestedDockerHosts []string
+	// NestedContainerdAddresses are the sockets of containerds that do: those of kind's nodes.
+	NestedContainerdAddresses []string
 	// ContainerdAddresses are containerd's sockets. Default: the engine's own.
 	ContainerdAddresses []string
 	// CRIEndpoints are the sockets of engines that the kubelet uses. Default: cri.Endpoints.
@@ -64,6 +67,12 @@ type Options struct {
 	// units. Default: its own, and where that may not be opened the system bus.
 	// NoSystemd: it is not asked.
 	SystemdSocket string
+	// LXCPaths are the directories of root's LXC containers. Default: lxc.DefaultPath.
+	LXCPaths []string
+	// MachinesDir is where systemd-machined keeps what it knows of machines, among them
+	// systemd-nspawn's containers. Default: systemd/machines below RunDir. NoMachines:
+	// it is not read.
+	MachinesDir string
 	// OCIRoots are globs of state directories of runc, crun and youki, beside the usual ones.
 	OCIRoots []string
 	// Kubelet says where the kubelet is and who asks.
@@ -75,6 +84,14 @@ type Options struct {
 	// Include and Exclude decide which containers, pods and tasks are shown: in lists and
 	// streams, and with more than their ids in answers. They change no identity.
 	Include, Exclude workload.Filter
+	// Access is for the containers whose processes may ask everything, if their user may:
+	// others may ask only about themselves. Default: none but the agent's own.
+	Access workload.Filter
+	// CommandLines lets everybody who may ask over the socket see every process's
+	// command line, and not only root all of them and others those of their own.
+	CommandLines bool
+	// NoImages leaves out the images that the engines store.
+	NoImages bool
 	// Collectors replace the ones above, where not nil.
 	Collectors []collectors.Collector
 
@@ -137,6 +154,7 @@ type Agent struct {
 	cgroups    *pcgroup.FS
 	store      *store.Store
 	sight      sight
+	granted    *filter.Matcher // nil, which elsewhere means all: no container
 	correlator *correlator.Correlator
 	resolver   *resolve.Resolver
 	sources    []collectors.Collector // those that New made
@@ -254,12 +272,15 @@ func oneLine(err error) string {
 
 func (a *Agent) wire() (err error) {
 	base := workload.Revision(time.Now().UnixMicro())
-	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: base})
+	a.store = store.New(store.Options{Grace: a.opts.Grace, Base: base, OnProcessWatched: a.processesWatched()})
 	hide, err := filter.New(a.opts.Include, a.opts.Exclude)
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
 	a.sight = sight{a.store, hide}
+	if a.granted, err = filter.New(a.opts.Access, workload.Filter{}); err != nil {
+		return fmt.Errorf("start agent: %w", err)
+	}
 	a.openTombs(base)
 	cols := a.opts.Collectors
 	if cols == nil {
@@ -270,7 +291,7 @@ func (a *Agent) wire() (err error) {
 	}
 	a.correlator, err = correlator.New(correlator.Options{
 		Store: a.store, Source: a.source, Cgroups: a.cgroups, Collectors: cols,
-		HostMountNS: hostMountNS(a.opts.Procfs), Logger: a.log,
+		HostMountNS: hostMountNS(a.opts.Procfs), NoImages: a.opts.NoImages, Logger: a.log,
 		NestedCgroups: namespace(a.opts.Procfs, "self/ns/cgroup") != initialCgroupNS,
 	})
 	if err != nil {
@@ -278,6 +299,15 @@ func (a *Agent) wire() (err error) {
 	}
 	a.resolver, err = resolve.New(resolve.Options{Store: a.store, Cgroups: a.cgroups, Observer: a.correlator, Procfs: a.opts.Procfs})
 	return err
+}
+
+// processesWatched gives what has the kernel's events of processes come at once
+// while somebody watches processes; nil for a source that cannot.
+func (a *Agent) processesWatched() func(bool) {
+	if p, ok := a.source.(interface{ Prompt(on bool) }); ok {
+		return p.Prompt
+	}
+	return nil
 }
 
 // initialCgroupNS is PROC_CGROUP_INIT_INO, include/linux/proc_ns.h.
@@ -306,7 +336,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.correlator.Run(ctx) })
 	g.Go(func() error { a.remember(ctx); return nil })
 	if a.listener != nil {
-		s, err := server.New(server.Options{Backend: backend{a}, Degraded: a.Degraded, Logger: a.log, Group: a.opts.SocketGroup})
+		s, err := server.New(server.Options{Backend: backend{a}, Degraded: a.Degraded, Logger: a.log, Group: a.opts.SocketGroup, CommandLines: a.opts.CommandLines, Standing: backend{a}.standing})
 		if err != nil {
 			return err
 		}
@@ -385,8 +415,14 @@ func (a *Agent) Resolve(ctx context.Context, q workload.Query) workload.Result {
 
 // List gives the entities that are selected. A filter with a bad pattern selects
 // nothing.
-func (a *Agent) List(_ context.Context, sel workload.Selector) iter.Seq[workload.Entity] {
-	return a.sight.list(sel)
+func (a *Agent) List(ctx context.Context, sel workload.Selector) iter.Seq[workload.Entity] {
+	if a.opts.OneShot && slices.Contains(sel.Kinds, workload.KindImage) {
+		a.correlator.AwaitImages(ctx) // Ready does not wait for them
+	}
+	if !sel.Detail {
+		return a.sight.list(sel)
+	}
+	return a.sight.concealCommands(a.resolver.DetailAll(ctx, a.sight.list(sel)))
 }
 
 // Watch gives a snapshot and then the changes; see store.Store.Watch. What is

@@ -6,9 +6,12 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -115,3 +118,52 @@ func (b backend) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]wo
 }
 
 func (b backend) Status(context.Context) workload.AgentStatus { return b.a.Status() }
+
+// standingPatience is how long a peer that is not known yet is waited for: a
+// container's first process may connect before its engine has spoken of it.
+const standingPatience = time.Second
+
+// standing says whether a peer is in a container that was granted nothing.
+func (b backend) standing(p server.Peer) server.Standing {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*standingPatience)
+	defer cancel()
+	r := b.one(ctx, p, workload.Query{Self: true})
+	if r.Err == nil && r.Answer.Status == workload.StatusUnknown && p.InNamespace() {
+		r = b.one(ctx, p, workload.Query{Self: true, Wait: standingPatience})
+	}
+	switch {
+	case r.Err != nil: // it has ended, or cannot be seen
+		return server.Contained
+	case r.Answer.Status == workload.StatusHost:
+		return server.OfTheHost
+	case r.Answer.Status == workload.StatusUnknown && p.InNamespace():
+		return server.Unclear // a sandbox of the host's, or an agent that sees no engine
+	case r.Answer.Status == workload.StatusContainer && r.Answer.Confidence == workload.Confirmed && b.mayAsk(ctx, r.Answer):
+		return server.OfTheHost
+	}
+	return server.Contained
+}
+
+// mayAsk reports whether a container was granted everything, or is the agent's own.
+func (b backend) mayAsk(ctx context.Context, a workload.Answer) bool {
+	c := a.Container()
+	if b.a.granted != nil {
+		pod := (*workload.Pod)(nil)
+		if c.Pod != nil {
+			pod, _ = b.a.store.Pod(c.Pod.UID)
+		}
+		if b.a.granted.Container(c, pod) {
+			return true
+		}
+	}
+	self, err := os.Readlink(b.a.opts.Procfs + "/self")
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(self)
+	if err != nil {
+		return false
+	}
+	own := b.a.resolver.Resolve(ctx, workload.Query{PID: workload.PID(pid)})
+	return own.Err == nil && own.Answer.Status == workload.StatusContainer && own.Answer.Container().ID == c.ID
+}

@@ -123,6 +123,8 @@ var gives = map[string]string{
 	"cri":        "pods, names in the pod, labels, attempts, exit reasons",
 	"podman":     "name, pod, image, labels, exit status",
 	"ecs":        "a task's service, launch type, zone, statuses, limits, tags, containers",
+	"lxc":        "LXC's running containers: name, host name, root file system; registers cgroups",
+	"nspawn":     "systemd-nspawn's containers: name, unit, root directory; registers cgroups",
 	"systemd":    "a unit's description, state, invocation id, main process",
 	"kubelet":    "a pod's owners, phase, conditions, QoS, containers, volumes",
 }

@@ -12,7 +12,9 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
 	"github.com/pidigree/pidigree/pkg/collectors/ecs"
 	"github.com/pidigree/pidigree/pkg/collectors/kubelet"
+	"github.com/pidigree/pidigree/pkg/collectors/lxc"
 	"github.com/pidigree/pidigree/pkg/collectors/nested"
+	"github.com/pidigree/pidigree/pkg/collectors/nspawn"
 	"github.com/pidigree/pidigree/pkg/collectors/oci"
 	"github.com/pidigree/pidigree/pkg/collectors/podman"
 	"github.com/pidigree/pidigree/pkg/collectors/systemd"
@@ -48,7 +50,7 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		all = append(all, nested.New(c, server, strings.TrimPrefix(host, "unix://")))
 	}
 	for i, address := range orDefault(o.ContainerdAddresses) {
-		c, err := containerd.New(containerd.Options{Address: address, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
+		c, err := containerd.New(containerd.Options{Address: strings.TrimPrefix(address, "unix://"), ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
 		if err != nil {
 			return nil, err
 		}
@@ -57,6 +59,15 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		} else {
 			all = append(all, containerdAt{c, c.Name() + "@" + address})
 		}
+	}
+	for _, address := range o.NestedContainerdAddresses {
+		server := nested.NewServer(o.Procfs)
+		path := strings.TrimPrefix(address, "unix://")
+		c, err := containerd.New(containerd.Options{Address: path, Dialed: server.Dialed, ProcRoot: o.Procfs, EnvAllow: o.EnvAllow, Logger: a.log})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, nested.New(c, server, path))
 	}
 	for i, endpoint := range orElse(o.CRIEndpoints, cri.Endpoints()) {
 		c, err := cri.New(cri.Options{Endpoint: endpoint, EnvAllow: o.EnvAllow, Logger: a.log})
@@ -94,11 +105,20 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		}
 		all = append(all, c)
 	}
+	if o.LXCPaths == nil || len(o.LXCPaths) > 0 {
+		all = append(all, lxc.New(lxc.Options{Paths: o.LXCPaths, ProcRoot: o.Procfs, CgroupRoot: o.CgroupRoot}))
+	}
+	if o.MachinesDir != NoMachines {
+		all = append(all, nspawn.New(nspawn.Options{Dir: o.MachinesDir, RunDir: o.RunDir, ProcRoot: o.Procfs}))
+	}
 	if o.SystemdSocket != NoSystemd {
 		all = append(all, systemd.New(systemd.Options{Socket: o.SystemdSocket, RunDir: o.RunDir}))
 	}
 	return all, nil
 }
+
+// NoMachines in Options.MachinesDir turns systemd-nspawn's containers off as a source.
+const NoMachines = "none"
 
 // NoSystemd in Options.SystemdSocket turns the system manager off as a source.
 const NoSystemd = "none"

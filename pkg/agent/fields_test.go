@@ -106,11 +106,17 @@ func typeName(e ast.Expr) string {
 	return "?"
 }
 
-// setBy says which fields of Container, Pod and Task the code of a package sets: those
+// merged are the nouns that are merged from what several sources say.
+var merged = []string{"Container", "Pod", "Task", "Image"}
+
+// setBy says which fields of the merged nouns the code of a package sets: those
 // in literals of the types, and those that are assigned through a variable of one.
-func setBy(t *testing.T, dir string) (container, pod, task map[string]bool) {
+func setBy(t *testing.T, dir string) map[string]map[string]bool {
 	t.Helper()
-	sets := map[string]map[string]bool{"Container": {}, "Pod": {}, "Task": {}}
+	sets := map[string]map[string]bool{}
+	for _, n := range merged {
+		sets[n] = map[string]bool{}
+	}
 	for _, f := range parseDir(t, dir) {
 		for _, d := range f.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
@@ -118,11 +124,11 @@ func setBy(t *testing.T, dir string) (container, pod, task map[string]bool) {
 			}
 		}
 	}
-	return sets["Container"], sets["Pod"], sets["Task"]
+	return sets
 }
 
 func inFunc(fn *ast.FuncDecl, sets map[string]map[string]bool) {
-	vars := map[string]string{} // name to Container, Pod or Task
+	vars := map[string]string{} // name to Container, Pod, ...
 	declare := func(name string, e ast.Expr) {
 		if k := nounOf(e); k != "" && name != "_" {
 			vars[name] = k
@@ -182,7 +188,7 @@ func assigned(e ast.Expr, vars map[string]string, sets map[string]map[string]boo
 	}
 }
 
-// nounOf gives Container, Pod or Task for the type, or a literal of it.
+// nounOf gives the merged noun of the type, or of a literal of it.
 func nounOf(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:
@@ -198,7 +204,7 @@ func nounOf(e ast.Expr) string {
 			}
 		}
 	case *ast.SelectorExpr:
-		if x, ok := e.X.(*ast.Ident); ok && x.Name == "workload" && slices.Contains([]string{"Container", "Pod", "Task"}, e.Sel.Name) {
+		if x, ok := e.X.(*ast.Ident); ok && x.Name == "workload" && slices.Contains(merged, e.Sel.Name) {
 			return e.Sel.Name
 		}
 	}
@@ -234,29 +240,24 @@ func sourcePackages(t *testing.T) (names []string, imports map[string]bool) {
 func sources(t *testing.T) map[string][]string {
 	t.Helper()
 	by := map[string][]string{}
-	add := func(entity, source string, fields map[string]bool) {
-		for f := range fields {
-			if k := entity + "." + f; !slices.Contains(by[k], source) {
-				by[k] = append(by[k], source)
+	add := func(source string, sets map[string]map[string]bool) {
+		for entity, fields := range sets {
+			for f := range fields {
+				if k := entity + "." + f; !slices.Contains(by[k], source) {
+					by[k] = append(by[k], source)
+				}
 			}
 		}
 	}
 	names, imports := sourcePackages(t)
-	spec, specPods, _ := setBy(t, "../collectors/runtimespec")
+	spec := setBy(t, "../collectors/runtimespec")
 	for _, n := range names {
-		c, p, task := setBy(t, filepath.Join("../collectors", n))
-		add("Container", n, c)
-		add("Pod", n, p)
-		add("Task", n, task)
+		add(n, setBy(t, filepath.Join("../collectors", n)))
 		if imports[n] {
-			add("Container", n, spec)
-			add("Pod", n, specPods)
+			add(n, spec)
 		}
 	}
-	c, p, task := setBy(t, "../correlator")
-	add("Container", store.KernelSource, c)
-	add("Pod", store.KernelSource, p)
-	add("Task", store.KernelSource, task)
+	add(store.KernelSource, setBy(t, "../correlator"))
 	return by
 }
 
@@ -280,7 +281,7 @@ func fieldsPage(t *testing.T) string {
 	for _, e := range []struct {
 		name string
 		kind workload.Kind
-	}{{"Container", workload.KindContainer}, {"Pod", workload.KindPod}, {"Task", workload.KindTask}} {
+	}{{"Container", workload.KindContainer}, {"Pod", workload.KindPod}, {"Task", workload.KindTask}, {"Image", workload.KindImage}} {
 		fmt.Fprintf(&b, "## %s\n\n%s\n\n| field | meaning | set by | the first wins | attribute |\n|---|---|---|---|---|\n", e.name, ns[e.name].doc)
 		for _, r := range store.Precedence() {
 			if r.Entity != e.kind {
@@ -292,8 +293,8 @@ func fieldsPage(t *testing.T) string {
 		}
 		b.WriteString("\n")
 	}
-	for _, n := range []string{"Process", "Image", "Service"} {
-		who := map[string]string{"Process": "kernel", "Service": "kernel, by the process's cgroup; systemd, from Description on"}[n]
+	for _, n := range []string{"Process", "Service"} {
+		who := map[string]string{"Process": "kernel; Exe and Detail when they are asked for, by /proc", "Service": "kernel, by the process's cgroup; systemd, from Description on"}[n]
 		if who == "" {
 			who = "no source yet"
 		}
@@ -306,10 +307,14 @@ func fieldsPage(t *testing.T) string {
 	b.WriteString("## Parts\n\n| part | field | meaning |\n|---|---|---|\n")
 	for _, n := range []string{
 		"ContainerID", "ImageRef", "Run", "CgroupPath", "CgroupID", "ProcessKey", "Exit", "Network", "Port", "Mount", "Limits", "Security", "PodRef",
-		"PodContainer", "PodCondition", "PodOwner", "PodVolume", "TaskRef", "TaskLimits", "TaskContainer", "PIDNamespace", "Provenance", "Mark",
+		"PodContainer", "PodCondition", "PodOwner", "PodVolume", "TaskRef", "TaskLimits", "TaskContainer", "ImageLayer", "PIDNamespace", "ProcessDetail", "Family", "Provenance", "Mark",
 	} {
 		for _, f := range ns[n].fields {
-			fmt.Fprintf(&b, "| %s | %s | %s |\n", n, f.name, meaning(ns, n, f.name))
+			says := meaning(ns, n, f.name)
+			if names := attrs[n+"."+f.name]; names != nil {
+				says += " Attribute " + code(names) + "."
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", n, f.name, says)
 		}
 	}
 	return b.String()

@@ -52,6 +52,8 @@ func (v *view) shows(e workload.Entity) bool {
 		return v.hide.Pod(e.Pod) && v.want.Pod(e.Pod)
 	case e.Task != nil:
 		return v.hide.Task(e.Task) && v.want.Task(e.Task)
+	case e.Image != nil:
+		return v.hide.Image(e.Image) && v.want.Image(e.Image)
 	case e.Process != nil && v.want != nil:
 		c, ok := v.store.Container(e.Process.Container)
 		if !ok {
@@ -92,8 +94,8 @@ func (s sight) list(sel workload.Selector) iter.Seq[workload.Entity] {
 
 // watch gives the changes of what is selected and seen. What is not seen any more
 // is unset, and what comes into sight is set, also where it is the pod that has
-// changed and its containers with it. A reader who resumes may be told to unset
-// what it never had.
+// changed and its containers with it, or a container and its processes. A reader who
+// resumes may be told to unset what it never had, and to set what it has.
 func (s sight) watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
 	v := s.view(sel)
 	if v == nil {
@@ -103,13 +105,20 @@ func (s sight) watch(ctx context.Context, sel workload.Selector) iter.Seq[[]work
 		return batches(s.store.Watch(ctx, sel))
 	}
 	w := &follower{view: v, resumed: sel.From != 0, seen: map[string]bool{}}
-	if (v.want.Labels() || v.hide.Labels()) && (len(sel.Kinds) == 0 || slices.Contains(sel.Kinds, workload.KindContainer)) {
-		w.inPods = map[string]map[string]workload.Entity{}
-		if w.noPods = !slices.Contains(sel.Kinds, workload.KindPod); w.noPods {
-			sel.Kinds = append(slices.Clone(sel.Kinds), workload.KindPod)
-			if len(sel.Kinds) == 1 {
-				sel.Kinds = append(sel.Kinds, workload.KindContainer)
-			}
+	if len(sel.Kinds) == 0 {
+		sel.Kinds = []workload.Kind{workload.KindContainer}
+	}
+	if v.want != nil && slices.Contains(sel.Kinds, workload.KindProcess) {
+		w.inConts = newMembers()
+		sel.Kinds, w.noConts = with(sel.Kinds, workload.KindContainer)
+	}
+	if (v.want.Labels() || v.hide.Labels()) && slices.Contains(sel.Kinds, workload.KindContainer) {
+		w.inPods = newMembers()
+		sel.Kinds, w.noPods = with(sel.Kinds, workload.KindPod)
+	}
+	if w.resumed { // what has not changed since may still come into sight, or leave it
+		for e := range s.store.All(workload.Selector{Kinds: sel.Kinds}) {
+			w.note(workload.Change{Type: workload.ChangeSet, Entity: e})
 		}
 	}
 	return func(yield func([]workload.Change) bool) {
@@ -119,6 +128,14 @@ func (s sight) watch(ctx context.Context, sel workload.Selector) iter.Seq[[]work
 			}
 		}
 	}
+}
+
+// with adds a kind to those that are selected, and reports whether it was not among them.
+func with(kinds []workload.Kind, k workload.Kind) ([]workload.Kind, bool) {
+	if slices.Contains(kinds, k) {
+		return kinds, false
+	}
+	return append(slices.Clone(kinds), k), true
 }
 
 func batches(in iter.Seq[store.Batch]) iter.Seq[[]workload.Change] {
@@ -140,9 +157,12 @@ type follower struct {
 	// only if the reader resumed.
 	seen map[string]bool
 	// inPods are the containers by their pod, where labels decide; nil otherwise.
-	inPods map[string]map[string]workload.Entity
-	// noPods: changes of pods are not asked for.
-	noPods bool
+	inPods *members
+	// inConts are the processes by their container, where the container decides; nil
+	// otherwise.
+	inConts *members
+	// noPods and noConts: changes of pods, and of containers, are not asked for.
+	noPods, noConts bool
 }
 
 func (f *follower) batch(in []workload.Change) (out []workload.Change) {
@@ -151,7 +171,8 @@ func (f *follower) batch(in []workload.Change) (out []workload.Change) {
 		case c.Type == workload.ChangeResync:
 			f.resumed = false
 			clear(f.seen)
-			clear(f.inPods)
+			f.inPods.clear()
+			f.inConts.clear()
 			out = append(out, c)
 		case c.Type == workload.ChangeBookmark:
 			out = append(out, c)
@@ -164,15 +185,38 @@ func (f *follower) batch(in []workload.Change) (out []workload.Change) {
 
 func (f *follower) change(out []workload.Change, c workload.Change) []workload.Change {
 	f.note(c)
-	if c.Entity.Pod == nil || !f.noPods {
+	if !(c.Entity.Pod != nil && f.noPods || c.Entity.Container != nil && f.noConts) {
 		out = f.tell(out, c)
 	}
-	if p := c.Entity.Pod; p != nil && f.inPods != nil {
-		for _, id := range sortedKeys(f.inPods[p.UID]) {
-			e := f.inPods[p.UID][id]
-			if now := f.shows(e); now != f.seen[id] {
-				out = f.tell(out, workload.Change{Type: workload.ChangeSet, Revision: c.Revision, Entity: e})
-			}
+	switch {
+	case c.Entity.Pod != nil && f.inPods != nil:
+		in := f.inPods.of[c.Entity.Pod.UID]
+		if !f.noConts {
+			out = f.again(out, in, c.Revision)
+		}
+		for _, id := range sortedKeys(in) {
+			out = f.processes(out, in[id].Container, c.Revision)
+		}
+	case c.Entity.Container != nil && c.Type == workload.ChangeSet:
+		out = f.processes(out, c.Entity.Container, c.Revision)
+	}
+	return out
+}
+
+// processes tells of those of a container.
+func (f *follower) processes(out []workload.Change, c *workload.Container, rev workload.Revision) []workload.Change {
+	if f.inConts == nil {
+		return out
+	}
+	return f.again(out, f.inConts.of[c.ID.String()], rev)
+}
+
+// again tells of those that have come into sight, or left it, without a change of their own.
+func (f *follower) again(out []workload.Change, in map[string]workload.Entity, rev workload.Revision) []workload.Change {
+	for _, id := range sortedKeys(in) {
+		had, known := f.seen[id]
+		if now := f.shows(in[id]); now != had || !known && f.resumed {
+			out = f.tell(out, workload.Change{Type: workload.ChangeSet, Revision: rev, Entity: in[id]})
 		}
 	}
 	return out
@@ -197,28 +241,60 @@ func (f *follower) tell(out []workload.Change, c workload.Change) []workload.Cha
 	return append(out, workload.Change{Type: workload.ChangeUnset, Revision: c.Revision, Entity: nameOnly(c.Entity)})
 }
 
-// note keeps which containers are in which pod.
+// note keeps which containers are in which pod, and which processes in which container.
 func (f *follower) note(c workload.Change) {
-	ct := c.Entity.Container
-	if f.inPods == nil || ct == nil {
-		return
-	}
-	id := entityKey(c.Entity)
-	if c.Type == workload.ChangeUnset {
-		for uid, in := range f.inPods {
-			if delete(in, id); len(in) == 0 {
-				delete(f.inPods, uid)
-			}
+	switch ct, p := c.Entity.Container, c.Entity.Process; {
+	case ct != nil && f.inPods != nil:
+		in := ""
+		if ct.Pod != nil {
+			in = ct.Pod.UID
 		}
+		f.inPods.note(in, c)
+	case p != nil && f.inConts != nil:
+		in := ""
+		if ct, ok := f.store.Container(p.Container); ok {
+			in = ct.ID.String()
+		} else if !p.Container.IsZero() { // it comes later
+			in = p.Container.String()
+		}
+		f.inConts.note(in, c)
+	}
+}
+
+// members are entities by what they are in: containers by their pod, processes by
+// their container.
+type members struct {
+	in map[string]string // of each by its key
+	of map[string]map[string]workload.Entity
+}
+
+func newMembers() *members {
+	return &members{map[string]string{}, map[string]map[string]workload.Entity{}}
+}
+
+func (m *members) clear() {
+	if m != nil {
+		clear(m.in)
+		clear(m.of)
+	}
+}
+
+// note keeps what an entity is in by now: nothing where that is empty, or it is gone.
+func (m *members) note(in string, c workload.Change) {
+	id := entityKey(c.Entity)
+	if was, ok := m.in[id]; ok {
+		delete(m.in, id)
+		if delete(m.of[was], id); len(m.of[was]) == 0 {
+			delete(m.of, was)
+		}
+	}
+	if c.Type == workload.ChangeUnset || in == "" {
 		return
 	}
-	if ct.Pod == nil || ct.Pod.UID == "" {
-		return
+	if m.of[in] == nil {
+		m.of[in] = map[string]workload.Entity{}
 	}
-	if f.inPods[ct.Pod.UID] == nil {
-		f.inPods[ct.Pod.UID] = map[string]workload.Entity{}
-	}
-	f.inPods[ct.Pod.UID][id] = c.Entity
+	m.in[id], m.of[in][id] = in, c.Entity
 }
 
 func sortedKeys(m map[string]workload.Entity) []string {
@@ -238,6 +314,8 @@ func entityKey(e workload.Entity) string {
 		return "pod " + e.Pod.UID
 	case e.Task != nil:
 		return "task " + e.Task.ARN
+	case e.Image != nil:
+		return "image " + e.Image.Key()
 	case e.Process != nil:
 		return "process " + e.Process.Key.String()
 	case e.Service != nil:
@@ -256,6 +334,9 @@ func nameOnly(e workload.Entity) workload.Entity {
 		n.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
 	case e.Task != nil:
 		n.Task = &workload.Task{ARN: e.Task.ARN}
+	case e.Image != nil:
+		i := e.Image
+		n.Image = &workload.Image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}
 	case e.Process != nil:
 		n.Process = &workload.Process{Key: e.Process.Key}
 	case e.Service != nil:
@@ -277,6 +358,7 @@ func (s sight) conceal(results []workload.Result) {
 
 func (s sight) concealOne(r *workload.Result, as map[*workload.Container]*workload.Container) {
 	a := &r.Answer
+	s.concealCommand(a.Process)
 	if a.Pod != nil && !s.hide.Pod(a.Pod) {
 		a.Pod = &workload.Pod{PodRef: workload.PodRef{UID: a.Pod.UID}, Filtered: true}
 	}
@@ -318,4 +400,27 @@ func concealHops(hops []workload.Hop, c *workload.Container) []workload.Hop {
 		}
 	}
 	return hops
+}
+
+// concealCommand takes a process's own words out, where its container is not to be
+// seen: names are in them. The detail is the asker's own copy.
+func (s sight) concealCommand(p *workload.Process) {
+	if s.hide == nil || p == nil || p.Detail == nil || p.Container.IsZero() {
+		return
+	}
+	if c, ok := s.store.Container(p.Container); ok && !s.hide.Container(c, s.podOf(c)) {
+		p.Detail.Command, p.Detail.CommandHidden = nil, true
+	}
+}
+
+// concealCommands does so for a list.
+func (s sight) concealCommands(in iter.Seq[workload.Entity]) iter.Seq[workload.Entity] {
+	return func(yield func(workload.Entity) bool) {
+		for e := range in {
+			s.concealCommand(e.Process)
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pidigree/pidigree/internal/filter"
 	"github.com/pidigree/pidigree/pkg/store"
@@ -92,7 +93,7 @@ type reader struct {
 
 func (s sight) reader(t *testing.T, sel workload.Selector) *reader {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a change that is not told is not waited for in vain
 	next, stop := iter.Pull(s.watch(ctx, sel))
 	t.Cleanup(func() { cancel(); stop() })
 	r := &reader{next: next, has: map[string]bool{}}
@@ -162,6 +163,48 @@ func TestAPodsLabelsBringItsContainersIntoSight(t *testing.T) {
 	s.store.Apply(podLayer(&other))
 	r.read(t)
 	r.want(t)
+}
+
+// A filter on containers means their processes, too, whose own changes may come before
+// their container has its name.
+func TestAContainersNewNameBringsItsProcessesIntoSight(t *testing.T) {
+	for name, kinds := range map[string][]workload.Kind{
+		"processes":     {workload.KindProcess},
+		"and container": {workload.KindProcess, workload.KindContainer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sightWorld(t, workload.Filter{})
+			sel := workload.Selector{Kinds: kinds, Include: workload.Filter{Names: []string{"late"}}}
+			with := func(processes ...string) []string {
+				if len(kinds) > 1 && len(processes) > 0 {
+					return append([]string{"db"}, processes...)
+				}
+				return processes
+			}
+			r := s.reader(t, sel)
+			r.want(t)
+			from := s.store.Revision()
+			s.store.Apply(layer(&workload.Container{ID: cid("db"), Name: "late"}))
+			r.read(t)
+			r.want(t, with("process 11@11000")...)
+			s.store.Apply(store.Change{Process: process(13, "db")})
+			r.read(t)
+			r.want(t, with("process 11@11000", "process 13@13000")...)
+			back := s.reader(t, workload.Selector{From: from, Kinds: kinds, Include: sel.Include})
+			back.want(t, with("process 11@11000", "process 13@13000")...)
+			s.store.Apply(layer(&workload.Container{ID: cid("db"), Name: "another"}))
+			r.read(t)
+			r.want(t)
+			back.read(t)
+			back.want(t)
+			s.store.Apply(store.Change{Process: process(14, "db2")}) // before its container
+			s.store.Apply(layer(&workload.Container{ID: cid("db2"), Name: "late"}))
+			r.read(t)
+			if !r.has["process 14@14000"] {
+				t.Errorf("said %q of a process that came before its container", r.said)
+			}
+		})
+	}
 }
 
 func TestWhoResumesIsToldToForgetWhatItMayHaveSeen(t *testing.T) {

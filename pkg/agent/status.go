@@ -15,7 +15,7 @@ func (a *Agent) Status() workload.AgentStatus {
 	s := workload.AgentStatus{
 		Version: a.opts.Version, PID: workload.PID(os.Getpid()), Started: a.started,
 		Mode: a.mode, CgroupMode: string(a.cgroups.Mode()),
-		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes, Pods: counts.Pods, Tasks: counts.Tasks,
+		Revision: a.store.Revision(), Containers: counts.Containers, Processes: counts.Processes, Pods: counts.Pods, Tasks: counts.Tasks, Images: counts.Images,
 		Watchers: counts.Watchers, Sources: a.correlator.Sources(), Kernel: kernelStatus(ks),
 	}
 	s.Kernel.Repairs, s.Kernel.Lag = cs.Repairs, cs.Lag
@@ -37,10 +37,10 @@ func (a *Agent) Status() workload.AgentStatus {
 	return s
 }
 
-// described counts the live containers, pods, tasks and units that each source describes.
+// described counts the live containers, pods, tasks, units and images that each source describes.
 func (a *Agent) described() map[string]int {
 	n := map[string]int{}
-	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindTask, workload.KindService}}) {
+	for e := range a.store.All(workload.Selector{Kinds: []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindTask, workload.KindService, workload.KindImage}}) {
 		said := []workload.Provenance(nil)
 		if e.Container != nil {
 			said = e.Container.Sources
@@ -48,6 +48,8 @@ func (a *Agent) described() map[string]int {
 			said = e.Pod.Sources
 		} else if e.Task != nil {
 			said = e.Task.Sources
+		} else if e.Image != nil {
+			said = e.Image.Sources
 		}
 		if s := e.Service; s != nil && s.Confidence == workload.Confirmed {
 			n["systemd"]++

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 type agent struct {
 	// resolve replaces the answers.
 	resolve func(context.Context, server.Peer, workload.Query) workload.Result
+	// watch replaces the stream.
+	watch func(context.Context, workload.Selector) iter.Seq[[]workload.Change]
 }
 
 var web = &workload.Container{
@@ -61,7 +63,10 @@ func (agent) List(_ context.Context, sel workload.Selector) iter.Seq[workload.En
 	}
 }
 
-func (agent) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
+func (a agent) Watch(ctx context.Context, sel workload.Selector) iter.Seq[[]workload.Change] {
+	if a.watch != nil {
+		return a.watch(ctx, sel)
+	}
 	return func(yield func([]workload.Change) bool) {
 		set := workload.Change{Type: workload.ChangeSet, Revision: 3, Entity: workload.Entity{Kind: workload.KindContainer, Container: web}}
 		if sel.From >= 3 || yield([]workload.Change{set, {Type: workload.ChangeBookmark, Revision: 3}}) {

@@ -24,6 +24,9 @@
 // that hangs, beyond what the questions themselves ask to wait. Close ends all
 // calls.
 //
+// Follow streams what changes and goes on by itself after an agent's restart; a
+// Mirror is a copy that is kept up by it, for those who ask too often for a call.
+//
 // PIDs are those of the host's initial PID namespace. A process in a container
 // does not know its own: it asks Self. That speaks of the process that made the
 // connection, so a Client must not be shared with a forked child.

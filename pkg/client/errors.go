@@ -24,6 +24,10 @@ var (
 	ErrDenied = workload.ErrDenied
 	// ErrUntrusted means that the socket belongs to somebody who could lie.
 	ErrUntrusted = errors.New("the socket is not root's")
+	// ErrClosed means that a Mirror has been closed.
+	ErrClosed = errors.New("the mirror is closed")
+	// ErrTooOld means that the agent does not know the question.
+	ErrTooOld = errors.New("too old for this question")
 )
 
 // wentAway reports whether a call met the end of a connection that had been
@@ -54,7 +58,7 @@ func (c *Client) callError(ctx, used context.Context, op string, err error) erro
 		}
 		return c.timedOut(op)
 	case codes.Unimplemented:
-		return fmt.Errorf("%s: the agent at %s is too old for this question: %s", op, c.opt.Socket, firstLine(s.Message()))
+		return fmt.Errorf("%s: the agent at %s is %w: %s", op, c.opt.Socket, ErrTooOld, firstLine(s.Message()))
 	default:
 		return fmt.Errorf("%s: %w", op, wire.NewError(s.Code(), firstLine(s.Message())))
 	}

@@ -112,6 +112,30 @@ func ExampleClient_Watch() {
 	// that was all, up to 3
 }
 
+// A profiler names the container of each sample from a copy of its own: no call, no
+// lock and no allocation for a sample, also while the agent is restarted.
+func ExampleClient_Mirror() {
+	socket, stop := exampleAgent()
+	defer stop()
+
+	c, err := client.New(client.Options{Socket: socket})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	m, err := c.Mirror(context.Background(), client.MirrorOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer m.Close()
+	if web, ok := m.Container(workload.ContainerID{Runtime: "docker", ID: "4f3a"}); ok {
+		fmt.Println(web.Name, web.Image.Name)
+	}
+	// Output: web nginx:1.27
+}
+
 func ExampleNew() {
 	_, err := client.New(client.Options{Socket: "/run/no-such-agent.sock"})
 	if errors.Is(err, client.ErrNoAgent) {

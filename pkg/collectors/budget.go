@@ -64,7 +64,7 @@ func Reading(env map[string]bool) boundjson.Limits {
 // Budget is one row of docs/budgets.md.
 type Budget struct{ What, Limit, Field string }
 
-// Budgets lists all budgets of a container, a pod and a task, for the documentation.
+// Budgets lists all budgets of a container, a pod, a task and an image, for the documentation.
 func Budgets() []Budget {
 	b, r := Bounds{}.withDefaults(), Reading(nil)
 	bytes := func(n int) string {
@@ -99,8 +99,12 @@ func Budgets() []Budget {
 		{"a task: its cluster, family, service, statuses and other words, each", bytes(b.Name), "the field"},
 		{"a task: tags of its own; of its instance", fmt.Sprintf("%d each", b.Entries), "tags, instanceTags"},
 		{"a task: containers", fmt.Sprint(b.Mounts), "containers"},
-		{"all labels, all annotations, all variables, all mounts, networks, ports, claimed paths, a pod's containers, its volumes", bytes(b.Bytes) + " each", "the field"},
+		{"an image: names; digests", fmt.Sprintf("%d each, of %s", b.Entries, bytes(b.Image)), "names, digests"},
+		{"an image: layers", fmt.Sprint(b.Mounts), "layers"},
+		{"all labels, all annotations, all variables, all mounts, networks, ports, claimed paths, a pod's containers, its volumes, an image's names, its digests, its layers", bytes(b.Bytes) + " each", "the field"},
 		{"all of these together", bytes(b.Total), "the fields"},
+		{"a process's program, command line (read when asked for)", "4 KiB each, 128 arguments", "command"},
+		{"a process's ancestors, children (read when asked for)", "64, 256", "ancestors, children"},
 		{"read: a string", bytes(r.String), "the field"},
 		{"read: members of a list or object of JSON", fmt.Sprint(r.Members), "the field, spec or config"},
 		{"read: nesting of JSON", fmt.Sprintf("%d levels", r.Depth), "bundle"},

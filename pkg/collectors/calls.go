@@ -21,9 +21,11 @@ const (
 	methodLookupPod  = "lookup-pod"
 	methodLookupTask = "lookup-task"
 	methodLookupUnit = "lookup-unit"
-	// countListPods and countListTasks count lists of those; those of containers are "list".
+	// countListPods, countListTasks and countListImages count lists of those; those of containers are "list".
 	countListPods  = "list-pods"
 	countListTasks = "list-tasks"
+	// A list of images is one, however many of them it had to ask about.
+	countListImages = "list-images"
 	// countWaited counts calls that had to wait for their turn.
 	countWaited = "waited"
 	// countPanics counts panics that were contained.

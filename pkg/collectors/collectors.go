@@ -71,6 +71,18 @@ type TaskCollector interface {
 	ListTasks(ctx context.Context) iter.Seq2[*workload.Task, error]
 }
 
+// ImageCollector is a collector that knows the images that its engine stores.
+//
+// Nobody's identity comes from an image, and no container waits for one: the
+// supervisor lists images some time after HintImages, not at the instant, for an
+// image that was pulled is about to be started, and once for all hints of that time.
+type ImageCollector interface {
+	// ListImages lists the images that it has. known gives what the last list said
+	// of one by its Key, nil if nothing: what an id stands for (its layers, its
+	// platform, when it was built) does not change and need not be asked for again.
+	ListImages(ctx context.Context, known func(key string) *workload.Image) iter.Seq2[*workload.Image, error]
+}
+
 // UnitCollector is a collector that knows the units of the host's system manager.
 type UnitCollector interface {
 	// LookupUnit says what the manager knows of a unit by its name, if its cgroup has
@@ -121,6 +133,9 @@ const (
 	HintChanged HintKind = "changed"
 	HintExited  HintKind = "exited"
 	HintDeleted HintKind = "deleted"
+	// HintImages: the engine may store other images than before, or under other
+	// names. Nothing else is set. The supervisor keeps it to itself, and lists.
+	HintImages HintKind = "images"
 	// HintServer: Server is who serves the socket of an engine that runs in a container.
 	HintServer HintKind = "server"
 )

@@ -32,6 +32,11 @@ const (
 	repeatLogs = time.Minute
 )
 
+// ListAgain is how long after its first list of containers a session with a source that
+// is watched lists once more. The list and the watch begin side by side, and what is removed
+// before the source has begun to tell is in the list and in no event.
+const ListAgain = time.Second
+
 // member is one supervised collector.
 type member struct {
 	c    Collector
@@ -41,6 +46,12 @@ type member struct {
 	slots   map[string]chan struct{} // of each method; full when all turns are taken
 	relist  chan struct{}
 	suspect chan struct{} // a call failed: probe
+	images  chan struct{} // list them
+	// imagesHinted has the images of all sources listed: two may tell of one engine's
+	// (containerd and its CRI), and what one does not say any more the other would keep.
+	imagesHinted func()
+	// stored is what the last list of images said, by key. For one session at a time.
+	stored map[string]*workload.Image
 
 	mu     sync.Mutex // guards all below
 	status workload.SourceStatus
@@ -55,6 +66,11 @@ type member struct {
 	owedSince time.Time
 	// refused: the last lookup that ended had no answer.
 	refused bool
+	// begun: the session that goes on has listed its containers, which somebody may hear
+	// of before it is running.
+	begun bool
+	// imagesListed: a list of images has ended, well or not.
+	imagesListed bool
 }
 
 func newMember(c Collector, opts *SupervisorOptions) *member {
@@ -65,6 +81,8 @@ func newMember(c Collector, opts *SupervisorOptions) *member {
 		slots:   map[string]chan struct{}{},
 		relist:  make(chan struct{}, 1),
 		suspect: make(chan struct{}, 1),
+		images:  make(chan struct{}, 1),
+		stored:  map[string]*workload.Image{},
 		logged:  map[string]time.Time{},
 		status:  workload.SourceStatus{Name: c.Name(), State: stateStarting, Calls: map[string]uint64{}},
 	}
@@ -117,6 +135,9 @@ func (m *member) session(ctx context.Context) error {
 	broke := make(chan error, 2)
 	if w, ok := m.c.(Watcher); ok {
 		wg.Go(func() { broke <- m.watch(ctx, w) })
+	}
+	if ic, ok := m.c.(ImageCollector); ok && !m.opts.NoImages {
+		wg.Go(func() { m.followImages(ctx, ic) })
 	}
 	ask := make(chan struct{}, 1)
 	if lists(m.c) {
@@ -193,7 +214,11 @@ func (m *member) watch(ctx context.Context, w Watcher) error {
 			if h.Err != nil {
 				m.failed(h.Err)
 			}
-			if h.Kind != HintAlive {
+			switch h.Kind {
+			case HintAlive:
+			case HintImages:
+				m.imagesHinted()
+			default:
 				m.opts.OnHint(m.name, h)
 			}
 		})
@@ -204,19 +229,27 @@ func (m *member) watch(ctx context.Context, w Watcher) error {
 	return fmt.Errorf("watch: %w", err)
 }
 
-// listWhenAsked lists at once and at each request; a list that fails as a
-// whole ends the session.
+// listWhenAsked lists at once, ListAgain after that where the source is watched, and
+// at each request; a list that fails as a whole ends the session.
 func (m *member) listWhenAsked(ctx context.Context, ask <-chan struct{}) error {
+	_, watched := m.c.(Watcher)
+	_, containers := m.c.(Lister)
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ask:
+		case <-again:
 		}
 		if err := m.listAll(ctx); err != nil {
 			return fmt.Errorf("list: %w", err)
 		}
+		signal(m.images) // after the containers, which somebody may wait for
 		m.running()
+		if again == nil && watched && containers {
+			again = time.After(ListAgain)
+		}
 	}
 }
 
@@ -243,7 +276,7 @@ func (m *member) list(ctx context.Context, l Lister) error {
 	if err = errors.Join(broken, err, ctx.Err()); err != nil {
 		out.Complete = false
 	}
-	m.listed(len(out.IDs))
+	m.listed(len(out.IDs), err == nil)
 	m.opts.OnListed(m.name, out)
 	return err
 }
@@ -285,7 +318,7 @@ var errEnded = errors.New("ended")
 func (m *member) become(state string, err error) {
 	m.mu.Lock()
 	was := m.status.State
-	m.status.State = state
+	m.status.State, m.begun = state, state == stateRunning
 	switch problem := ""; {
 	case state == stateRunning:
 		m.status.LastContact = m.opts.Now()
@@ -358,10 +391,10 @@ func (m *member) failed(err error) {
 	m.status.LastError, m.status.LastErrorAt = firstLine(err), m.opts.Now()
 }
 
-func (m *member) listed(n int) {
+func (m *member) listed(n int, well bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.status.Entities = n
+	m.status.Entities, m.begun = n, well
 }
 
 func (m *member) snapshot() workload.SourceStatus {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,13 @@ type SupervisorOptions struct {
 	// OnTask and OnTasksListed do for tasks what those do for pods.
 	OnTask        func(source string, t *workload.Task)
 	OnTasksListed func(source string, l TaskListing)
+	// OnImage gets each image of which a list says what is new, or that is not there
+	// any more: gone, as it was last listed.
+	OnImage func(source string, i *workload.Image, gone bool)
+	// NoImages lists no images. ImageDelay is how long after a hint they are listed.
+	// Default 500 ms.
+	NoImages   bool
+	ImageDelay time.Duration
 	// OnState gets a source's state, as its Status has it, when it is another one.
 	OnState func(source, state string)
 	// CallTimeout bounds one call, the wait for its turn included. Default 2 s.
@@ -99,10 +107,17 @@ func NewSupervisor(opts SupervisorOptions) (*Supervisor, error) {
 			return nil, fmt.Errorf("supervise collectors: two are called %s", c.Name())
 		}
 		m := newMember(c, &s.opts)
+		m.imagesHinted = s.imagesHinted
 		s.members = append(s.members, m)
 		s.byName[c.Name()] = m
 	}
 	return s, nil
+}
+
+func (s *Supervisor) imagesHinted() {
+	for _, m := range s.members {
+		signal(m.images)
+	}
 }
 
 func (o SupervisorOptions) withDefaults() SupervisorOptions {
@@ -130,6 +145,9 @@ func (o SupervisorOptions) withDefaults() SupervisorOptions {
 	if o.OnTasksListed == nil {
 		o.OnTasksListed = func(string, TaskListing) {}
 	}
+	if o.OnImage == nil {
+		o.OnImage = func(string, *workload.Image, bool) {}
+	}
 	if o.OnState == nil {
 		o.OnState = func(string, string) {}
 	}
@@ -145,6 +163,7 @@ func (o SupervisorOptions) withDefaults() SupervisorOptions {
 	def(&o.ListTimeout, 30*time.Second)
 	def(&o.MinBackoff, 100*time.Millisecond)
 	def(&o.MaxBackoff, time.Second)
+	def(&o.ImageDelay, 500*time.Millisecond)
 	if o.Concurrency <= 0 {
 		o.Concurrency = 16
 	}
@@ -260,6 +279,15 @@ func (s *Supervisor) LookupUnit(ctx context.Context, name, unit, cgroup string) 
 func (s *Supervisor) Prompt(name string, silence time.Duration) bool {
 	m := s.byName[name]
 	return m != nil && m.prompt(silence)
+}
+
+// ImagesListed reports whether every source that runs and stores images has tried
+// to list them once.
+func (s *Supervisor) ImagesListed() bool {
+	return !slices.ContainsFunc(s.members, func(m *member) bool {
+		_, images := m.c.(ImageCollector)
+		return images && !s.opts.NoImages && m.owesImages()
+	})
 }
 
 // Nudge tells every collector that asks at intervals that this is a good time.

@@ -31,6 +31,7 @@ type rig struct {
 	containers []string
 	hints      []collectors.HintKind
 	listings   []collectors.Listing
+	listed     chan collectors.Listing // those as well, up to a hundred that nobody takes
 	log        bytes.Buffer
 	stop       func()
 }
@@ -38,14 +39,20 @@ type rig struct {
 // start runs a supervisor until the end of the test; stop may end it before.
 func start(t *testing.T, opts collectors.SupervisorOptions, list ...collectors.Collector) *rig {
 	t.Helper()
-	r := &rig{}
+	r := &rig{listed: make(chan collectors.Listing, 100)}
 	opts.Collectors = list
 	opts.Logger = slog.New(slog.NewTextHandler(&r.log, nil))
 	opts.OnContainer = func(source string, c *workload.Container) {
 		r.add(func() { r.containers = append(r.containers, source+" "+c.Name) })
 	}
 	opts.OnHint = func(_ string, h collectors.Hint) { r.add(func() { r.hints = append(r.hints, h.Kind) }) }
-	opts.OnListed = func(_ string, l collectors.Listing) { r.add(func() { r.listings = append(r.listings, l) }) }
+	opts.OnListed = func(_ string, l collectors.Listing) {
+		r.add(func() { r.listings = append(r.listings, l) })
+		select {
+		case r.listed <- l:
+		default:
+		}
+	}
 	s, err := collectors.NewSupervisor(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +77,18 @@ func (r *rig) add(fn func()) {
 	fn()
 }
 
+// awaitListing waits for the next list, on a bubble's clock.
+func (r *rig) awaitListing(t *testing.T, within time.Duration) collectors.Listing {
+	t.Helper()
+	select {
+	case l := <-r.listed:
+		return l
+	case <-time.After(within + time.Millisecond):
+		t.Fatalf("nothing is listed within %s", within)
+		return collectors.Listing{}
+	}
+}
+
 func (r *rig) state(t *testing.T, name string) workload.SourceStatus {
 	t.Helper()
 	for _, s := range r.Status() {
@@ -85,7 +104,7 @@ func web(name string) *workload.Container {
 	return &workload.Container{ID: workload.ContainerID{Runtime: "fake", ID: name}, Name: name}
 }
 
-func TestASourceIsProbedWatchedAndListedOnce(t *testing.T) {
+func TestASourceIsProbedWatchedAndListedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := collectortest.NewFake("fake")
 		f.Put(web("a"))
@@ -96,10 +115,10 @@ func TestASourceIsProbedWatchedAndListedOnce(t *testing.T) {
 		time.Sleep(time.Hour)
 		f.Emit(collectors.Hint{Kind: collectors.HintAlive})
 		synctest.Wait()
-		if !slices.Equal(r.containers, []string{"fake a", "fake b"}) || !slices.Equal(r.hints, []collectors.HintKind{collectors.HintStarted}) {
+		if !slices.Equal(r.containers, []string{"fake a", "fake b", "fake a", "fake b"}) || !slices.Equal(r.hints, []collectors.HintKind{collectors.HintStarted}) {
 			t.Errorf("containers %v, hints %v", r.containers, r.hints)
 		}
-		if len(r.listings) != 1 || !r.listings[0].Complete || len(r.listings[0].IDs) != 2 {
+		if len(r.listings) != 2 || !r.listings[0].Complete || len(r.listings[0].IDs) != 2 {
 			t.Errorf("listings %+v", r.listings)
 		}
 		st := r.state(t, "fake")
@@ -109,7 +128,7 @@ func TestASourceIsProbedWatchedAndListedOnce(t *testing.T) {
 		if !st.LastContact.Equal(time.Now()) {
 			t.Errorf("last contact %v, but it was heard from at %v", st.LastContact, time.Now())
 		}
-		if c := f.Calls(); c["list"] != 1 || c["watch"] != 1 || c["probe"] != 1 {
+		if c := f.Calls(); c["list"] != 2 || c["watch"] != 1 || c["probe"] != 1 {
 			t.Errorf("in an hour: %v", c)
 		}
 	})
@@ -131,7 +150,7 @@ func TestASourceThatComesLateIsFoundWithinASecond(t *testing.T) {
 		f.Set(collectortest.Behaviour{})
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if st := r.state(t, "fake"); st.State != "running" || len(r.containers) != 1 {
+		if st := r.state(t, "fake"); st.State != "running" || len(r.containers) == 0 {
 			t.Errorf("a second later: %+v, %v", st, r.containers)
 		}
 		if n := strings.Count(r.log.String(), "\n"); n != 2 {
@@ -178,6 +197,27 @@ func TestABrokenWatchIsBegunAgainAndRelisted(t *testing.T) {
 		st := r.state(t, "fake")
 		if st.State != "running" || st.Restarts != 1 || !strings.Contains(st.LastError, "reset") {
 			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+// What a source loses before it has begun to tell is in its first list and in no
+// event, in each of its sessions, however soon one comes after another.
+func TestEverySessionListsTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := collectortest.NewFake("fake")
+		f.Put(web("a"))
+		r := start(t, collectors.SupervisorOptions{}, f)
+		for range 5 {
+			if l := r.awaitListing(t, time.Second); len(l.IDs) != 1 {
+				t.Fatalf("a session begins with %+v", l)
+			}
+			f.Delete(web("a").ID)
+			if l := r.awaitListing(t, collectors.ListAgain); len(l.IDs) != 0 || !l.Complete {
+				t.Fatalf("what nobody told the end of is listed still: %+v", l)
+			}
+			f.Put(web("a"))
+			f.Cut(errors.New("reset"))
 		}
 	})
 }
@@ -235,7 +275,7 @@ func TestPanicsAreTheCollectorsErrors(t *testing.T) {
 		if _, err := r.Locate(t.Context(), "bad", workload.Evidence{}); !errors.Is(err, collectors.ErrUnavailable) {
 			t.Errorf("Locate of a panicking source: %v", err)
 		}
-		if st := r.state(t, "good"); st.State != "running" || len(r.containers) != 1 {
+		if st := r.state(t, "good"); st.State != "running" || len(r.containers) != 2 {
 			t.Errorf("good: %+v", st)
 		}
 		bad.Set(collectortest.Behaviour{})
@@ -405,10 +445,10 @@ func TestOneBadContainerMakesAListIncompleteAndHidesNoOther(t *testing.T) {
 		r := start(t, collectors.SupervisorOptions{}, f)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if !slices.Equal(r.containers, []string{"fake a", "fake z"}) {
+		if !slices.Equal(r.containers, []string{"fake a", "fake z", "fake a", "fake z"}) {
 			t.Errorf("containers %v", r.containers)
 		}
-		if len(r.listings) != 1 || r.listings[0].Complete {
+		if len(r.listings) != 2 || r.listings[0].Complete || r.listings[1].Complete {
 			t.Errorf("listings %+v", r.listings)
 		}
 		if st := r.state(t, "fake"); st.State != "running" {

@@ -27,6 +27,12 @@ type ask struct {
 	// deniedOf is when the question was put that it denied last, deletedAt when it
 	// said that it had deleted the container.
 	deniedOf, deletedAt workload.KTime
+	// denied: it has none of this id, which it looked for.
+	denied bool
+	// toldOf is when the question was put that it answered last, namedAt when it named
+	// the init that it has named ever since, confirmAt when it was asked once more
+	// whether that is so still: see confirmed.
+	toldOf, namedAt, confirmAt workload.KTime
 }
 
 type askStage uint8
@@ -119,7 +125,7 @@ func (m *machine) askUnasked(i int) {
 
 // denyUnlisted has a source's first list, if it is whole, deny what it does not
 // have and was there before it began. An engine that lists a container only once
-// it has started lists it a second time (listAgain).
+// it has started lists it a second time (collectors.ListAgain).
 func (m *machine) denyUnlisted(i int, began workload.KTime) {
 	for _, c := range slices.Clone(m.all) {
 		a := &c.asks[i]
@@ -184,7 +190,7 @@ func (m *machine) answer(e evAnswer) {
 	a.again = false
 	if e.err == nil && e.container != nil && about(e.container, e.req.id) && m.confined(e.req.source, e.container) {
 		m.answered(c, e.req.source, e.container)
-		if a.deletedAt > a.sentAt && !a.busy { // of before that, or of a next one of its id
+		if max(a.deletedAt, a.confirmAt) > a.sentAt && !a.busy { // of before that, or of a next one of its id
 			a.stage, again = askSecond, true
 		}
 	} else {
@@ -214,6 +220,7 @@ func (m *machine) answered(c *container, i int, l *workload.Container) {
 		m.at(m.now+goneCheck, func() { m.checkGone(c, nil) })
 	}
 	a.answered, a.silent, a.tries = true, false, 0
+	a.denied, a.toldOf = false, a.sentAt
 	switch {
 	case a.stage == askFirst && !m.cfg.sources[i].files:
 		a.stage = askIdle
@@ -241,6 +248,7 @@ func (m *machine) notAnswered(c *container, e evAnswer) {
 	a.silent = e.err != nil && !denied(e.err) && !m.bugs.has(bugSilenceIsDenial)
 	if e.err != nil && denied(e.err) {
 		a.deniedOf = a.sentAt
+		a.denied = !errors.Is(e.err, collectors.ErrNotPresent)
 	}
 	if m.cfg.sources[i].files {
 		defer m.registerBare(c)
@@ -377,7 +385,12 @@ func (m *machine) askForInit(c *container, i int) {
 	if c.forgotten || c.run != nil || c.layers[i] == nil || a.stage != askIdle && !given {
 		return
 	}
-	a.stage, a.tries = askSecond, 0
+	m.askOnceMore(c, i)
+}
+
+// askOnceMore asks a source about a container that it has answered about, or denied.
+func (m *machine) askOnceMore(c *container, i int) {
+	c.asks[i].stage, c.asks[i].tries = askSecond, 0
 	m.send(c, i)
 }
 

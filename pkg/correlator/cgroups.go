@@ -36,6 +36,8 @@ type cgroup struct {
 	// claim is the container that the last component names, zero without one.
 	claim     workload.ContainerID
 	candidate *container
+	// beside: it is that of a helper next to the container that the cgroup above names.
+	beside bool
 	// guess is a container that the path may be about; it decides nothing.
 	guess   workload.ContainerID
 	guessed *container
@@ -279,6 +281,7 @@ func (m *machine) parsePath(g *cgroup) {
 	if id, ok := claimAt(p, g.path); ok {
 		g.claim = id
 	}
+	g.beside = isBeside(p, g.path)
 	if p.Unit != "" || p.Slice != "" {
 		m.attribute(g, p)
 	}
@@ -305,6 +308,13 @@ func claimAt(p pcgroup.Parsed, path string) (workload.ContainerID, bool) {
 		return workload.ContainerID{}, false
 	}
 	return workload.ContainerID{Runtime: c.Engine, Namespace: c.Namespace, ID: c.ID}, true
+}
+
+// isBeside reports whether a path ends at the cgroup that an engine makes for itself
+// in that of a container: nspawn's "supervisor". Who is in there is not in the container.
+func isBeside(p pcgroup.Parsed, path string) bool {
+	c, ok := p.Innermost(pcgroup.KindContainer)
+	return ok && c.Role == pcgroup.RoleMonitor && strings.LastIndexByte(path, '/') == len(c.Path)
 }
 
 // followClaim follows up a name that claims a container. Below a registered cgroup
@@ -629,11 +639,13 @@ func (m *machine) addTo(v *verdict, g *cgroup) {
 		v.known = false
 	}
 	var reg *container
+	beside := false // the cgroup below is a helper's
 	for p := g; p != nil && reg == nil; p = p.parent {
 		reg = p.reg
-		if reg == nil && !p.claim.IsZero() {
+		if reg == nil && !p.claim.IsZero() && !beside {
 			v.claim(p)
 		}
+		beside = p.beside
 		if reg == nil && p.candidate != nil && p.candidate.run != nil && m.bugs.has(bugNameTrusted) {
 			reg = p.candidate
 		}

@@ -18,7 +18,7 @@ type container struct {
 	// layers are what the sources say, by source.
 	layers  map[int]*workload.Container
 	layerAt map[int]workload.KTime
-	// initAt is when each source named the init that it names.
+	// initAt is when each source named the init that it names, the last time.
 	initAt map[int]workload.KTime
 	gone   map[int]bool // the source said that it deleted it
 	asks   []ask
@@ -58,6 +58,7 @@ type run struct {
 	at        workload.KTime
 	firstExec workload.KTime
 	exit      *workload.Exit
+	oom       bool // the out-of-memory killer chose one of its processes
 }
 
 // maxMarks bounds a timeline.

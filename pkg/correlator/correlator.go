@@ -56,8 +56,10 @@ type Options struct {
 	// Collectors are the sources, supervised by the Correlator. May be empty.
 	Collectors []collectors.Collector
 	// FilesOnly names the collectors that have nothing but files: reading them
-	// again costs no runtime anything. Default: "oci".
+	// again costs no runtime anything. Default: "oci", "nspawn", "lxc".
 	FilesOnly []string
+	// NoImages lists no images.
+	NoImages bool
 	// HostMountNS is the inode of the host's mount namespace, 0 if unknown.
 	HostMountNS uint32
 	// NestedCgroups is set where the agent's cgroup namespace is not the initial
@@ -93,9 +95,7 @@ type Correlator struct {
 	m  *machine
 	ev kernel.Event
 	// listed are the sources whose first list has ended.
-	listed map[string]bool
-	// secondAt is when each source was last asked for a second list.
-	secondAt map[string]workload.KTime
+	listed   map[string]bool
 	snapped  workload.KTime
 	isReady  bool
 	lagNanos int64
@@ -122,11 +122,11 @@ func New(o Options) (*Correlator, error) {
 		o.Tick = time.Second
 	}
 	if o.FilesOnly == nil {
-		o.FilesOnly = []string{"oci"}
+		o.FilesOnly = []string{"oci", "nspawn", "lxc"}
 	}
 	c := &Correlator{
 		opts: o, index: map[string]int{}, ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		calls: make(chan struct{}, maxCalls), listed: map[string]bool{}, secondAt: map[string]workload.KTime{},
+		calls: make(chan struct{}, maxCalls), listed: map[string]bool{},
 		settlers: map[*container]*settling{}, at: now,
 	}
 	var err error
@@ -139,6 +139,10 @@ func New(o Options) (*Correlator, error) {
 		OnPodsListed:  c.onPodsListed,
 		OnTask:        func(s string, t *workload.Task) { c.feed(evTask{source: c.index[s], task: t}) },
 		OnTasksListed: c.onTasksListed,
+		OnImage: func(s string, i *workload.Image, gone bool) {
+			c.feed(evImage{source: c.index[s], image: i, gone: gone})
+		},
+		NoImages: o.NoImages,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("new correlator: %w", err)
@@ -513,31 +517,8 @@ func (c *Correlator) onListed(source string, l collectors.Listing) {
 	c.feed(evListEnd{source: c.index[source], complete: l.Complete, began: began})
 	c.mu.Lock()
 	c.listed[source] = true
-	again := c.at() > c.secondAt[source]+secondPause && c.ctx.Load() != nil
-	if again {
-		c.secondAt[source] = c.at()
-		c.work.Go(func() { c.listAgain(source) })
-	}
 	c.mu.Unlock()
 	c.checkReady()
-}
-
-// A source's list and its events begin side by side, and what is removed between
-// them is in the list and in no event. A second list, secondAfter later, has it
-// right; secondPause is so long that it has no second list of its own.
-const (
-	secondAfter = time.Second
-	secondPause = 10 * workload.KTime(time.Second)
-)
-
-func (c *Correlator) listAgain(source string) {
-	t := time.NewTimer(secondAfter)
-	defer t.Stop()
-	select {
-	case <-(*c.ctx.Load()).Done(): // Run's, which the supervisor ends before
-	case <-t.C:
-		c.sup.Relist(source)
-	}
 }
 
 // readyTick is how often readiness is looked at; readyPatience is how long a

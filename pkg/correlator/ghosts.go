@@ -37,6 +37,9 @@ func (m *machine) end(p *proc, x workload.Exit, at workload.KTime) {
 	m.ghosts.byPID[p.kp.Key.PID] = p
 	m.dirtyProc(p)
 	m.mainEnded(p)
+	if x.OOM {
+		m.killedForMemory(p)
+	}
 	if c := m.runOf(p); c != nil {
 		m.runEnded(c, x, at)
 	}

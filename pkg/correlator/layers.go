@@ -27,8 +27,12 @@ func (m *machine) putLayer(c *container, i int, l *workload.Container, whole boo
 		a.stage, a.answered = askIdle, true
 	}
 	first := c.layers[i] == nil
-	if whole || first || !sameRun(c.layers[i].Run, l.Run) {
+	other := first || !sameRun(c.layers[i].Run, l.Run)
+	if whole || other {
 		c.initAt[i] = m.now
+	}
+	if other {
+		c.asks[i].namedAt, c.asks[i].confirmAt = m.now, 0
 	}
 	c.layers[i] = l
 	c.layerAt[i] = m.now
@@ -43,12 +47,19 @@ func (m *machine) putLayer(c *container, i int, l *workload.Container, whole boo
 	m.dirtyContainer(c)
 	m.publishLayer(c, i)
 	m.checkKnown(c)
-	if l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited {
+	if l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && (l.State != workload.StateExited || m.hasEnded(l.Run.Init)) {
 		m.register(c, i, l.Run)
 	}
 	if c.run == nil && l.State == workload.StateRunning && m.conts[c.key] == c {
 		m.at(m.now+startGrace, func() { m.askForInit(c, i) })
 	}
+}
+
+// hasEnded reports whether a key with a start is that of a process whose end is not
+// long ago: a short container's answer may come after it.
+func (m *machine) hasEnded(k workload.ProcessKey) bool {
+	p := m.lookup(k.PID)
+	return k.Start != 0 && p != nil && p.exit != nil && p.kp.Key.Same(k)
 }
 
 // sameRun reports whether two descriptions name the same init, as far as they say.
@@ -122,6 +133,7 @@ func (m *machine) hint(e evHint) {
 	}
 	m.alias(c, h.ID)
 	c.wanted = m.now + wantedFor
+	late := c.gone[e.source] // containerd may tell of a task's end after it has told that its container is no more
 	if h.Layer != nil {
 		m.hintLayer(c, e.source, h.Layer)
 		if c.forgotten {
@@ -132,10 +144,8 @@ func (m *machine) hint(e evHint) {
 		return
 	}
 	started := h.Kind == collectors.HintStarted && m.cfg.sources[e.source].nested != "" // nobody else tells its init
-	if (h.Kind == collectors.HintChanged && h.Layer == nil || started) && c.asks[e.source].stage >= askIdle {
-		c.asks[e.source].stage = askSecond
-		c.asks[e.source].tries = 0
-		m.send(c, e.source)
+	if (h.Kind == collectors.HintChanged && h.Layer == nil || started || late) && c.asks[e.source].stage >= askIdle {
+		m.askOnceMore(c, e.source)
 	}
 	m.askAll(c)
 	m.maybeDrop(c)
@@ -170,7 +180,7 @@ func overlay(o, n *workload.Container) *workload.Container {
 		c.Labels = n.Labels
 	}
 	if n.State != "" {
-		c.State = n.State
+		c.State, c.Health = n.State, n.Health // who says that it runs, and nothing of a check, knows of none
 	}
 	if n.Exit != nil {
 		c.Exit = n.Exit
@@ -202,15 +212,23 @@ func (m *machine) deleted(c *container, i int) {
 	}
 	c.gone[i] = true
 	c.asks[i].deletedAt = m.now
-	for j := range c.layers {
-		if !c.gone[j] {
-			return
-		}
+	if !c.deletedByAll() {
+		return
 	}
 	if c.run != nil && c.run.exit == nil && c.run.init != nil && c.run.init.exit == nil {
 		return // its init lives: what was deleted is a record of it
 	}
 	m.containerGone(c)
+}
+
+// deletedByAll reports whether every source that described it has deleted it.
+func (c *container) deletedByAll() bool {
+	for i := range c.layers {
+		if !c.gone[i] {
+			return false
+		}
+	}
+	return len(c.layers) > 0
 }
 
 // listed is one entry of a source's list; it counts as an answer of the source.
@@ -232,8 +250,18 @@ func (m *machine) listed(i int, l *workload.Container) {
 }
 
 // listEnd ends a complete list: what the source described before the list began
-// and did not list is deleted there.
+// and did not list is deleted there. Whatever it lists although it has told, since
+// the list began, that it is deleted, is asked about: the list may have it from before.
+// So is what it could not speak of, where the list does not say all.
 func (m *machine) listEnd(e evListEnd) {
+	for _, c := range slices.Clone(m.all) {
+		a := &c.asks[e.source]
+		relisted := a.deletedAt >= e.began && a.deletedAt != 0 && c.layers[e.source] != nil && !c.gone[e.source]
+		owed := !e.complete && a.silent && a.stage == askDone && c.goneAt == 0
+		if relisted || owed {
+			m.askOnceMore(c, e.source)
+		}
+	}
 	before := m.partial[e.source]
 	m.partial[e.source] = !e.complete
 	switch {

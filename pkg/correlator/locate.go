@@ -178,8 +178,7 @@ func (m *machine) askLife(c *container, i int) {
 	if a.stage < askIdle || a.busy || c.registered() && c.run.exit == nil {
 		return
 	}
-	a.stage, a.tries = askSecond, 0
-	m.send(c, i)
+	m.askOnceMore(c, i)
 }
 
 // askOwner has the sources asked anew whose the set is: who they named has gone

@@ -302,6 +302,8 @@ func (m *machine) handle(in any) {
 		m.tasks.setLayer(e.source, e.task)
 	case evTaskListEnd:
 		m.tasks.listEnd(e.source, e.complete, e.began)
+	case evImage:
+		m.image(e)
 	case evTick:
 	}
 }
@@ -330,7 +332,7 @@ func (m *machine) event(e *kernel.Event) {
 	case kernel.SnapshotEnd:
 		m.snapshotEnd()
 	case kernel.Lost:
-		m.lost()
+		m.repair()
 	}
 }
 
@@ -340,8 +342,8 @@ func (m *machine) request(r request) { m.out.requests = append(m.out.requests, r
 // turn into a flood of snapshots.
 const repairPause = 250 * workload.KTime(time.Millisecond)
 
-// lost asks for a repair from the task iterator, soon.
-func (m *machine) lost() {
+// repair asks for all processes from the task iterator, soon: something was lost.
+func (m *machine) repair() {
 	if m.repairing || m.bugs.has(bugLossIgnored) {
 		return
 	}
@@ -383,6 +385,7 @@ func (m *machine) snapshotEnd() {
 		return
 	}
 	for _, p := range sortedProcs(m.procs) {
+		p.whole = true
 		key, ok := s.seen[p.kp.Key.PID]
 		if ok && key.Same(p.kp.Key) {
 			continue

@@ -747,6 +747,37 @@ func TestTheKernelsStatusEndsTheRun(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+func TestTheKillersChoiceOfAnyProcessIsItsContainers(t *testing.T) {
+	killed := workload.Exit{Known: true, Code: 137, Signal: 9, OOM: true}
+	r := newRig(t)
+	r.startA()
+	r.startB()
+	r.fork(101, 100, 3, ns(500, 2))
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(101, 100, 3, ns(500, 2)), Exit: killed})
+	if l := r.cont[r.m.all[0].key]; l.Exit != nil {
+		t.Errorf("it runs, and is said to have ended: %+v", l.Exit)
+	}
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true, Code: 3}})
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(200, 10, 4, ns(600, 1)), Exit: workload.Exit{Known: true, Code: 4}})
+	l := r.cont[r.m.all[0].key]
+	if l.Exit == nil || l.Exit.Code != 3 || l.Exit.Signal != 0 || !l.Exit.OOM || l.Run.Exit.OOM {
+		t.Errorf("its exit is %+v, its init's %+v", l.Exit, l.Run.Exit)
+	}
+	if l := r.cont[r.m.all[1].key]; l.Exit == nil || l.Exit.Code != 4 || l.Exit.OOM {
+		t.Errorf("another's is %+v", l.Exit)
+	}
+	// The next run of the container has its own end.
+	r.after(10)
+	r.mkdir(5, 2, "/docker/"+idA)
+	r.fork(102, 10, 5, ns(501, 1))
+	r.hint(idA, 102, "/docker/"+idA)
+	r.exec(102, 10, 5, ns(501, 1))
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(102, 10, 5, ns(501, 1)), Exit: workload.Exit{Known: true, Code: 5}})
+	if l := r.cont[r.m.all[0].key]; l.Exit == nil || l.Exit.Code != 5 || l.Exit.OOM {
+		t.Errorf("the next run's is %+v", l.Exit)
+	}
+}
+
 func TestAProcessThatCannotBeReadHasNotEnded(t *testing.T) {
 	r := newRig(t)
 	r.startA()
@@ -920,6 +951,31 @@ func TestAnEngineThatNamesAnothersInitMergesNothing(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 	if c := r.m.lookup(100).member; c.layers[docker] != nil {
 		t.Errorf("it is described as %+v", c.layers[docker])
+	}
+}
+
+// A container may be over before anybody has answered: the state that its runtime
+// leaves names its init by the start, and so whose end it was.
+func TestAnAnswerAfterTheEndNamesWhoHasEnded(t *testing.T) {
+	ended := func(start uint64) (*rig, *workload.Container) {
+		r := newRig(t)
+		r.mkdir(3, 2, "/docker/"+idA)
+		r.fork(100, 10, 3, ns(500, 1))
+		r.exec(100, 10, 3, ns(500, 1))
+		r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true, Code: 143}})
+		r.feed(evHint{source: oci, hint: collectors.Hint{Kind: collectors.HintExited, ID: workload.ContainerID{Runtime: "runc", ID: idA}, Layer: &workload.Container{
+			ID: workload.ContainerID{Runtime: "runc", ID: idA}, State: workload.StateExited,
+			Run: &workload.Run{Init: workload.ProcessKey{PID: 100, Start: start, Ticks: true}, ClaimedPaths: []string{"/docker/" + idA}, Registers: true},
+		}}})
+		return r, r.cont[r.m.all[0].key]
+	}
+	r, l := ended(100 * workload.TickNS)
+	if l.Exit == nil || l.Exit.Code != 143 || l.Run == nil || l.Run.Init.PID != 100 {
+		t.Errorf("exit %+v, run %+v; want the kernel's", l.Exit, l.Run)
+	}
+	r.want(100, workload.StatusContainer, idA)
+	if _, l := ended(99 * workload.TickNS); l.Run != nil {
+		t.Errorf("another process's start: run %+v", l.Run)
 	}
 }
 
@@ -1198,13 +1254,49 @@ func TestADenialFromBeforeABarePIDSaysNothingOfIt(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(3, 2, "/docker/"+idA)
 	early := r.take(reqPrefill, oci)
+	r.answer(r.take(reqPrefill, docker), nil, collectors.ErrNotFound)
 	r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
 	r.feed(evListed{source: docker, container: bareInit(idA, 120)})
 	r.answer(early, nil, collectors.ErrNotFound)
 	r.after(2000)
 	r.want(120, workload.StatusUnknown, "")
 	r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotFound)
+	r.want(120, workload.StatusUnknown, "")
+	r.answer(r.take(reqLookup, docker), bareInit(idA, 120), nil)
 	r.want(120, workload.StatusContainer, idA)
+}
+
+// An engine that lies calls a process A's init; A ends while the files cannot say whose
+// it is, and is denied then. The engine's word is as old as A, and it is asked once more.
+func TestABarePIDFromBeforeADenialIsAskedAgain(t *testing.T) {
+	for name, says := range map[string]struct {
+		err  error
+		c    *workload.Container
+		want string
+	}{
+		"it is gone":                   {err: collectors.ErrNotFound},
+		"it cannot say":                {err: collectors.ErrUnavailable},
+		"it names another":             {c: bareInit(idA, 121)},
+		"it says so still, now as A's": {c: bareInit(idA, 120), want: idA},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mkdir(3, 2, "/docker/"+idA)
+			r.answer(r.take(reqPrefill, docker), nil, collectors.ErrNotFound)
+			r.task(120, 10, 3, []workload.PIDNamespace{ns(520, 1)})
+			r.feed(evListed{source: docker, container: bareInit(idA, 120)})
+			r.answer(r.take(reqPrefill, oci), nil, collectors.ErrUnavailable)
+			r.after(2000)
+			r.answer(r.take(reqPrefill, oci), nil, collectors.ErrNotFound)
+			r.want(120, workload.StatusUnknown, "")
+			r.answer(r.take(reqLookup, docker), says.c, says.err)
+			if says.want != "" {
+				r.want(120, workload.StatusContainer, says.want)
+			} else {
+				r.want(120, workload.StatusUnknown, "")
+			}
+		})
+	}
 }
 
 // An engine has named a PID; the files can say only later, when the process that was
@@ -1267,6 +1359,77 @@ func TestABarePIDOfADeletedContainerRegistersNothing(t *testing.T) {
 		t.Errorf("%s is registered", c.label())
 	}
 	r.want(120, workload.StatusUnknown, "")
+}
+
+// An engine tells of a container's end after it has told that it is deleted, or has
+// it in a list that was under way then: it is asked, and the container is gone.
+func TestWhatIsToldOfADeletedContainerBringsItNotBack(t *testing.T) {
+	l := &workload.Container{ID: workload.ContainerID{Runtime: "containerd", Namespace: "k8s.io", ID: idA}, Name: "web", State: workload.StateExited}
+	for name, late := range map[string]func(r *rig, began workload.KTime){
+		"event": func(r *rig, _ workload.KTime) {
+			r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintExited, ID: l.ID, Layer: l}})
+		},
+		"list": func(r *rig, began workload.KTime) {
+			r.feed(evListed{source: containerd, container: l})
+			r.feed(evListEnd{source: containerd, complete: true, began: began})
+		},
+		"list that is cut": func(r *rig, began workload.KTime) {
+			r.feed(evListed{source: containerd, container: l})
+			r.feed(evListEnd{source: containerd, began: began})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.feed(evListed{source: containerd, container: l})
+			r.feed(evListEnd{source: containerd, complete: true, began: r.now - 1})
+			r.reqs = nil
+			began := r.now
+			r.feed(evHint{source: containerd, hint: collectors.Hint{Kind: collectors.HintDeleted, ID: l.ID}})
+			c := r.m.find(l.ID)
+			if c.goneAt == 0 {
+				t.Fatal("it is not gone")
+			}
+			late(r, began)
+			r.answer(r.take(reqLookup, containerd), nil, collectors.ErrNotFound)
+			if c.goneAt == 0 {
+				t.Error("it is back")
+			}
+		})
+	}
+}
+
+// An engine whose list is too large, and that could not say what a container is until
+// it was given up, is asked again with its next list.
+func TestWhoCouldNotSayIsAskedAgainWhereItsListIsCut(t *testing.T) {
+	r := newRig(t)
+	l := &workload.Container{ID: workload.ContainerID{Runtime: "containerd", Namespace: "k8s.io", ID: idA}, Name: "web"}
+	r.feed(evListed{source: containerd, container: l})
+	silence := func() {
+		for len(r.reqs) > 0 {
+			q := r.reqs[0]
+			r.reqs = r.reqs[1:]
+			r.answer(q, nil, collectors.ErrUnavailable)
+		}
+	}
+	for range 60 {
+		silence()
+		r.after(1000)
+	}
+	silence()
+	if n := r.asked(reqLookup, docker); n != 0 {
+		t.Fatalf("%d questions for one that was given up", n)
+	}
+	r.feed(evListEnd{source: docker, complete: true, began: r.now})
+	if n := r.asked(reqLookup, docker) + r.asked(reqPrefill, docker); n != 0 {
+		t.Errorf("%d questions where the list says all", n)
+	}
+	r.feed(evListEnd{source: docker, began: r.now})
+	created := l.Clone()
+	created.ID.Runtime, created.State = "docker", workload.StateCreated
+	r.answer(r.take(reqLookup, docker), created, nil)
+	if s := r.srcs["docker "+idA]; s == nil || s.State != workload.StateCreated {
+		t.Errorf("its answer is %+v", s)
+	}
 }
 
 // An engine that lies calls A's process the init of B. Both cgroups are removed while
@@ -1441,6 +1604,9 @@ func (r *rig) asHost(ps ...kernel.Process) {
 			if q.kind == reqLineage {
 				r.feed(evLineage{id: q.cgroup, lineage: r.lineage(q.cgroup), at: r.now})
 			}
+			if q.kind == reqSnapshot {
+				r.whole()
+			}
 			i := slices.IndexFunc(ps, func(p kernel.Process) bool { return p.Key.PID == q.pid })
 			if q.kind == reqProcess && i >= 0 {
 				r.feed(evProcess{pid: q.pid, proc: ps[i], at: r.now})
@@ -1450,6 +1616,18 @@ func (r *rig) asHost(ps ...kernel.Process) {
 		}
 		r.after(500)
 	}
+}
+
+// whole is a snapshot in which all are as they are known, and these besides.
+func (r *rig) whole(more ...kernel.Process) {
+	r.feed(kernel.Event{Type: kernel.SnapshotBegin})
+	for _, p := range sortedProcs(r.m.procs) {
+		r.feed(kernel.Event{Type: kernel.Task, Process: p.kp})
+	}
+	for _, p := range more {
+		r.feed(kernel.Event{Type: kernel.Task, Process: p})
+	}
+	r.feed(kernel.Event{Type: kernel.SnapshotEnd})
 }
 
 // lineage is what cgroupfs says of a cgroup that is as it was heard to be made.
@@ -1608,16 +1786,26 @@ func TestWhoLeftAContainerUnseenIsToldByItsMountNamespace(t *testing.T) {
 
 // A process is moved into a cgroup and back before anything else is heard of it.
 func TestWhoWasMovedThereAndBackBeforeItWasKnownHasLeft(t *testing.T) {
-	for name, late := range map[string]bool{"its fork is not heard": false, "its fork is heard last": true} {
+	for _, name := range []string{"its fork is not heard", "its fork is heard last", "its moves are heard late"} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			p := r.proc(150, 10, 1, ns(700, 1))
 			born := kernel.Event{Type: kernel.Fork, Process: p, Time: r.now}
+			var moves []kernel.Event
 			for _, to := range []uint64{40, 1} {
-				r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: p, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: to}}})
+				moves = append(moves, kernel.Event{Type: kernel.CgroupAttach, Process: p, Time: r.now, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: to}}})
+				r.after(1)
 			}
-			r.feed(kernel.Event{Type: kernel.Task, Process: p})
-			if late {
+			seen := kernel.Event{Type: kernel.Task, Process: p}
+			if name == "its moves are heard late" {
+				r.feed(seen)
+				seen = moves[1]
+				moves = moves[:1]
+			}
+			for _, e := range append(moves, seen) {
+				r.feed(e)
+			}
+			if name == "its fork is heard last" {
 				r.feed(born)
 			}
 			r.feed(evListEnd{source: oci, complete: true, began: r.now})
@@ -1652,6 +1840,7 @@ func TestALateMkdirBringsNoRemovedCgroupBack(t *testing.T) {
 func TestWhoIsInNoCgroupIsTheHostsOnlyOnceTheFilesAreListed(t *testing.T) {
 	r := newRig(t)
 	r.task(60, 10, 1, []workload.PIDNamespace{ns(800, 1)})
+	r.whole()
 	for range 2 {
 		r.after(2000)
 		if r.asked(reqProcess, 0) > 0 {
@@ -1702,12 +1891,48 @@ func TestAnInitThatLeftAllOfItsCgroupsIsNotTheHosts(t *testing.T) {
 	}
 }
 
+// Nothing was heard of a container in the host's PID namespace, and one who has left it
+// is read alone: whose it is only those can tell who are in its mount namespace.
+func TestWhoIsReadAloneIsJudgedOnceAllAreRead(t *testing.T) {
+	for name, want := range map[string]workload.Status{"a container's are there": workload.StatusUnknown, "nobody is there": workload.StatusHost} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.feed(evListEnd{source: oci, complete: true, began: r.now})
+			lone, init := r.proc(150, 10, 1), r.proc(151, 10, 40)
+			lone.MountNS, init.MountNS = 77, 77
+			r.feed(evProcess{pid: 150, proc: lone, at: r.now})
+			for range 20 {
+				r.want(150, workload.StatusUnknown, "")
+				reqs := r.reqs
+				r.reqs = nil
+				for _, q := range reqs {
+					switch q.kind {
+					case reqLocate:
+						r.answer(q, nil, collectors.ErrNotFound)
+					case reqProcess:
+						r.feed(evProcess{pid: 150, proc: lone, at: r.now})
+					}
+				}
+				r.after(500)
+			}
+			var others []kernel.Process
+			if want == workload.StatusUnknown {
+				others = append(others, init)
+			}
+			r.whole(others...)
+			r.asHost(lone, init)
+			r.want(150, want, "")
+		})
+	}
+}
+
 // Who cannot say whether a process is an init has not denied it, and is asked again.
 func TestWhoMayBeAnInitIsTheHostsOnceTheFilesHaveDeniedIt(t *testing.T) {
 	r := newRig(t)
 	r.feed(evListEnd{source: oci, complete: true, began: r.now})
 	p := r.proc(150, 10, 1, ns(700, 1))
 	r.feed(kernel.Event{Type: kernel.Task, Process: p})
+	r.whole()
 	for range 3 {
 		r.after(2000)
 		r.answer(r.take(reqLocate, oci), nil, collectors.ErrUnavailable)

@@ -365,9 +365,12 @@ func (m *machine) judgeHost(p *proc) {
 		p.status, p.reason = workload.StatusUnknown, "in a PID namespace whose init is not known to be the host's"
 		return
 	}
-	if p.lost && p.hostIn != p.set && m.snapshot.active && m.looksContained(p) {
+	if p.lost && p.hostIn != p.set && (m.snapshot.active || !p.whole) && m.looksContained(p) {
 		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own; who else is in them is being read"
 		m.snapshot.judgeLater(p)
+		if !m.snapshot.active {
+			m.repair() // its fork was lost, and perhaps theirs
+		}
 		return
 	}
 	if p.lost && p.hostIn != p.set && m.amongOthers(p) {

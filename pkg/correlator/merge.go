@@ -64,6 +64,7 @@ func (m *machine) mergeState(a, b *container) {
 	for i, l := range b.layers {
 		if a.layers[i] == nil {
 			a.layers[i], a.layerAt[i], a.initAt[i] = l, b.layerAt[i], b.initAt[i]
+			a.asks[i].namedAt = b.asks[i].namedAt
 			m.publishLayer(a, i)
 		}
 	}

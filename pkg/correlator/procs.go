@@ -66,6 +66,7 @@ type proc struct {
 	// outerIn is the set that counts it as one of the host's PID namespace.
 	outerIn *cgset
 	unsure  bool // it waits for the snapshot's end
+	whole   bool // all who were there with it have been read
 }
 
 // move is an attach event of a process that is not known yet.
@@ -296,6 +297,15 @@ func (m *machine) wasMoved(p *proc) {
 	}
 }
 
+// wasMovedBefore is wasMoved, where the move is heard only once the process is known.
+func (m *machine) wasMovedBefore(p *proc, mv move) {
+	if !p.lost || p.left || p.member != nil || !m.looksContained(p) || mv.of.Start == 0 && mv.of.Inode == 0 {
+		return
+	}
+	p.left = true
+	m.settle(p)
+}
+
 // fromParent handles a process whose fork was missed. Its real parent, checked
 // by start time, is the one that forked it or an ancestor's reaper, and a reaper
 // inside a container only ever inherits what came from there, or from a container
@@ -433,6 +443,7 @@ func (m *machine) replayMoves(p *proc) {
 // moved replaces one hierarchy's cgroup, if the move is newer than what is known.
 func (m *machine) moved(p *proc, mv move) {
 	if mv.at < p.setAt && !m.bugs.has(bugOlderMoveApplied) || p.set == nil {
+		m.wasMovedBefore(p, mv)
 		return
 	}
 	key := p.set.key

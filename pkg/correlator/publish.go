@@ -108,7 +108,9 @@ func (m *machine) publishRun(c *container, l *workload.Container) {
 		l.State = workload.StateCreated
 	}
 	if r.exit != nil {
-		l.State, l.Exit = workload.StateExited, r.exit
+		x := *r.exit
+		x.OOM = x.OOM || r.oom
+		l.State, l.Exit = workload.StateExited, &x
 	}
 }
 

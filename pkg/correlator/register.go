@@ -131,9 +131,12 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 		m.conflicts++ // no init is such a one; whose it is, the runtime's state may tell
 		return
 	}
-	if bare && m.exactPending(c, c.layerAt[i]) {
+	if bare && m.exactPending(c, c.asks[i].namedAt) {
 		m.registerLater(c, i, r, p) // and, after the last try, registerBare
 		return
+	}
+	if bare && !m.confirmed(c, i) {
+		return // its next answer goes on
 	}
 	if o := p.initOf; o != nil && bare && o != c && !o.forgotten && !o.sharesID(c) {
 		m.conflicts++ // who says when it started calls it another's init
@@ -204,10 +207,27 @@ func (m *machine) exactPending(c *container, at workload.KTime) bool {
 	return false
 }
 
+// confirmed reports whether an engine has called the same bare PID an init before and
+// after a source with files denied to have the container. Else the container may have
+// ended between the one's word and the other's, and it was the denial that was true: the
+// engine is asked once more. Where no such source is there, the engine's word is all.
+func (m *machine) confirmed(c *container, i int) bool {
+	a := &c.asks[i]
+	switch {
+	case a.confirmAt != 0:
+		return a.toldOf >= a.confirmAt
+	case !slices.ContainsFunc(c.asks, func(o ask) bool { return o.denied }):
+		return true
+	}
+	a.confirmAt = m.now
+	m.askOnceMore(c, i)
+	return false
+}
+
 // registerBare registers what has waited for exactPending, at once.
 func (m *machine) registerBare(c *container) {
 	for i := range c.asks {
-		if l := c.layers[i]; l != nil && l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited && c.run == nil && !c.forgotten && !m.exactPending(c, c.layerAt[i]) {
+		if l := c.layers[i]; l != nil && l.Run != nil && l.Run.Registers && l.Run.Init.PID != 0 && l.State != workload.StateExited && c.run == nil && !c.forgotten && !m.exactPending(c, c.asks[i].namedAt) {
 			m.register(c, i, l.Run)
 		}
 	}

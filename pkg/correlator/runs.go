@@ -89,8 +89,7 @@ func (m *machine) askInFull(c *container, i int) {
 			return // bind has set a timer
 		}
 	}
-	a.stage, a.tries = askSecond, 0
-	m.send(c, i)
+	m.askOnceMore(c, i)
 }
 
 // runEnded records the end of a container's init, by the kernel's status.
@@ -109,6 +108,17 @@ func (m *machine) runEnded(c *container, x workload.Exit, at workload.KTime) {
 	m.at(m.now+goneCheck, func() { m.checkGone(c, c.run) })
 }
 
+// killedForMemory notes for the run that it is of that the out-of-memory killer chose
+// a process: an engine says so of a container whichever of its processes it was.
+func (m *machine) killedForMemory(p *proc) {
+	c := p.member
+	if c == nil || c.run == nil || c.run.oom || startedBefore(p.kp.Key, c.run.init.kp.Key) {
+		return
+	}
+	c.run.oom = true
+	m.dirtyContainer(c)
+}
+
 // goneCheck is when, after an exit, the sources are asked whether the container
 // still exists, if none has said so by itself.
 const goneCheck = 2 * workload.KTime(time.Second)
@@ -117,13 +127,14 @@ func (m *machine) checkGone(c *container, r *run) {
 	if c.forgotten || c.goneAt != 0 || c.run != r {
 		return
 	}
+	if r != nil && c.deletedByAll() { // while its init lived, as far as was known
+		m.containerGone(c)
+		return
+	}
 	for _, i := range c.sources() {
-		a := &c.asks[i]
-		if c.gone[i] || a.busy {
-			continue
+		if !c.gone[i] && !c.asks[i].busy {
+			m.askOnceMore(c, i)
 		}
-		a.stage, a.tries = askSecond, 0
-		m.send(c, i)
 	}
 }
 

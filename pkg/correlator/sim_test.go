@@ -537,18 +537,29 @@ func (w *sim) reply(r *request, a evAnswer, most workload.KTime) {
 
 func (w *sim) locate(r *request) evAnswer {
 	a := evAnswer{req: *r, err: collectors.ErrNotFound}
+	if r.source != 0 {
+		return a
+	}
+	left := 0
 	for _, c := range w.conts {
-		if r.source == 0 && c.state && !c.dead && w.oci(c).Run.Init.Same(r.evidence.Init) {
-			a.located, a.err = w.oci(c).ID, nil
-			break
+		if !w.hasState(c) || !w.oci(c).Run.Init.Same(r.evidence.Init) &&
+			!slices.ContainsFunc(r.evidence.Cgroups, func(g workload.CgroupPath) bool { return g.Path == c.paths[0] }) {
+			continue
 		}
-		if r.source == 0 && c.state && !c.dead && slices.ContainsFunc(r.evidence.Cgroups, func(g workload.CgroupPath) bool { return g.Path == c.paths[0] }) {
-			a.located, a.err = w.oci(c).ID, nil
-			break
+		a.located, a.err = w.oci(c).ID, nil
+		if !c.dead {
+			return a
 		}
+		left++
+	}
+	if left > 1 { // none of them lives
+		return evAnswer{req: *r, err: collectors.ErrNotFound}
 	}
 	return a
 }
+
+// hasState reports whether the low-level runtime's state of a container is there.
+func (w *sim) hasState(c *simContainer) bool { return c.state && (!c.dead || w.now < c.left) }
 
 func (w *sim) ask(r *request) evAnswer {
 	a := evAnswer{req: *r, err: collectors.ErrNotFound}
@@ -558,9 +569,12 @@ func (w *sim) ask(r *request) evAnswer {
 	}
 	for _, c := range slices.Backward(w.conts) {
 		switch {
-		case c.id != r.id.ID || c.dead:
-		case r.source == 0 && c.state:
-			a.container, a.err = w.oci(c), nil
+		case c.id != r.id.ID:
+		case r.source == 0 && w.hasState(c):
+			if a.container == nil || a.container.State == workload.StateExited {
+				a.container, a.err = w.oci(c), nil
+			}
+		case c.dead:
 		case r.source == 1 && !c.odd:
 			a.container, a.err = w.engine(c), nil
 		}
@@ -570,7 +584,11 @@ func (w *sim) ask(r *request) evAnswer {
 
 // oci is the low-level runtime's state: init, start in ticks, cgroup.
 func (w *sim) oci(c *simContainer) *workload.Container {
-	return &workload.Container{ID: workload.ContainerID{Runtime: "runc", ID: c.id}, State: workload.StateRunning, Run: &workload.Run{
+	state := workload.StateRunning
+	if c.init.dead {
+		state = workload.StateExited
+	}
+	return &workload.Container{ID: workload.ContainerID{Runtime: "runc", ID: c.id}, State: state, Run: &workload.Run{
 		Init: workload.ProcessKey{PID: c.init.key.PID, Start: c.init.key.Start / workload.TickNS * workload.TickNS, Ticks: true}, ClaimedPaths: []string{c.paths[0]}, Registers: true,
 	}}
 }
@@ -614,7 +632,7 @@ func (w *sim) list(source int) {
 	}
 	at := w.now
 	for _, c := range w.conts {
-		if c.dead || source == 0 && !c.state || source == 1 && c.odd {
+		if source == 0 && !w.hasState(c) || source == 1 && (c.dead || c.odd) {
 			continue
 		}
 		l := w.oci(c)

@@ -27,13 +27,14 @@ type simContainer struct {
 	dead, failed bool // failed: its user program never ran
 	pidns, mntns uint32
 	init         *simProc
-	state        bool          // the runtime has written its state
-	shares       *simContainer // it was put into that one's cgroups
-	contested    bool          // one of two in the same cgroups
-	staged       bool          // a process in the host's namespaces made its init in its cgroups
-	below        *simContainer // it was put below that one's cgroups
-	named        bool          // an engine lied about its name
-	strange      bool          // no source knows it
+	state        bool           // the runtime has written its state
+	left         workload.KTime // until then the state of who is dead is left behind
+	shares       *simContainer  // it was put into that one's cgroups
+	contested    bool           // one of two in the same cgroups
+	staged       bool           // a process in the host's namespaces made its init in its cgroups
+	below        *simContainer  // it was put below that one's cgroups
+	named        bool           // an engine lied about its name
+	strange      bool           // no source knows it
 }
 
 type simProc struct {

@@ -74,20 +74,19 @@ func fsType(dir string) int64 {
 
 // read is a CgroupReader.
 func (c *cgroupFiles) read(dir *os.File) (set CgroupSet, err error) {
-	b, err := readAt(int(dir.Fd()), "cgroup")
-	if err != nil {
-		return set, err
-	}
-	for line := range bytes.Lines(b) {
-		h, path, ok := parseCgroupLine(strings.TrimSuffix(string(line), "\n"))
-		if !ok {
-			continue
+	err = readAt(int(dir.Fd()), "cgroup", func(b []byte) error {
+		for line := range bytes.Lines(b) {
+			h, path, ok := parseCgroupLine(strings.TrimSuffix(string(line), "\n"))
+			if !ok {
+				continue
+			}
+			if ino := c.inode(h.ID, path); ino != 0 {
+				set.add(workload.CgroupID{Hierarchy: h.ID, ID: ino})
+			}
 		}
-		if ino := c.inode(h.ID, path); ino != 0 {
-			set.add(workload.CgroupID{Hierarchy: h.ID, ID: ino})
-		}
-	}
-	return set, nil
+		return nil
+	})
+	return set, err
 }
 
 // inode gives the id of a cgroup by its path, 0 if it cannot. A path that leads

@@ -29,7 +29,8 @@
 //
 // An event of a cgroup, and an exec in another cgroup than the parent's (the
 // first program of a container looks like that), is delivered at once. The
-// others follow in batches, within BatchInterval.
+// others follow in batches, within BatchInterval, unless somebody waits for
+// them (Prompt).
 //
 // # What an event carries
 //

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync"
 
 	"github.com/shirou/gopsutil/v3/common"
 	"github.com/shirou/gopsutil/v3/process"
@@ -129,23 +129,31 @@ func parseStat(b []byte) (s procStat, err error) {
 	}
 	copy(s.comm[:len(s.comm)-1], b[open+1:end])
 	// Fields are counted from 1 in proc(5); the one after the name is 3.
-	f := strings.Fields(string(b[end+1:]))
-	if len(f) < 20 {
-		return s, fmt.Errorf("stat has %d fields after the name", len(f))
+	var f [28 - 2][]byte
+	n := 0
+	for word := range bytes.FieldsSeq(b[end+1:]) {
+		if n == len(f) {
+			break
+		}
+		f[n] = word
+		n++
 	}
-	s.zombie = strings.ContainsAny(f[0], "ZXx")
-	parent, err1 := strconv.ParseUint(f[4-3], 10, 32)
-	flags, err2 := strconv.ParseUint(f[9-3], 10, 64)
-	threads, err3 := strconv.ParseUint(f[20-3], 10, 31)
-	ticks, err4 := strconv.ParseUint(f[22-3], 10, 64)
+	if n < 20 {
+		return s, fmt.Errorf("stat has %d fields after the name", n)
+	}
+	s.zombie = bytes.ContainsAny(f[0], "ZXx")
+	parent, err1 := strconv.ParseUint(string(f[4-3]), 10, 32)
+	flags, err2 := strconv.ParseUint(string(f[9-3]), 10, 64)
+	threads, err3 := strconv.ParseUint(string(f[20-3]), 10, 31)
+	ticks, err4 := strconv.ParseUint(string(f[22-3]), 10, 64)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return s, fmt.Errorf("parse stat: %w", err)
 	}
 	if ticks > 1<<63/workload.TickNS {
 		return s, fmt.Errorf("stat has start time %d", ticks)
 	}
-	if len(f) > 28-3 {
-		s.stack, _ = strconv.ParseUint(f[28-3], 10, 64)
+	if n == len(f) {
+		s.stack, _ = strconv.ParseUint(string(f[28-3]), 10, 64)
 	}
 	s.parent, s.threads = workload.PID(parent), int(threads)
 	s.kthread = flags&0x00200000 != 0 // PF_KTHREAD
@@ -154,11 +162,15 @@ func parseStat(b []byte) (s procStat, err error) {
 }
 
 func (r *procReader) stat(pid workload.PID) (procStat, error) {
-	b, err := readAt(unix.AT_FDCWD, filepath.Join(r.dir(pid), "stat"))
-	if err != nil {
-		return procStat{}, err
-	}
-	return parseStat(b)
+	return statAt(unix.AT_FDCWD, filepath.Join(r.dir(pid), "stat"))
+}
+
+func statAt(dir int, name string) (s procStat, err error) {
+	err = readAt(dir, name, func(b []byte) (err error) {
+		s, err = parseStat(b)
+		return err
+	})
+	return s, err
 }
 
 func (r *procReader) dir(pid workload.PID) string {
@@ -185,13 +197,9 @@ func (r *procReader) process(pid workload.PID) (Process, procStat, error) {
 	readPIDNS(fd, &p)
 	p.MountNS = uint32(inodeAt(fd, "ns/mnt"))
 	readExe(fd, &p)
-	b, err := readAt(fd, "stat")
+	st, err := statAt(fd, "stat")
 	if err != nil {
 		return p, procStat{}, goneOr(err)
-	}
-	st, err := parseStat(b)
-	if err != nil {
-		return p, st, fmt.Errorf("read process %d: %w", pid, err)
 	}
 	if st.dead() {
 		return p, st, errGone
@@ -212,11 +220,7 @@ func (r *procReader) regroup(p *Process) {
 	if err != nil || set.N == 0 {
 		return
 	}
-	b, err := readAt(int(dir.Fd()), "stat")
-	if err != nil {
-		return
-	}
-	if st, err := parseStat(b); err == nil && st.start == p.Key.Start {
+	if st, err := statAt(int(dir.Fd()), "stat"); err == nil && st.start == p.Key.Start {
 		p.Cgroups = set
 	}
 }
@@ -247,30 +251,32 @@ func goneOr(err error) error {
 	return err
 }
 
-// readAt reads a small file below a directory.
-func readAt(dir int, name string) ([]byte, error) {
+// contents are what small files are read into, by turns: a start reads five of
+// every process.
+var contents = sync.Pool{New: func() any { return new([procFileLimit]byte) }}
+
+// readAt reads a small file below a directory and shows it to look, which may not
+// keep it.
+func readAt(dir int, name string, look func([]byte) error) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 0, 2048)
-	for len(b) < procFileLimit {
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		n, err := unix.Read(fd, b[len(b):cap(b)])
+	b := contents.Get().(*[procFileLimit]byte)
+	defer contents.Put(b)
+	for n := 0; ; {
+		got, err := unix.Read(fd, b[n:])
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return nil, &os.PathError{Op: "read", Path: name, Err: err}
-		case n == 0:
-			return b, nil
+			return &os.PathError{Op: "read", Path: name, Err: err}
 		default:
-			b = b[:len(b)+n]
+			if n += got; got == 0 || n == len(b) {
+				return look(b[:n])
+			}
 		}
 	}
-	return b, nil
 }
 
 func inodeAt(dir int, name string) uint64 {
@@ -303,12 +309,12 @@ func pidfdInode(pid workload.PID) uint64 {
 // readPIDNS reads the process's numbers in the namespaces below procfs's own.
 // Only the innermost namespace's inode can be read.
 func readPIDNS(dir int, p *Process) {
-	b, err := readAt(dir, "status")
-	if err != nil {
-		return
-	}
-	numbers := parseNSpid(b)
-	if len(numbers) < 2 {
+	var numbers []workload.PID
+	err := readAt(dir, "status", func(b []byte) error {
+		numbers = parseNSpid(b)
+		return nil
+	})
+	if err != nil || len(numbers) < 2 {
 		return
 	}
 	below := numbers[1:]
@@ -354,9 +360,10 @@ func readExe(dir int, p *Process) {
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		return
 	}
-	if b, err := readAt(dir, "mountinfo"); err == nil {
+	_ = readAt(dir, "mountinfo", func(b []byte) error { // none: it may not be read, or is gone
 		p.ExeInMountNS = hasMount(b, st.Mnt_id)
-	}
+		return nil
+	})
 }
 
 // hasMount reports whether a mountinfo file has a mount of that id.

@@ -11,6 +11,7 @@ import (
 	"math/bits"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
@@ -88,6 +89,7 @@ type Tracer struct {
 	proc    *procReader
 	counts  counters
 	flushes flushes
+	prompt  atomic.Bool // see Prompt
 	closed  chan struct{}
 
 	closeOnce sync.Once
@@ -104,6 +106,10 @@ type Tracer struct {
 	lost     uint64
 	lossRead time.Time
 	strayed  bool
+	// told is what the programs were told of prompt; wakes counts the turns since window began.
+	told   bool
+	window time.Time
+	wakes  int
 }
 
 // NewTracer loads and attaches the programs. A program that this kernel does
@@ -233,15 +239,58 @@ const (
 	// BatchInterval.
 	idleBatches = 5
 	busyBatch   = 32
+	// promptWakes is how many turns of a prompt reader there are in a promptWindow:
+	// a host that starts more processes than that has the rest in one batch.
+	promptWakes  = 50
+	promptWindow = 50 * time.Millisecond
 )
+
+// Prompt says whether somebody waits for each process event: then none waits for
+// its batch while there are few of them, up to about a thousand a second; above
+// that they come 50 ms late. Each then costs a wake-up, which is more than all the
+// rest of it. It may be called at any time, and holds until it is called again.
+func (t *Tracer) Prompt(on bool) {
+	if t.prompt.Swap(on) != on {
+		t.waiter.wake()
+	}
+}
 
 // pause says when to look again after some events: on a host where nothing, or
 // little, happens looking for it is all the work there is.
 func (t *Tracer) pause(events uint64) time.Duration {
-	if events >= busyBatch {
+	prompt := t.prompt.Load()
+	if prompt {
+		if now := time.Now(); now.Sub(t.window) >= promptWindow {
+			t.window, t.wakes = now, 0
+		}
+		if t.wakes++; t.wakes > promptWakes {
+			t.tell(false)
+			return promptWindow
+		}
+	}
+	t.tell(prompt)
+	switch {
+	case prompt && t.process.AvailableBytes() > 0:
+		return 0 // what came before the programs were told, or before the last was read, wakes nobody
+	case events >= busyBatch:
 		return t.opts.BatchInterval
 	}
 	return beat.Until(idleBatches * t.opts.BatchInterval)
+}
+
+// tell has the programs wake the reader for process events, or leave it asleep.
+func (t *Tracer) tell(prompt bool) {
+	if prompt == t.told {
+		return
+	}
+	var on uint32
+	if prompt {
+		on = 1
+	}
+	if err := t.objs.maps[bpf.TracerMapPrompt].Put(uint32(0), on); err != nil {
+		t.opts.Logger.Debug("process events stay as they are", "prompt", prompt, "err", err)
+	}
+	t.told = prompt // once is enough: without it events are late, and not lost
 }
 
 func (t *Tracer) isClosed() bool {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/bpf"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -389,6 +390,33 @@ func TestTheFirstExecInACgroupDoesNotWaitForTheBatch(t *testing.T) {
 	e := r.await(func(e Event) bool { return e.Type == Exec && of(c.Process.Pid)(e) })
 	if e.Process.Cgroups.IDs[0].ID != statInode(t, dir) {
 		t.Errorf("%+v", e.Process.Cgroups)
+	}
+}
+
+func TestAPromptTracerWaitsForNoBatch(t *testing.T) {
+	tr := newTracer(t, TracerOptions{BatchInterval: time.Hour})
+	r := record(t, tr)
+	if err := r.src.Flush(patient(t)); err != nil { // Run has come to its first wait
+		t.Fatal(err)
+	}
+	before := startChild(t, nil, "", "/bin/true") // in the ring, and nobody is told
+	tr.Prompt(true)
+	r.await(func(e Event) bool { return e.Type == Exec && of(before.Process.Pid)(e) })
+	for range 200 { // more than are told one by one
+		c := startChild(t, nil, "", "/bin/true")
+		for _, typ := range []Type{Fork, Exec, Exit} {
+			r.await(func(e Event) bool { return e.Type == typ && of(c.Process.Pid)(e) })
+		}
+	}
+	tr.Prompt(false)
+	for range 2 { // a Flush ends before Run goes to sleep
+		if err := r.src.Flush(patient(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var on uint32
+	if err := tr.objs.maps[bpf.TracerMapPrompt].Lookup(uint32(0), &on); err != nil || on != 0 {
+		t.Errorf("the programs still wake the reader: %d, %v", on, err)
 	}
 }
 

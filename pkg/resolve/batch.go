@@ -17,6 +17,12 @@ func (r *Resolver) ResolveAll(ctx context.Context, questions []workload.Query, r
 		r.part(ctx, questions[from:to], results[from:to])
 	}
 	r.settleAll(ctx, questions, results)
+	var b Reading
+	for i := range results {
+		if questions[i].Detail || questions[i].Family {
+			r.fill(ctx, &results[i], &b)
+		}
+	}
 }
 
 func (r *Resolver) part(ctx context.Context, questions []workload.Query, results []workload.Result) {

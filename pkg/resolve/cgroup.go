@@ -39,7 +39,7 @@ func (r *Resolver) unregistered(ctx context.Context, l pcgroup.Lineage) workload
 		return a
 	}
 	p := pcgroup.Parse(l[0].Path)
-	if c, ok := p.Innermost(pcgroup.KindContainer); ok {
+	if c, ok := p.Innermost(pcgroup.KindContainer); ok && c.Role != pcgroup.RoleMonitor {
 		a.Reason = "its name claims " + c.ID + ", which no source has registered"
 		return a
 	}

@@ -42,7 +42,11 @@ func openProc(procfs string, pid workload.PID) (int, error) {
 
 // stat is what is needed of /proc/PID/stat.
 type stat struct {
-	start uint64 // ns since boot, rounded down to a tick
+	start  uint64 // ns since boot, rounded down to a tick
+	parent workload.PID
+	// stack is the address of its bottom, chosen anew by each exec; 0 without the
+	// right to trace the process, and for kernel threads.
+	stack uint64
 }
 
 // thread reports whether the directory is that of a thread that leads no
@@ -59,19 +63,18 @@ func readStat(dir int) (stat, error) {
 	if err != nil {
 		return stat{}, err
 	}
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return stat{}, errors.New("malformed stat")
+	// They are counted from 1 in proc(5); the first after the comm is 3.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 28-2 {
+		return stat{}, fmt.Errorf("malformed stat: %d fields after the name", len(f))
 	}
-	f := bytes.Fields(b[i+1:])
-	if len(f) < 20 {
-		return stat{}, errors.New("malformed stat")
-	}
-	ticks, err := strconv.ParseUint(string(f[19]), 10, 64)
-	if err != nil {
+	parent, err1 := strconv.ParseUint(string(f[4-3]), 10, 32)
+	ticks, err2 := strconv.ParseUint(string(f[22-3]), 10, 64)
+	stack, err3 := strconv.ParseUint(string(f[28-3]), 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return stat{}, fmt.Errorf("malformed stat: %w", err)
 	}
-	return stat{start: ticks * workload.TickNS}, nil
+	return stat{ticks * workload.TickNS, workload.PID(parent), stack}, nil
 }
 
 func readBeneath(dir int, name string) ([]byte, error) {

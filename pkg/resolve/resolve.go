@@ -12,6 +12,10 @@
 // for, unless the question says how long, with one exception: a container that has just begun and about which
 // an engine that is well is giving its first answer at that moment.
 //
+// What the kernel's events do not say of a process (its program, command line,
+// user and present parent) is read from /proc for who asks for it, within budgets,
+// and not kept: a question that does not ask for it costs nothing more.
+//
 // All methods may be called concurrently.
 package resolve
 
@@ -56,6 +60,9 @@ type Resolver struct {
 	// pidfs: a pidfd's inode is the process's own (6.9 and later).
 	pidfs bool
 	held  *held // used where there is pidfs
+
+	details details
+	users   users
 }
 
 // New makes a resolver.
@@ -69,6 +76,7 @@ func New(o Options) (*Resolver, error) {
 	return &Resolver{
 		store: o.Store, cgroups: o.Cgroups, observer: o.Observer, procfs: o.Procfs,
 		pidfs: o.Procfs == "/proc" && hasPidfs(), held: newHeld(mayHold()),
+		details: details{slots: make(chan struct{}, readers)},
 	}, nil
 }
 
@@ -87,7 +95,22 @@ func (r *Resolver) Resolve(ctx context.Context, q workload.Query) workload.Resul
 	if owed(&q, &res) && r.settle(ctx, res.Answer.Container().ID) {
 		res = r.once(ctx, q)
 	}
+	var b Reading
+	r.fill(ctx, &res, &b)
 	return res
+}
+
+// fill reads what was asked for beyond the answer.
+func (r *Resolver) fill(ctx context.Context, res *workload.Result, b *Reading) {
+	if !res.Query.Detail && !res.Query.Family || res.Err != nil || res.Answer.Process == nil {
+		return
+	}
+	if res.Query.Family {
+		res.Family = r.family(ctx, res.Answer.Process)
+	}
+	if res.Query.Detail {
+		res.Answer.Process = r.Detail(ctx, res.Answer.Process, b)
+	}
 }
 
 // once answers from what is known, or within the time that the question gives.

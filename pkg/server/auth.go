@@ -22,10 +22,28 @@ import (
 type authorizer struct {
 	uid uint32 // the agent's own, which could read its memory anyhow
 	gid uint32 // of the group that may ask everything
+	// commands: whoever may ask everything may see every command line.
+	commands bool
+	// standing is Options.Standing, nil where nobody is in a container.
+	standing func(Peer) Standing
 }
 
 // mayAll reports whether a peer may ask everything.
-func (a authorizer) mayAll(p Peer) bool {
+func (a authorizer) mayAll(p Peer) bool { return a.trusted(p) && !a.contained(p) }
+
+// contained reports whether a peer is in a container that was granted nothing.
+func (a authorizer) contained(p Peer) bool {
+	switch {
+	case a.standing == nil:
+		return false
+	case p.standing == nil:
+		return a.standing(p) == Contained
+	}
+	return p.standing.contained(p, a.standing)
+}
+
+// trusted reports whether a peer is of a user or a group that may ask everything.
+func (a authorizer) trusted(p Peer) bool {
 	return p.UID == 0 || p.UID == a.uid || p.GID == a.gid || slices.Contains(p.Groups, a.gid)
 }
 
@@ -36,7 +54,7 @@ func (a authorizer) checkMethod(p Peer, method string) error {
 	if method == wire.MethodResolve || method == wire.MethodResolveStream || !strings.HasPrefix(method, "/"+wire.ServiceName+"/") || a.mayAll(p) {
 		return nil
 	}
-	return denied(p)
+	return a.denied(p)
 }
 
 // checkQueries says who may ask what. Its error matches workload.ErrDenied.
@@ -45,10 +63,41 @@ func (a authorizer) checkQueries(p Peer, queries []workload.Query) error {
 	if !others || a.mayAll(p) {
 		return nil
 	}
-	return denied(p)
+	return a.denied(p)
 }
 
-func denied(p Peer) error {
+// redact takes out of results what is not for this peer. What it changes was made
+// for this call.
+func (a authorizer) redact(p Peer, results []workload.Result) {
+	for i := range results {
+		if r := &results[i]; r.Family != nil && !a.mayAll(p) {
+			r.Family = nil // others than itself
+		}
+		a.redactProcess(p, results[i].Answer.Process)
+	}
+}
+
+// redactProcess hides a command line, which may hold secrets, from all but root and
+// the user whose process it is, by its real and its effective user id.
+func (a authorizer) redactProcess(p Peer, of *workload.Process) {
+	if of == nil || of.Detail == nil || (p.UID == 0 || a.commands) && a.mayAll(p) {
+		return
+	}
+	d := of.Detail
+	if d.UID == p.UID && d.EUID == p.UID || len(d.Command) == 0 {
+		return
+	}
+	d.Command, d.CommandHidden, d.Truncated = nil, true, nil
+}
+
+func (a authorizer) denied(p Peer) error {
+	switch {
+	case a.trusted(p) && p.ended():
+		return fmt.Errorf("%w: the process that connected, %d, has ended: connect anew", workload.ErrDenied, p.PID)
+	case a.trusted(p):
+		return fmt.Errorf("%w: a process in a container may ask only about itself: ask from the host, or grant its container everything with the agent's access settings",
+			workload.ErrDenied)
+	}
 	return fmt.Errorf("%w: uid %d may ask only about itself: become root, or a member of the group that owns the socket",
 		workload.ErrDenied, p.UID)
 }

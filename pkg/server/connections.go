@@ -39,7 +39,7 @@ func newConnections(opt Options, auth authorizer) *connections {
 // isLimited reports whether a peer shares half of the room with its like: those
 // that may ask only about themselves, and those in a container, root or not. The
 // other half is for those who look after the host.
-func (c *connections) isLimited(p Peer) bool { return !c.auth.mayAll(p) || p.namespace != 0 }
+func (c *connections) isLimited(p Peer) bool { return !c.auth.trusted(p) || p.namespace != 0 }
 
 // enter counts a connection in, or says why it cannot come in. A container may
 // have as many processes as it likes, so they are counted together, by their PID
@@ -185,11 +185,4 @@ func (c *begunConn) Read(b []byte) (int, error) {
 	n := copy(b, c.first)
 	c.first = c.first[n:]
 	return n, nil
-}
-
-func (p Peer) close() error {
-	if p.PIDFD == nil {
-		return nil
-	}
-	return p.PIDFD.Close()
 }

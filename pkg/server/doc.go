@@ -9,8 +9,8 @@
 // else, and that no reply shows more of an error than one line.
 //
 // Authorisation, in one place (auth.go): uid 0, the agent's own uid and the members of the socket's
-// group may ask everything. Whoever else got hold of the socket, such as a
-// container that it was mounted into, may ask about itself and nothing more.
+// group may ask everything, unless they are in a container (Options.Standing). Whoever
+// else got hold of the socket may ask about itself and nothing more.
 //
 // A peer is the process that called connect. A process that was forked
 // afterwards, or got the descriptor from another one, speaks for that process.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pidigree/pidigree/internal/wire"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -30,7 +31,7 @@ func (s *Server) get(ctx context.Context, req *wire.Bytes) (*wire.Bytes, error) 
 }
 
 func (s *Server) getResolved(ctx context.Context, n wire.Name) (workload.Entity, error) {
-	q := []workload.Query{{Container: n.Name, Key: n.Key}}
+	q := []workload.Query{{Container: n.Name, Key: n.Key, Detail: n.Detail}}
 	var results [1]workload.Result
 	s.ask(ctx, peerOf(ctx), q, nil, results[:])
 	r := results[0]
@@ -91,7 +92,7 @@ func named(e workload.Entity, name string) int {
 	case e.Pod != nil:
 		return podNamed(e.Pod, name)
 	case e.Image != nil:
-		whole = e.Image.ID == name || slices.Contains(e.Image.Names, name)
+		whole = imageNamed(e.Image, name)
 	case e.Task != nil:
 		whole = e.Task.ARN == name
 	case e.Service != nil:
@@ -101,6 +102,14 @@ func named(e workload.Entity, name string) int {
 		return namedWhole
 	}
 	return notNamed
+}
+
+// imageNamed: the id that its containers have, the digest that they have, or a name.
+func imageNamed(i *workload.Image, name string) bool {
+	return i.ID == name || i.Key() == name || slices.Contains(i.Names, name) || slices.ContainsFunc(i.Digests, func(d string) bool {
+		_, digest, _ := strings.Cut(d, "@")
+		return d == name || digest == name
+	})
 }
 
 // podNamed: a uid, also the one in a static pod's cgroup, or NAMESPACE/NAME; in

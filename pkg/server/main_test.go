@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -56,8 +57,12 @@ func child(ask string) error {
 		return askHealth(ctx)
 	case "self":
 		return askSelf(ctx, c)
+	case "commands":
+		return askCommands(ctx, c)
 	case "everything":
 		return askEverything(ctx, c)
+	case "lend":
+		return lend(ctx)
 	case "hang":
 		for range c.Watch(ctx, workload.Selector{}) {
 			fmt.Println("watching")
@@ -65,6 +70,24 @@ func child(ask string) error {
 		return nil
 	}
 	return errors.New("unknown question")
+}
+
+// lend connects, prints the number of the descriptor for whoever takes it, and waits.
+func lend(ctx context.Context) error {
+	conn, err := net.Dial("unix", os.Getenv(client.SocketEnv))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Control(func(fd uintptr) { fmt.Println(fd) }); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // askHealth prints the status of FullService, and what its header says.
@@ -89,6 +112,32 @@ func askSelf(ctx context.Context, c *client.Client) error {
 		return err
 	}
 	fmt.Println(a.Process.Key.PID, a.Process.Key.Inode, os.Getpid())
+	return nil
+}
+
+// askCommands prints what is shown of command lines, in every way to ask.
+func askCommands(ctx context.Context, c *client.Client) error {
+	show := func(how string, p *workload.Process, family bool) {
+		fmt.Println(how, p.Detail.UID, p.Detail.Command, p.Detail.CommandHidden, family)
+	}
+	results, err := c.Resolve(ctx, workload.Query{Self: true, Detail: true, Family: true})
+	if err != nil {
+		return err
+	}
+	show("self", results[0].Answer.Process, results[0].Family != nil)
+	results, err = c.Resolve(ctx, workload.Query{PID: 1, Detail: true, Family: true}, workload.Query{PID: 1, Detail: true, Wait: 1})
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		show("asked", r.Answer.Process, r.Family != nil)
+	}
+	for e, err := range c.List(ctx, workload.Selector{Kinds: []workload.Kind{workload.KindProcess}, Detail: true}) {
+		if err != nil {
+			return err
+		}
+		show("listed", e.Process, false)
+	}
 	return nil
 }
 

@@ -31,6 +31,10 @@ type Peer struct {
 	// cannot be reused unnoticed; nil on older kernels. It is the server's and
 	// is closed when the connection ends: use it through SyscallConn only.
 	PIDFD *os.File
+	// held tells when the peer has ended: PIDFD, or before Linux 6.5 a pidfd that was
+	// opened by PID once the connection was accepted. Whoever has the PID by then is
+	// another only if all PIDs came around in between.
+	held *os.File
 	// UID, GID and Groups are as the agent's user namespace numbers them.
 	UID, GID uint32
 	Groups   []uint32
@@ -41,6 +45,29 @@ type Peer struct {
 	// bounds connections and decides nothing else: whose PID it was is not checked
 	// again.
 	namespace uint64
+	// standing is the connection's, nil for a Peer that has none.
+	standing *standing
+}
+
+// InNamespace reports whether the peer is in the agent's own PID namespace.
+func (p Peer) InNamespace() bool { return p.namespace == 0 }
+
+// ended reports whether the peer has: its PID is not its own any more then.
+func (p Peer) ended() bool {
+	if p.held == nil {
+		return false // its PID is nobody's here
+	}
+	gone := true // where the connection has ended meanwhile, too
+	if raw, err := p.held.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+				var n int
+				n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+				gone = err != nil || n > 0
+			}
+		})
+	}
+	return gone
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -66,7 +93,8 @@ func peerOf(ctx context.Context) Peer {
 // noID is the id that chown and setresuid take for "leave it"; nobody has it.
 const noID = ^uint32(0)
 
-// identify asks the kernel who is at the other end. The caller closes PIDFD.
+// identify asks the kernel who is at the other end. The caller closes
+// the Peer.
 func identify(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -85,7 +113,7 @@ func identifyFD(fd int) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("SO_PEERCRED: %w", err)
 	}
-	p := Peer{PID: workload.PID(max(cred.Pid, 0)), UID: cred.Uid, GID: cred.Gid}
+	p := Peer{PID: workload.PID(max(cred.Pid, 0)), UID: cred.Uid, GID: cred.Gid, standing: &standing{}}
 	if p.Groups, err = peerGroups(fd); err != nil {
 		return Peer{}, fmt.Errorf("SO_PEERGROUPS: %w", err)
 	}
@@ -94,14 +122,25 @@ func identifyFD(fd int) (Peer, error) {
 		return p, nil
 	}
 	p.Key.PID = p.PID
-	if p.PIDFD, err = peerPIDFD(fd); err != nil || p.PIDFD == nil {
+	if p.PIDFD, err = peerPIDFD(fd); err != nil {
+		return Peer{}, err
+	}
+	if p.held = p.PIDFD; p.held == nil {
+		p.held, err = openPIDFD(p.PID)
 		return p, err
 	}
 	p.Key.Inode, err = pidfsInode(p.PIDFD)
 	if err != nil {
-		return Peer{}, errors.Join(err, p.PIDFD.Close())
+		return Peer{}, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+func (p Peer) close() error {
+	if p.held == nil {
+		return nil
+	}
+	return p.held.Close()
 }
 
 // nobodysNamespace stands for those that cannot be told: no namespace has it.
@@ -139,6 +178,15 @@ func peerPIDFD(fd int) (*os.File, error) {
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("SO_PEERPIDFD: %w", err)
+	}
+	return os.NewFile(uintptr(pidfd), "peer pidfd"), nil
+}
+
+// openPIDFD holds whoever has the PID now. A peer that was reaped already is an error.
+func openPIDFD(pid workload.PID) (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(int(pid), 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open of the peer: %w", err)
 	}
 	return os.NewFile(uintptr(pidfd), "peer pidfd"), nil
 }

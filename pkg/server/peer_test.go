@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -178,4 +179,70 @@ func TestAPeerThatDiesIsLetGo(t *testing.T) {
 		_, err = c.Self(t.Context())
 		return err
 	})
+}
+
+// withCommand answers with a process of the asker's for Self, and else with one whose
+// real and effective users are as said.
+func withCommand(uid, euid uint32) *backend {
+	of := func(uid, euid uint32) *workload.Process {
+		return &workload.Process{
+			Key:    workload.ProcessKey{PID: 1, Start: 1},
+			Detail: &workload.ProcessDetail{Command: []string{"login", "secret"}, UID: uid, EUID: euid, Truncated: []string{"command"}},
+		}
+	}
+	return &backend{
+		resolve: func(_ context.Context, p server.Peer, q workload.Query) workload.Result {
+			r := workload.Result{Family: &workload.Family{}, Answer: workload.Answer{Status: workload.StatusHost, Process: of(uid, euid)}}
+			if q.Self {
+				r.Answer.Process = of(p.UID, p.UID)
+			}
+			return r
+		},
+		list: func(context.Context, workload.Selector) seqOf[workload.Entity] {
+			return slice(workload.Entity{Kind: workload.KindProcess, Process: of(uid, euid)})
+		},
+	}
+}
+
+func TestACommandLineIsForRootAndItsOwnUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become other users")
+	}
+	const user, other, group = 4711, 4712, 4242
+	for name, c := range map[string]struct {
+		peer, uid, euid, gid uint32
+		all                  bool
+		shown                bool
+		denied               bool
+	}{
+		"root sees everybody's":                      {peer: 0, uid: user, euid: user, gid: group, shown: true},
+		"a user sees his own":                        {peer: user, uid: user, euid: user, gid: group, shown: true},
+		"a user does not see another's":              {peer: user, uid: other, euid: other, gid: group},
+		"nor root's":                                 {peer: user, uid: 0, euid: 0, gid: group},
+		"nor what he runs as another":                {peer: user, uid: user, euid: 0, gid: group},
+		"nor what another runs as he":                {peer: user, uid: other, euid: user, gid: group},
+		"where it is configured he sees everybody's": {peer: user, uid: other, euid: 0, gid: group, all: true, shown: true},
+		"but nobody outside of the group does":       {peer: user, gid: 4713, all: true, denied: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, withCommand(c.uid, c.euid), func(o *server.Options) { o.Group, o.CommandLines = strconv.Itoa(group), c.all })
+			// As if the socket had been mounted where everybody can reach it.
+			if err := os.Chmod(r.socket, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			got := spawn(t, r.socket, "commands", &syscall.Credential{Uid: c.peer, Gid: c.gid}).text(t)
+			text := "[] true"
+			if c.shown {
+				text = "[login secret] false"
+			}
+			want := fmt.Sprintf("self %d [login secret] false true\nasked %d %s true\nasked %d %s true\nlisted %d %s false\n", c.peer, c.uid, text, c.uid, text, c.uid, text)
+			if c.denied { // it learns of itself alone
+				want = fmt.Sprintf("self %d [login secret] false false\nerror: ", c.peer)
+				got = got[:min(len(got), len(want))]
+			}
+			if got != want {
+				t.Errorf("uid %d got\n%swant\n%s", c.peer, got, want)
+			}
+		})
+	}
 }

@@ -49,6 +49,13 @@ type Options struct {
 	Logger *slog.Logger
 	// Group may ask everything, beside root; the same as Listen was told. Default: see Listen.
 	Group string
+	// CommandLines lets everybody who may ask everything see every process's command
+	// line. Otherwise root sees all, and others those of processes of their own.
+	CommandLines bool
+	// Standing says whether a peer is in a container, and may therefore ask only about
+	// itself. It is called concurrently, about once a second for each connection that
+	// asks, and may wait. Default: nobody is.
+	Standing func(Peer) Standing
 	// MaxMessage bounds a request in bytes. Default 4 MiB.
 	MaxMessage int
 	// MaxReply bounds the reply to Resolve in bytes; whoever asks for more is told to ask less at once. Default 64 MiB.
@@ -118,7 +125,7 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid}
+	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid, commands: opt.CommandLines, standing: opt.Standing}
 	s := &Server{
 		opt:      opt,
 		auth:     auth,

@@ -133,6 +133,7 @@ var errLost = status.Error(codes.Internal, "the agent lost this question")
 // ask asks the backend those questions that make sense; the others are answered
 // with what is wrong with them.
 func (s *Server) ask(ctx context.Context, p Peer, queries []workload.Query, bad map[int]error, results []workload.Result) {
+	defer func() { s.auth.redact(p, results) }()
 	for i := range results {
 		results[i].Err = errLost
 	}

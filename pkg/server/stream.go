@@ -54,6 +54,7 @@ func (s *Server) list(ctx context.Context, req *wire.Bytes, out *chunks) error {
 		return err
 	}
 	for e := range s.opt.Backend.List(ctx, sel) {
+		s.auth.redactProcess(peerOf(ctx), e.Process)
 		if err := out.add(wire.AppendEntity(out.b, e)); err != nil {
 			return err
 		}

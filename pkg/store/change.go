@@ -14,6 +14,8 @@ type Change struct {
 	Pod *PodChange
 	// Task changes one layer or the life of a task.
 	Task *TaskChange
+	// Image changes one layer of an image.
+	Image *ImageChange
 	// Service puts or replaces a unit, or ends it.
 	Service *ServiceChange
 	// Expire drops the tombstones that are older than the grace period at this instant.
@@ -61,6 +63,16 @@ type TaskChange struct {
 	Gone workload.KTime
 	// Forget removes the entity at once and without a tombstone.
 	Forget bool
+}
+
+// ImageChange is a change of one image entity.
+type ImageChange struct {
+	// Key is the entity's: the image's Key, which its layers have too.
+	Key string
+	// Source owns the layer.
+	Source string
+	// Layer replaces the source's layer; nil removes it. An image without layers is gone.
+	Layer *workload.Image
 }
 
 // ServiceChange is a change of one unit. It has one source, the correlator, who

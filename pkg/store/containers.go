@@ -281,8 +281,9 @@ func (s *Store) unclaim(c *cell, it *contItem, last *view) {
 	s.rejoinAll(s.children[c.id])
 }
 
-// settleCell decides which container an id means: the one whose key it is, else
-// the only one that claims it, else the only living one that does.
+// settleCell decides which container an id means: the one whose key it is, unless
+// that is a tombstone, and the next one with the id lives; else the only one that claims
+// it, else the only living one that does.
 func (s *Store) settleCell(c *cell) {
 	if len(c.claims) == 0 && c.nodes == 0 {
 		s.ids.del(c.id)
@@ -295,16 +296,19 @@ func (s *Store) settleCell(c *cell) {
 }
 
 func (c *cell) owner() *contItem {
+	var keyed *contItem
 	var live []*contItem
 	for _, it := range c.claims {
 		if it.key == c.id {
-			return it
+			keyed = it
 		}
 		if !it.latest.Load().gone {
 			live = append(live, it)
 		}
 	}
 	switch {
+	case keyed != nil && (!keyed.latest.Load().gone || len(live) != 1 || live[0].key.ID != c.id.ID):
+		return keyed
 	case len(c.claims) == 1:
 		return c.claims[0]
 	case len(live) == 1:

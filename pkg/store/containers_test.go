@@ -542,3 +542,19 @@ func TestABatchShowsEachContainerOnce(t *testing.T) {
 		t.Errorf("a container that was forgotten in the batch that brought it is there: %+v", s.Counts())
 	}
 }
+
+func TestAnIDIsTheLivingContainersThoughItWasTheKeyOfOneThatIsGone(t *testing.T) {
+	s := New(Options{Grace: 100})
+	s.Apply(putLayer(moby("aaaa"), "containerd", named(moby("aaaa"), "first")))
+	s.Apply(gone(moby("aaaa"), second))
+	next := named(docker("aaaa"), "next")
+	next.Aliases = []workload.ContainerID{moby("aaaa")}
+	s.Apply(putLayer(docker("aaaa"), "docker", next))
+	if a, ok := s.ContainerAnswer(moby("aaaa")); !ok || containerName(a) != "next" || a.Exited {
+		t.Errorf("answered %q, exited %v", containerName(a), a.Exited)
+	}
+	s.Apply(gone(docker("aaaa"), 2*second))
+	if a, ok := s.ContainerAnswer(moby("aaaa")); !ok || containerName(a) != "first" || !a.Exited {
+		t.Errorf("once both are gone: %q, exited %v", containerName(a), a.Exited)
+	}
+}

@@ -131,7 +131,7 @@ func (s *Store) All(sel workload.Selector) iter.Seq[workload.Entity] {
 }
 
 // logs gives the change logs of the kinds selected. The store keeps containers,
-// pods, tasks, services and processes; other kinds have nothing in it.
+// pods, tasks, images, services and processes.
 func (s *Store) logs(sel workload.Selector) []*changeLog {
 	var logs []*changeLog
 	if len(sel.Kinds) == 0 || slices.Contains(sel.Kinds, workload.KindContainer) {
@@ -145,6 +145,9 @@ func (s *Store) logs(sel workload.Selector) []*changeLog {
 	}
 	if slices.Contains(sel.Kinds, workload.KindTask) {
 		logs = append(logs, s.tasks.log)
+	}
+	if slices.Contains(sel.Kinds, workload.KindImage) {
+		logs = append(logs, s.images.log)
 	}
 	if slices.Contains(sel.Kinds, workload.KindProcess) {
 		logs = append(logs, s.procLog)

@@ -10,20 +10,21 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-// groupKind is what pods and tasks do not have in common.
+// groupKind is what pods, tasks and images do not have in common.
 type groupKind[E any] struct {
 	kind workload.Kind
 	// merge joins layers, ids says by what the result is known, its key first.
 	merge func(key string, layers []layerOf[E], gone bool) *E
 	ids   func(key string, layers []layerOf[E]) []string
-	// put makes an entity of one; named is one of which nothing is known but the key.
+	// put makes an entity of one; named is what is left of one: what its key is made of.
 	put   func(*workload.Entity, *E)
-	named func(key string) *E
+	named func(key string, was *E) *E
 	// sources gives the provenance of a layer, which is no news by itself.
 	sources func(*E) *[]workload.Provenance
 }
 
-// groups are the entities of one kind that containers belong to: pods, tasks.
+// groups are the entities of one kind that containers belong to: pods, tasks. Images
+// are kept in the same way; no container holds one.
 type groups[E any] struct {
 	groupKind[E]
 	s *Store
@@ -128,7 +129,7 @@ func (g *groups[E]) get(id string) (*E, bool) {
 	return v.merged, true
 }
 
-// groupChange is a PodChange or a TaskChange.
+// groupChange is a PodChange, a TaskChange or an ImageChange.
 type groupChange[E any] struct {
 	key, source string
 	layer       *E
@@ -397,7 +398,7 @@ func (g *groups[E]) remove(it *groupItem[E], keep bool) {
 		g.unclaim(g.index.get(id), it, left)
 	}
 	st := state{entity: workload.Entity{Kind: g.kind, Gone: true, Revision: last.rev}, removed: true, told: last.ended}
-	g.put(&st.entity, g.named(it.key))
+	g.put(&st.entity, g.named(it.key, last.merged))
 	g.markers.add(it.key, st)
 }
 

@@ -157,11 +157,11 @@ func mergeState(dst *container, in merging) {
 		kernel = in.kernel.State
 	}
 	switch {
-	case in.gone || kernel == workload.StateExited:
+	case in.gone || kernel == workload.StateExited && dst.State != workload.StateRestarting:
 		dst.State = workload.StateExited
 	case dst.State == workload.StateUnknown:
 		dst.State = kernel
-	case kernel == workload.StateRunning && (dst.State == workload.StateCreated || dst.State == workload.StateExited):
+	case kernel == workload.StateRunning && (dst.State == workload.StateCreated || dst.State == workload.StateExited || dst.State == workload.StateRestarting):
 		dst.State = kernel
 	}
 }
@@ -193,6 +193,12 @@ func mergeExit(dst *container, in merging) {
 	dst.Exit = &e
 }
 
+func mergeHealth(dst *container, in merging) {
+	if dst.State == workload.StateRunning || dst.State == workload.StatePaused {
+		pick(func(c *container) *workload.Health { return &c.Health }, notZero)(dst, in)
+	}
+}
+
 func mergeReason(dst *container, in merging) {
 	if dst.State == workload.StateRunning || dst.State == workload.StatePaused {
 		return
@@ -217,18 +223,25 @@ func mergeSandbox(dst *container, in merging) {
 	dst.Sandbox = slices.ContainsFunc(in.layers, func(l layer) bool { return l.c.Sandbox })
 }
 
-func mergeSources(dst *container, in merging) {
-	for _, l := range in.arrived {
-		dst.Sources = append(dst.Sources, provenance(l.source, l.c.Sources))
+// mergeSources keeps every layer with the time of its arrival; it is given where an
+// entity has its own provenance.
+func mergeSources[E any](of func(*E) *[]workload.Provenance) func(*E, mergingOf[E]) {
+	return func(dst *E, in mergingOf[E]) {
+		for _, l := range in.arrived {
+			*of(dst) = append(*of(dst), provenance(l.source, *of(l.c)))
+		}
 	}
 }
 
-func mergeTruncated(dst *container, in merging) {
-	for _, l := range in.layers {
-		dst.Truncated = append(dst.Truncated, l.c.Truncated...)
+// mergeTruncated keeps what any layer had to cut.
+func mergeTruncated[E any](of func(*E) *[]string) func(*E, mergingOf[E]) {
+	return func(dst *E, in mergingOf[E]) {
+		for _, l := range in.layers {
+			*of(dst) = append(*of(dst), *of(l.c)...)
+		}
+		slices.Sort(*of(dst))
+		*of(dst) = slices.Compact(*of(dst))
 	}
-	slices.Sort(dst.Truncated)
-	dst.Truncated = slices.Compact(dst.Truncated)
 }
 
 // FieldRule is one row of the table of precedence, for documentation.
@@ -243,9 +256,9 @@ type FieldRule struct {
 	How    string
 }
 
-// Precedence gives the table: containers, pods, tasks.
+// Precedence gives the table: containers, pods, tasks, images.
 func Precedence() []FieldRule {
-	return slices.Concat(fieldRules(workload.KindContainer, precedence), fieldRules(workload.KindPod, podPrecedence), fieldRules(workload.KindTask, taskPrecedence))
+	return slices.Concat(fieldRules(workload.KindContainer, precedence), fieldRules(workload.KindPod, podPrecedence), fieldRules(workload.KindTask, taskPrecedence), fieldRules(workload.KindImage, imagePrecedence))
 }
 
 func fieldRules[T any](kind workload.Kind, rules []ruleOf[T]) (out []FieldRule) {
@@ -264,6 +277,8 @@ func PrecedenceMarkdown() string {
 	writeRules(&b, podPrecedence)
 	b.WriteString(taskPrecedenceIntro)
 	writeRules(&b, taskPrecedence)
+	b.WriteString(imagePrecedenceIntro)
+	writeRules(&b, imagePrecedence)
 	return b.String()
 }
 
@@ -285,7 +300,7 @@ const precedenceIntro = `<!-- Made from pkg/store/precedence.go by: go test ./pk
 
 # Who is believed, field by field
 
-A container, a pod or a task that several sources know is one entity. Each source keeps a layer of its own, and
+A container, a pod, a task or an image that several sources know is one entity. Each source keeps a layer of its own, and
 what is shown comes from the layers by this table. "kernel" is pidigree's own layer, made from
 what it saw in the kernel. "Others" are sources that a row does not name; they come last, in
 alphabetical order, so that the outcome never depends on who answered first. A further engine of
@@ -302,5 +317,12 @@ const podPrecedenceIntro = `
 
 const taskPrecedenceIntro = `
 ## Tasks
+
+`
+
+const imagePrecedenceIntro = `
+## Images
+
+The same image in the stores of two engines is two images; containerd's of the namespace of Kubernetes are the CRI's, too.
 
 `

@@ -194,7 +194,7 @@ func (w *world) podChange() Change {
 	case 2:
 		ch.Forget = w.r.IntN(3) == 0
 	default:
-		p := podKind.named(ch.UID)
+		p := podKind.named(ch.UID, nil)
 		p.Name, p.Phase = w.podName(), []string{"", "Running", "Failed"}[w.r.IntN(3)]
 		if w.r.IntN(3) == 0 { // a mirror has a uid of its own
 			p.UID, p.ConfigHash, p.Static = w.pod(), w.pod(), w.r.IntN(2) == 0

@@ -203,11 +203,10 @@ func (m *model) expire(now workload.KTime) {
 	m.expirePods(now - m.grace)
 }
 
-// container says what an id means: a key, else the only claimant, else the only living one.
+// container says what an id means: a key, but the next one with the same id where that
+// is a tombstone, else the only claimant, else the only living one.
 func (m *model) container(id workload.ContainerID) *modelCont {
-	if c := m.conts[id]; c != nil {
-		return c
-	}
+	keyed := m.conts[id]
 	var all, live []*modelCont
 	for _, c := range m.conts {
 		if slices.Contains(idsOf(c.key, c.merged()), id) {
@@ -217,10 +216,14 @@ func (m *model) container(id workload.ContainerID) *modelCont {
 			}
 		}
 	}
-	if len(all) == 1 {
+	switch {
+	case keyed != nil && keyed.dead() && len(live) == 1 && live[0].key.ID == id.ID:
+		return live[0]
+	case keyed != nil:
+		return keyed
+	case len(all) == 1:
 		return all[0]
-	}
-	if len(live) == 1 {
+	case len(live) == 1:
 		return live[0]
 	}
 	return nil

@@ -46,9 +46,9 @@ var podPrecedence = []podRule{
 	{"Created", pods, false, firstSays, pick(func(p *pod) *time.Time { return &p.Created }, notZero)},
 	{"Started", pods, false, firstSays, pick(func(p *pod) *time.Time { return &p.Started }, notZero)},
 	{"Deleted", pods, false, firstSays, pick(func(p *pod) *time.Time { return &p.Deleted }, notZero)},
-	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergePodSources},
+	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeSources(func(p *pod) *[]workload.Provenance { return &p.Sources })},
 	{"Missing", own, true, kernelAlone, pick(func(p *pod) *[]string { return &p.Missing }, listSaid)},
-	{"Truncated", pods, false, "what any layer had to cut", mergePodTruncated},
+	{"Truncated", pods, false, "what any layer had to cut", mergeTruncated(func(p *pod) *[]string { return &p.Truncated })},
 	{"Filtered", agent, true, hidden, func(*pod, podMerging) {}},
 }
 
@@ -71,18 +71,4 @@ func mergePhase(dst *pod, in podMerging) {
 	if in.gone && (dst.Phase == "Pending" || dst.Phase == "Running") {
 		dst.Phase = ""
 	}
-}
-
-func mergePodSources(dst *pod, in podMerging) {
-	for _, l := range in.arrived {
-		dst.Sources = append(dst.Sources, provenance(l.source, l.c.Sources))
-	}
-}
-
-func mergePodTruncated(dst *pod, in podMerging) {
-	for _, l := range in.layers {
-		dst.Truncated = append(dst.Truncated, l.c.Truncated...)
-	}
-	slices.Sort(dst.Truncated)
-	dst.Truncated = slices.Compact(dst.Truncated)
 }

@@ -11,7 +11,7 @@ import (
 var podKind = groupKind[pod]{
 	kind: workload.KindPod, merge: mergePod, ids: podIDs,
 	put:     func(e *workload.Entity, p *pod) { e.Pod = p },
-	named:   func(uid string) *pod { return &pod{PodRef: workload.PodRef{UID: uid}} },
+	named:   func(uid string, _ *pod) *pod { return &pod{PodRef: workload.PodRef{UID: uid}} },
 	sources: func(p *pod) *[]workload.Provenance { return &p.Sources },
 }
 

@@ -141,7 +141,7 @@ func TestTheLifeOfAPod(t *testing.T) {
 	if _, ok := s.Pod("u1"); !ok {
 		t.Error("dropped before its time")
 	}
-	if got := s.GoneSince(workload.Entity{Pod: podKind.named("u1")}); got != 101 {
+	if got := s.GoneSince(workload.Entity{Pod: podKind.named("u1", nil)}); got != 101 {
 		t.Errorf("gone since %d", got)
 	}
 	s.Apply(expire(111))

@@ -200,7 +200,8 @@ func sameProcess(a, b *workload.Process) bool {
 			a.MountNS == b.MountNS && a.Status == b.Status && a.Confidence == b.Confidence &&
 			a.Container == b.Container && a.Entry == b.Entry && a.ForeignNamespaces == b.ForeignNamespaces &&
 			a.Reason == b.Reason && sameValue(a.Service, b.Service) &&
-			a.Started == b.Started && a.Exec == b.Exec && sameValue(a.Exit, b.Exit)
+			a.Started == b.Started && a.Exec == b.Exec && sameValue(a.Exit, b.Exit) &&
+			a.Detail == b.Detail // no writer sets it: it is read for who asks
 }
 
 func sameValue[T comparable](a, b *T) bool {

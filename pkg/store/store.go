@@ -18,6 +18,7 @@ const (
 	DefaultMaxPodTombstones       = 2_000
 	DefaultMaxTaskTombstones      = 2_000
 	DefaultMaxServiceTombstones   = 2_000
+	DefaultMaxImageTombstones     = 2_000
 )
 
 // Options configure a Store. The zero value works.
@@ -32,10 +33,15 @@ type Options struct {
 	MaxTaskTombstones      int
 	// MaxServiceTombstones bounds those of units likewise.
 	MaxServiceTombstones int
+	// MaxImageTombstones bounds those of images likewise.
+	MaxImageTombstones int
 	// Base is where revisions start: the first is Base+1. An agent gives
 	// microseconds since 1970 here, so that a revision of an earlier agent is
 	// recognised as foreign and never resumed from. Default 0.
 	Base workload.Revision
+	// OnProcessWatched is told when the first watcher of processes comes and when the
+	// last has gone, one call at a time. Default: nobody is told.
+	OnProcessWatched func(watched bool)
 }
 
 func (o Options) withDefaults() Options {
@@ -57,6 +63,9 @@ func (o Options) withDefaults() Options {
 	if o.MaxServiceTombstones <= 0 {
 		o.MaxServiceTombstones = DefaultMaxServiceTombstones
 	}
+	if o.MaxImageTombstones <= 0 {
+		o.MaxImageTombstones = DefaultMaxImageTombstones
+	}
 	return o
 }
 
@@ -71,6 +80,7 @@ type Counts struct {
 	Pods, PodTombstones             int
 	Tasks, TaskTombstones           int
 	Services, ServiceTombstones     int
+	Images, ImageTombstones         int
 	Watchers                        int
 	// DroppedTombstones went before their time because there were too many.
 	DroppedTombstones uint64
@@ -92,6 +102,7 @@ type Store struct {
 	cgroups                            *index[workload.CgroupID, contItem]
 	pods                               *groups[pod]
 	tasks                              *groups[task]
+	images                             *groups[image]
 	services                           *index[string, serviceItem] // by the path of the cgroup
 	svcLog                             *changeLog
 	svcCount, svcsGone                 atomic.Int64
@@ -100,6 +111,7 @@ type Store struct {
 	procLog                            *changeLog
 	contLog                            *changeLog
 	watchers                           atomic.Int64
+	processWatchers                    processWatchers
 	pace                               pace
 	conts, contsGone, procs, procsGone atomic.Int64
 	dropped, rejected, resyncs         atomic.Uint64
@@ -150,6 +162,7 @@ func New(opt Options) *Store {
 	s.svcTombs = tombs{max: opt.MaxServiceTombstones, seq: tombSeq}
 	s.svcMarkers = newMarkers[string](s.svcLog, opt.MaxServiceTombstones)
 	s.tasks = newGroups(s, taskKind, tombs{max: opt.MaxTaskTombstones, seq: tombSeq})
+	s.images = newGroups(s, imageKind, tombs{max: opt.MaxImageTombstones, seq: tombSeq})
 	return s
 }
 
@@ -171,6 +184,8 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 			s.pods.change(ch.Pod.group())
 		case ch.Task != nil:
 			s.tasks.change(ch.Task.group())
+		case ch.Image != nil:
+			s.images.change(ch.Image.group())
 		case ch.Service != nil:
 			s.changeService(ch.Service)
 		case ch.Expire != 0:
@@ -209,6 +224,7 @@ func (s *Store) publishBatchLocked() {
 	s.contLog.wake()
 	s.pods.log.wake()
 	s.tasks.log.wake()
+	s.images.log.wake()
 	s.svcLog.wake()
 }
 
@@ -228,6 +244,7 @@ func (s *Store) expire(now workload.KTime) {
 	}
 	s.pods.expireDue(before, now)
 	s.tasks.expireDue(before, now)
+	s.images.expireDue(before, now)
 	for d := s.svcTombs.due(before, now); d != nil; d = s.svcTombs.due(before, now) {
 		s.removeService(d.svc)
 	}
@@ -257,12 +274,14 @@ func (s *Store) Counts() Counts {
 	pods, podsGone := int(s.pods.all.Load()), int(s.pods.gone.Load())
 	svcs, svcsGone := int(s.svcCount.Load()), int(s.svcsGone.Load())
 	tasks, tasksGone := int(s.tasks.all.Load()), int(s.tasks.gone.Load())
+	images, imagesGone := int(s.images.all.Load()), int(s.images.gone.Load())
 	return Counts{
 		Containers: conts - contsGone, ContainerTombstones: contsGone,
 		Processes: procs - procsGone, ProcessTombstones: procsGone,
 		Pods: pods - podsGone, PodTombstones: podsGone,
 		Tasks: tasks - tasksGone, TaskTombstones: tasksGone,
 		Services: svcs - svcsGone, ServiceTombstones: svcsGone,
+		Images: images - imagesGone, ImageTombstones: imagesGone,
 		Watchers:          int(s.watchers.Load()),
 		DroppedTombstones: s.dropped.Load(),
 		Rejected:          s.rejected.Load(),

@@ -3,7 +3,6 @@
 package store
 
 import (
-	"slices"
 	"time"
 
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -20,7 +19,7 @@ var taskKind = groupKind[task]{
 	},
 	ids:     func(arn string, _ []layerOf[task]) []string { return []string{arn} },
 	put:     func(e *workload.Entity, t *task) { e.Task = t },
-	named:   func(arn string) *task { return &task{ARN: arn} },
+	named:   func(arn string, _ *task) *task { return &task{ARN: arn} },
 	sources: func(t *task) *[]workload.Provenance { return &t.Sources },
 }
 
@@ -48,9 +47,9 @@ var taskPrecedence = []ruleOf[task]{
 	{"PullStarted", tasks, false, firstSays, pick(func(t *task) *time.Time { return &t.PullStarted }, notZero)},
 	{"PullStopped", tasks, false, firstSays, pick(func(t *task) *time.Time { return &t.PullStopped }, notZero)},
 	{"Stopped", tasks, false, firstSays, pick(func(t *task) *time.Time { return &t.Stopped }, notZero)},
-	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeTaskSources},
+	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeSources(func(t *task) *[]workload.Provenance { return &t.Sources })},
 	{"Missing", own, true, kernelAlone, pick(func(t *task) *[]string { return &t.Missing }, listSaid)},
-	{"Truncated", tasks, false, "what any layer had to cut", mergeTaskTruncated},
+	{"Truncated", tasks, false, "what any layer had to cut", mergeTruncated(func(t *task) *[]string { return &t.Truncated })},
 	{"Filtered", agent, true, hidden, func(*task, mergingOf[task]) {}},
 }
 
@@ -61,20 +60,6 @@ func mergeKnown(dst *task, in mergingOf[task]) {
 	if in.gone && dst.Known != "STOPPED" && dst.Known != "DELETED" {
 		dst.Known = ""
 	}
-}
-
-func mergeTaskSources(dst *task, in mergingOf[task]) {
-	for _, l := range in.arrived {
-		dst.Sources = append(dst.Sources, provenance(l.source, l.c.Sources))
-	}
-}
-
-func mergeTaskTruncated(dst *task, in mergingOf[task]) {
-	for _, l := range in.layers {
-		dst.Truncated = append(dst.Truncated, l.c.Truncated...)
-	}
-	slices.Sort(dst.Truncated)
-	dst.Truncated = slices.Compact(dst.Truncated)
 }
 
 // Task gives a task, live or a tombstone, by its ARN.

@@ -17,7 +17,7 @@ type tomb struct {
 	in    *tombs
 	proc  *procItem
 	cont  *contItem
-	group interface{ expire() } // a pod's or a task's
+	group interface{ expire() } // a pod's, a task's or an image's
 	svc   *serviceItem
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"iter"
 	"slices"
+	"sync"
 
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -48,6 +49,10 @@ func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch
 	return func(yield func(Batch) bool) {
 		s.watchers.Add(1)
 		defer s.watchers.Add(-1)
+		if slices.Contains(sel.Kinds, workload.KindProcess) {
+			s.processWatchers.add(1, s.opt.OnProcessWatched)
+			defer s.processWatchers.add(-1, s.opt.OnProcessWatched)
+		}
 		w := newWalker(s, sel)
 		given := 0
 		for s.pace.turn(ctx, given) {
@@ -65,8 +70,24 @@ func (s *Store) Watch(ctx context.Context, sel workload.Selector) iter.Seq[Batch
 	}
 }
 
+// processWatchers counts those who watch processes.
+type processWatchers struct {
+	mu sync.Mutex // held while somebody is told, so that the last call is right
+	n  int
+}
+
+func (p *processWatchers) add(d int, tell func(bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.n > 0
+	p.n += d
+	if is := p.n > 0; is != was && tell != nil {
+		tell(is)
+	}
+}
+
 // maxLogs is how many kinds the store keeps.
-const maxLogs = 5
+const maxLogs = 6
 
 // walker is the place of one watcher in the logs. It has no queue: cursor is
 // all that it remembers.
@@ -296,9 +317,13 @@ func ended(st state) state {
 	case was.Container != nil:
 		e.Container = &workload.Container{ID: was.Container.ID}
 	case was.Pod != nil:
-		e.Pod = podKind.named(was.Pod.UID)
+		e.Pod = podKind.named(was.Pod.UID, was.Pod)
 	case was.Task != nil:
-		e.Task = taskKind.named(was.Task.ARN)
+		e.Task = taskKind.named(was.Task.ARN, was.Task)
+	case was.Image != nil:
+		e.Image = imageKind.named("", was.Image)
+	case was.Service != nil:
+		e.Service = &workload.Service{Unit: was.Service.Unit, Cgroup: was.Service.Cgroup}
 	default:
 		e.Process = &workload.Process{Key: was.Process.Key}
 	}
@@ -331,6 +356,9 @@ func (w *walker) wait(ctx context.Context, until func() bool) bool {
 		case <-wake[0]:
 		case <-wake[1]:
 		case <-wake[2]:
+		case <-wake[3]:
+		case <-wake[4]:
+		case <-wake[5]:
 		}
 	}
 }

@@ -396,6 +396,43 @@ func TestAnIdleWatchSleepsUntilItsKindChanges(t *testing.T) {
 	})
 }
 
+func TestAWatchOfAllKindsIsWokenByEach(t *testing.T) {
+	kinds := []workload.Kind{workload.KindContainer, workload.KindPod, workload.KindService, workload.KindTask, workload.KindImage, workload.KindProcess}
+	if n := len(New(Options{}).logs(workload.Selector{Kinds: kinds})); n != maxLogs {
+		t.Errorf("%d kinds of %d are watched here", n, maxLogs)
+	}
+	changes := map[workload.Kind]Change{
+		workload.KindContainer: putLayer(docker("aaaa"), "docker", named(docker("aaaa"), "a")),
+		workload.KindPod:       putPod("u1", "kubelet", &workload.Pod{Phase: "Running"}),
+		workload.KindService:   aUnit("web.service", "active"),
+		workload.KindTask:      setTask("t1", "ecs", &workload.Task{Family: "shop"}),
+		workload.KindImage:     setImage("docker", &workload.Image{Runtime: "docker", ID: "sha256:aa"}),
+		workload.KindProcess:   put(onHost(key(7, 1))),
+	}
+	for _, kind := range kinds {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{})
+			ctx, cancel := context.WithCancel(t.Context())
+			var last workload.Kind
+			go func() {
+				for b := range s.Watch(ctx, workload.Selector{Kinds: kinds}) {
+					for _, c := range b.Changes {
+						last = c.Entity.Kind
+					}
+				}
+			}()
+			synctest.Wait()
+			s.Apply(changes[kind])
+			synctest.Wait()
+			if last != kind {
+				t.Errorf("a %s of its own did not wake a watch of all kinds", kind)
+			}
+			cancel()
+			synctest.Wait()
+		})
+	}
+}
+
 func TestStuckWatchersDelayNobody(t *testing.T) {
 	s := New(Options{})
 	const stuck = 1000

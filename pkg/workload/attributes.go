@@ -5,6 +5,7 @@ package workload
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -69,6 +70,14 @@ func (b *attributes) process(p *Process) {
 	if p.Exe != "" {
 		b.text("process.executable.path", p.Exe)
 		b.text("process.executable.name", path.Base(p.Exe))
+	}
+	if d := p.Detail; d != nil {
+		if len(d.Command) > 0 {
+			b.list = append(b.list, Attribute{"process.command_args", d.Command})
+		}
+		b.text("process.owner", d.User)
+		b.text("process.user.id", strconv.FormatUint(uint64(d.EUID), 10))
+		b.text("process.real_user.id", strconv.FormatUint(uint64(d.UID), 10))
 	}
 	if n := len(p.PIDNamespaces); n > 0 && p.PIDNamespaces[n-1].PID != 0 {
 		b.number("process.vpid", int64(p.PIDNamespaces[n-1].PID))
@@ -190,6 +199,8 @@ func AttributeNames() map[string][]string {
 		"Process.Key": {"process.pid"}, "Process.Parent": {"process.parent_pid"},
 		"Process.Exe":           {"process.executable.path", "process.executable.name"},
 		"Process.PIDNamespaces": {"process.vpid"}, "Process.Exit": {"process.exit.code"},
+		"ProcessDetail.Command": {"process.command_args"}, "ProcessDetail.User": {"process.owner"},
+		"ProcessDetail.EUID": {"process.user.id"}, "ProcessDetail.UID": {"process.real_user.id"},
 		"Container.ID": {"container.id"}, "Container.Name": {"container.name", "k8s.container.name"},
 		"Container.Runtime": {"container.runtime.name"}, "Container.Image.Name": {"container.image.name"},
 		"Container.Image.Tag": {"container.image.tags"}, "Container.Image.Digest": {"oci.manifest.digest"},

@@ -18,6 +18,7 @@ func fullAnswer() Answer {
 		Process: &Process{
 			Key: ProcessKey{PID: 4242, Start: 1}, Parent: 4200, Comm: "nginx", Exe: "/usr/sbin/nginx",
 			PIDNamespaces: []PIDNamespace{{1, 9}, {2, 7}}, Exit: &Exit{Known: true, Code: 137},
+			Detail: &ProcessDetail{Command: []string{"nginx", "-g", "daemon off;"}, UID: 1000, EUID: 0, User: "root"},
 		},
 		Containers: []*Container{{ID: ContainerID{ID: "outer"}, Name: "node"}, {
 			ID: ContainerID{Runtime: "containerd", Namespace: "k8s.io", ID: "4f3a"}, Name: "nginx", Pod: &ref, State: StateExited, Reason: "OOMKilled",
@@ -46,8 +47,9 @@ func TestAnAnswerInOpenTelemetrysNames(t *testing.T) {
 		{"k8s.namespace.name", "prod"}, {"k8s.node.name", "n1"}, {"k8s.pod.annotation.note", ""}, {"k8s.pod.ip", "10.0.0.7"},
 		{"k8s.pod.label.app", "shop"}, {"k8s.pod.name", "web-0"}, {"k8s.pod.start_time", "2026-01-02T03:04:05Z"}, {"k8s.pod.status.phase", "Running"}, {"k8s.pod.uid", "u1"},
 		{"k8s.replicaset.name", "web-7d"}, {"k8s.replicaset.uid", "rs"}, {"oci.manifest.digest", "sha256:ab"},
-		{"process.executable.name", "nginx"}, {"process.executable.path", "/usr/sbin/nginx"}, {"process.exit.code", int64(137)},
-		{"process.parent_pid", int64(4200)}, {"process.pid", int64(4242)}, {"process.vpid", int64(7)},
+		{"process.command_args", []string{"nginx", "-g", "daemon off;"}}, {"process.executable.name", "nginx"}, {"process.executable.path", "/usr/sbin/nginx"}, {"process.exit.code", int64(137)},
+		{"process.owner", "root"}, {"process.parent_pid", int64(4200)}, {"process.pid", int64(4242)},
+		{"process.real_user.id", "1000"}, {"process.user.id", "0"}, {"process.vpid", int64(7)},
 	}
 	if d := cmp.Diff(want, fullAnswer().Attributes()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

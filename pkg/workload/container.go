@@ -21,6 +21,16 @@ const (
 	StateExited     State = "exited"
 )
 
+// Health is what the engine's own check of a container says.
+type Health string
+
+// The words of a check; none for a container that has none, or does not run.
+const (
+	HealthStarting  Health = "starting"
+	HealthHealthy   Health = "healthy"
+	HealthUnhealthy Health = "unhealthy"
+)
+
 // Exit says how a process or a container's init ended. Known is false where
 // the process is gone but its status was lost.
 type Exit struct {
@@ -29,7 +39,8 @@ type Exit struct {
 	Code int32
 	// Signal is the signal that ended it, 0 for a normal exit.
 	Signal int32
-	// OOM is set where the kernel's out-of-memory killer chose it.
+	// OOM is set where the kernel's out-of-memory killer chose it; of a container, as
+	// engines say it, also where the killer chose another of its processes in that run.
 	OOM bool
 	// At is when it ended, 0 if unknown.
 	At KTime
@@ -154,8 +165,10 @@ type Container struct {
 	Image   ImageRef
 	Labels  map[string]string
 	// Env holds only the variables on the allow-list.
-	Env      map[string]string
-	State    State
+	Env   map[string]string
+	State State
+	// Health is what the engine's check says while it runs; empty without one.
+	Health   Health
 	Created  time.Time
 	Started  time.Time
 	Finished time.Time
@@ -257,14 +270,6 @@ type PodRef struct {
 	UID       string
 	Name      string
 	Namespace string
-}
-
-// Image is an image that a host's engine stores.
-type Image struct {
-	ID      string
-	Names   []string
-	Digests []string
-	Size    int64
 }
 
 // Service is a systemd unit of the host's system manager: a service, a scope, a

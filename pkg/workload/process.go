@@ -2,7 +2,10 @@
 
 package workload
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Status is the kind of an Answer.
 type Status string
@@ -49,7 +52,8 @@ type Process struct {
 	Key    ProcessKey
 	Parent PID
 	Comm   string
-	// Exe is the path of the program as the process's mount namespace names it, where known.
+	// Exe is the path of the program as the process's mount namespace names it. The
+	// kernel's events do not say it: it comes with Detail.
 	Exe string
 	// Cgroups holds one id for each hierarchy.
 	Cgroups []CgroupID
@@ -73,6 +77,53 @@ type Process struct {
 	// Exec is the time of its last exec, 0 if none was seen.
 	Exec KTime
 	Exit *Exit
+
+	// Detail is there where somebody asked for it, and of a process that lives.
+	Detail *ProcessDetail
+}
+
+// ProcessDetail is what the kernel's events do not say of a process. It is read
+// from /proc when somebody asks, of the very process that the key names, and is
+// not kept. What could not be read is empty.
+type ProcessDetail struct {
+	// Command is the command line by its arguments, as the process has it now: its own words.
+	Command []string
+	// CommandHidden is set where the command line is not for who asks.
+	CommandHidden bool
+	// UID and EUID are the real and the effective user id, as the host numbers them.
+	UID, EUID uint32
+	// User is the host's name for EUID, of a process of the host's: in a container
+	// the same number may have another name, or none.
+	User string
+	// Parent is its parent now, zero where it has none that can be seen.
+	Parent ProcessKey
+	// Namespaces are the inodes of its namespaces, by kind: cgroup, ipc, mnt, net,
+	// pid, time, user, uts.
+	Namespaces map[string]uint64
+	// Truncated names the fields that a budget cut.
+	Truncated []string
+}
+
+// Family is the processes above and below one, each by its key, as they are now.
+type Family struct {
+	// Ancestors are the parent, its parent and so on, the nearest first.
+	Ancestors []Process
+	// Children are those that it is the parent of, the oldest first.
+	Children []Process
+	// Truncated names the fields that a budget cut.
+	Truncated []string
+}
+
+// Clone makes a deep copy that may be changed.
+func (d *ProcessDetail) Clone() *ProcessDetail {
+	if d == nil {
+		return nil
+	}
+	n := *d
+	n.Command = slices.Clone(d.Command)
+	n.Namespaces = maps.Clone(d.Namespaces)
+	n.Truncated = slices.Clone(d.Truncated)
+	return &n
 }
 
 // Clone makes a deep copy that may be changed.
@@ -85,6 +136,7 @@ func (p *Process) Clone() *Process {
 	n.PIDNamespaces = slices.Clone(p.PIDNamespaces)
 	n.Service = clonePtr(p.Service)
 	n.Exit = clonePtr(p.Exit)
+	n.Detail = p.Detail.Clone()
 	return &n
 }
 

@@ -26,6 +26,10 @@ type Query struct {
 	Wait time.Duration
 	// Explain fills Explanation.
 	Explain bool
+	// Detail reads, of a process that lives, what events do not say (Process.Detail).
+	Detail bool
+	// Family fills Family, for those who may ask about everything.
+	Family bool
 }
 
 // Result is the outcome of one Query: an Answer (unknown and conflict are
@@ -34,7 +38,9 @@ type Result struct {
 	Query       Query
 	Answer      Answer
 	Explanation []Hop
-	Err         error
+	// Family is nil where it was not asked for, or the process has ended.
+	Family *Family
+	Err    error
 }
 
 // Hop is one step of the evidence from the question to the workload.
@@ -110,21 +116,26 @@ type Selector struct {
 	Include, Exclude Filter
 	// NoSandboxes leaves out pods' sandbox containers.
 	NoSandboxes bool
+	// Detail reads, of each process of a list that lives, what events do not say
+	// (Process.Detail). A stream of changes has none of it.
+	Detail bool
 }
 
-// Filter matches containers, pods and tasks, and processes by their container. It
+// Filter matches containers, pods, tasks and images, and processes by their container. It
 // matches where each of its parts does that is not empty, and a part where one of
 // its patterns does; what nobody has said matches no pattern. A pattern is matched
 // against the whole text: * stands for any characters, ? for one, [a-z] for one
 // of them and \x for x itself.
 type Filter struct {
-	// Names are those of the container or pod, a task's family or service.
+	// Names are those of the container or pod, a task's family or service. An image has none.
 	Names []string
-	// Images are what the user asked for, with and without the tag, or the image's id.
+	// Images are what the user asked for, with and without the tag, or the image's id;
+	// of an image its names, its id and its digests.
 	Images []string
 	// Namespaces are the pod's, or containerd's where there is no pod; a task's is its cluster.
 	Namespaces []string
-	// Labels are KEY for one that is there, or KEY=VALUE; a task's are its tags.
+	// Labels are KEY for one that is there, or KEY=VALUE; a task's are its tags, an
+	// image's are its own.
 	Labels []string
 }
 
@@ -151,6 +162,7 @@ type AgentStatus struct {
 	Processes  int
 	Pods       int
 	Tasks      int
+	Images     int
 	Watchers   int
 	Sources    []SourceStatus
 	Kernel     KernelStatus
@@ -171,7 +183,7 @@ type SourceStatus struct {
 	Calls map[string]uint64
 	// Errors counts failed calls (not found is no failure).
 	Errors uint64
-	// Entities counts what it describes: containers, pods and tasks.
+	// Entities counts what it describes: containers, pods, tasks and images.
 	Entities int
 	// Detail says in a few words what it can say here, or what it does without.
 	Detail string

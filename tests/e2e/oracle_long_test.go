@@ -55,7 +55,7 @@ const (
 	recovered = 2 * time.Second
 )
 
-// besiege starts the attackers and the faults; they end with the context.
+// besiege starts the attackers, which end with the context, and prepares the faults.
 func (b *truthBed) besiege(proxy *collectortest.Proxy, victims []*oracle.Party) *siege {
 	b.t.Helper()
 	s := &siege{b: b, proxy: proxy, fooled: map[string]int{}, attacks: map[string]int{}}
@@ -67,7 +67,6 @@ func (b *truthBed) besiege(proxy *collectortest.Proxy, victims []*oracle.Party) 
 		a.aim(victim.Truth().ID, pid)
 		b.load.Go(func() { s.attack(a, i) })
 	}
-	b.load.Go(s.fail)
 	return s
 }
 

@@ -209,6 +209,9 @@ func hearTheTruth(t *testing.T, engines *truthEngines, f truthForm, noted *lastW
 	}
 	b.streams()
 	b.churn()
+	if b.siege != nil {
+		b.load.Go(b.siege.fail) // only now: what is started above is to start
+	}
 	b.until(ctx, begin.Add(*oracleDuration/f.part), early, f)
 	stop()
 	b.load.Wait()

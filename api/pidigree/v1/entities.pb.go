@@ -98,6 +98,63 @@ func (ContainerState) EnumDescriptor() ([]byte, []int) {
 	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{0}
 }
 
+// ContainerHealth is what the engine's own check of a container says.
+type ContainerHealth int32
+
+const (
+	// There is no check, or the container does not run.
+	ContainerHealth_CONTAINER_HEALTH_UNSPECIFIED ContainerHealth = 0
+	// It has begun lately, and has not passed one.
+	ContainerHealth_CONTAINER_HEALTH_STARTING ContainerHealth = 1
+	// The last one was passed.
+	ContainerHealth_CONTAINER_HEALTH_HEALTHY ContainerHealth = 2
+	// As many failed as the engine was told to wait for.
+	ContainerHealth_CONTAINER_HEALTH_UNHEALTHY ContainerHealth = 3
+)
+
+// Enum value maps for ContainerHealth.
+var (
+	ContainerHealth_name = map[int32]string{
+		0: "CONTAINER_HEALTH_UNSPECIFIED",
+		1: "CONTAINER_HEALTH_STARTING",
+		2: "CONTAINER_HEALTH_HEALTHY",
+		3: "CONTAINER_HEALTH_UNHEALTHY",
+	}
+	ContainerHealth_value = map[string]int32{
+		"CONTAINER_HEALTH_UNSPECIFIED": 0,
+		"CONTAINER_HEALTH_STARTING":    1,
+		"CONTAINER_HEALTH_HEALTHY":     2,
+		"CONTAINER_HEALTH_UNHEALTHY":   3,
+	}
+)
+
+func (x ContainerHealth) Enum() *ContainerHealth {
+	p := new(ContainerHealth)
+	*p = x
+	return p
+}
+
+func (x ContainerHealth) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ContainerHealth) Descriptor() protoreflect.EnumDescriptor {
+	return file_pidigree_v1_entities_proto_enumTypes[1].Descriptor()
+}
+
+func (ContainerHealth) Type() protoreflect.EnumType {
+	return &file_pidigree_v1_entities_proto_enumTypes[1]
+}
+
+func (x ContainerHealth) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ContainerHealth.Descriptor instead.
+func (ContainerHealth) EnumDescriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{1}
+}
+
 // ContainerRole is what a container is in its pod.
 type ContainerRole int32
 
@@ -143,11 +200,11 @@ func (x ContainerRole) String() string {
 }
 
 func (ContainerRole) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[1].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[2].Descriptor()
 }
 
 func (ContainerRole) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[1]
+	return &file_pidigree_v1_entities_proto_enumTypes[2]
 }
 
 func (x ContainerRole) Number() protoreflect.EnumNumber {
@@ -156,7 +213,7 @@ func (x ContainerRole) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContainerRole.Descriptor instead.
 func (ContainerRole) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{1}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{2}
 }
 
 // Confidence says what an identity rests on.
@@ -196,11 +253,11 @@ func (x Confidence) String() string {
 }
 
 func (Confidence) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[2].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[3].Descriptor()
 }
 
 func (Confidence) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[2]
+	return &file_pidigree_v1_entities_proto_enumTypes[3]
 }
 
 func (x Confidence) Number() protoreflect.EnumNumber {
@@ -209,7 +266,7 @@ func (x Confidence) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Confidence.Descriptor instead.
 func (Confidence) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{2}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{3}
 }
 
 // Status is the kind of an answer. Unknown and conflict are answers, not
@@ -258,11 +315,11 @@ func (x Status) String() string {
 }
 
 func (Status) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[3].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[4].Descriptor()
 }
 
 func (Status) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[3]
+	return &file_pidigree_v1_entities_proto_enumTypes[4]
 }
 
 func (x Status) Number() protoreflect.EnumNumber {
@@ -271,7 +328,7 @@ func (x Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Status.Descriptor instead.
 func (Status) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{3}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{4}
 }
 
 // Entry says how a process came into its container.
@@ -311,11 +368,11 @@ func (x Entry) String() string {
 }
 
 func (Entry) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[4].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[5].Descriptor()
 }
 
 func (Entry) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[4]
+	return &file_pidigree_v1_entities_proto_enumTypes[5]
 }
 
 func (x Entry) Number() protoreflect.EnumNumber {
@@ -324,7 +381,7 @@ func (x Entry) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry.Descriptor instead.
 func (Entry) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{4}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{5}
 }
 
 // EntityKind is the kind of an entity.
@@ -380,11 +437,11 @@ func (x EntityKind) String() string {
 }
 
 func (EntityKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_pidigree_v1_entities_proto_enumTypes[5].Descriptor()
+	return file_pidigree_v1_entities_proto_enumTypes[6].Descriptor()
 }
 
 func (EntityKind) Type() protoreflect.EnumType {
-	return &file_pidigree_v1_entities_proto_enumTypes[5]
+	return &file_pidigree_v1_entities_proto_enumTypes[6]
 }
 
 func (x EntityKind) Number() protoreflect.EnumNumber {
@@ -393,7 +450,7 @@ func (x EntityKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EntityKind.Descriptor instead.
 func (EntityKind) EnumDescriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{5}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{6}
 }
 
 // ProcessKey names one process for ever; a PID is reused, a key is not.
@@ -663,7 +720,8 @@ type Exit struct {
 	Code int32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
 	// The signal that ended it, 0 for a normal exit.
 	Signal int32 `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
-	// Whether the kernel's out-of-memory killer chose it.
+	// Whether the kernel's out-of-memory killer chose it; of a container, also where it chose another of its
+	// processes in that run.
 	Oom bool `protobuf:"varint,4,opt,name=oom,proto3" json:"oom,omitempty"`
 	// When it ended, 0 if unknown.
 	AtNs          int64 `protobuf:"varint,5,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"`
@@ -1540,7 +1598,9 @@ type Container struct {
 	// an answer says no more of it than its ids, its state and its run.
 	Filtered bool `protobuf:"varint,34,opt,name=filtered,proto3" json:"filtered,omitempty"`
 	// The ECS task that it belongs to.
-	Task          *TaskRef `protobuf:"bytes,35,opt,name=task,proto3" json:"task,omitempty"`
+	Task *TaskRef `protobuf:"bytes,35,opt,name=task,proto3" json:"task,omitempty"`
+	// What the engine's check of it says.
+	Health        ContainerHealth `protobuf:"varint,36,opt,name=health,proto3,enum=pidigree.v1.ContainerHealth" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1820,6 +1880,13 @@ func (x *Container) GetTask() *TaskRef {
 	return nil
 }
 
+func (x *Container) GetHealth() ContainerHealth {
+	if x != nil {
+		return x.Health
+	}
+	return ContainerHealth_CONTAINER_HEALTH_UNSPECIFIED
+}
+
 // PIDNamespace is a PID namespace and the PID of a process in it.
 type PIDNamespace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2032,7 +2099,7 @@ type Process struct {
 	ParentPid uint32 `protobuf:"varint,2,opt,name=parent_pid,json=parentPid,proto3" json:"parent_pid,omitempty"`
 	// Its name, as in /proc/PID/comm.
 	Comm string `protobuf:"bytes,3,opt,name=comm,proto3" json:"comm,omitempty"`
-	// The path of its program as its mount namespace names it, where known.
+	// The path of its program as its mount namespace names it; it comes with detail.
 	Exe string `protobuf:"bytes,4,opt,name=exe,proto3" json:"exe,omitempty"`
 	// Its cgroups, one for each hierarchy.
 	Cgroups []*CgroupID `protobuf:"bytes,5,rep,name=cgroups,proto3" json:"cgroups,omitempty"`
@@ -2063,7 +2130,9 @@ type Process struct {
 	// In a ResolveResponse, in the place of container: an index into its containers.
 	ContainerIndex *uint32 `protobuf:"varint,18,opt,name=container_index,json=containerIndex,proto3,oneof" json:"container_index,omitempty"`
 	// In a ResolveResponse, in the place of cgroups: an index into its cgroup_sets.
-	CgroupsIndex  *uint32 `protobuf:"varint,19,opt,name=cgroups_index,json=cgroupsIndex,proto3,oneof" json:"cgroups_index,omitempty"`
+	CgroupsIndex *uint32 `protobuf:"varint,19,opt,name=cgroups_index,json=cgroupsIndex,proto3,oneof" json:"cgroups_index,omitempty"`
+	// What was read of it for this reply; absent where nobody asked, or it has ended.
+	Detail        *ProcessDetail `protobuf:"bytes,20,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2231,6 +2300,188 @@ func (x *Process) GetCgroupsIndex() uint32 {
 	return 0
 }
 
+func (x *Process) GetDetail() *ProcessDetail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
+// ProcessDetail is what the kernel's events do not say of a process. It is read
+// when somebody asks, of the very process that the key names; what could not be
+// read is empty.
+type ProcessDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command line by its arguments, as the process has it now: its own words.
+	Command []string `protobuf:"bytes,1,rep,name=command,proto3" json:"command,omitempty"`
+	// Whether the command line is not for who asks.
+	CommandHidden bool `protobuf:"varint,2,opt,name=command_hidden,json=commandHidden,proto3" json:"command_hidden,omitempty"`
+	// The real user id, as the host numbers it.
+	Uid uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The effective user id.
+	Euid uint32 `protobuf:"varint,4,opt,name=euid,proto3" json:"euid,omitempty"`
+	// The host's name for euid, of a process of the host's.
+	User string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	// Its parent now; absent where it has none that can be seen.
+	Parent *ProcessKey `protobuf:"bytes,6,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The inodes of its namespaces, by kind: cgroup, ipc, mnt, net, pid, time, user, uts.
+	Namespaces map[string]uint64 `protobuf:"bytes,7,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The fields that a budget cut.
+	Truncated     []string `protobuf:"bytes,8,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessDetail) Reset() {
+	*x = ProcessDetail{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessDetail) ProtoMessage() {}
+
+func (x *ProcessDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessDetail.ProtoReflect.Descriptor instead.
+func (*ProcessDetail) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ProcessDetail) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ProcessDetail) GetCommandHidden() bool {
+	if x != nil {
+		return x.CommandHidden
+	}
+	return false
+}
+
+func (x *ProcessDetail) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *ProcessDetail) GetEuid() uint32 {
+	if x != nil {
+		return x.Euid
+	}
+	return 0
+}
+
+func (x *ProcessDetail) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ProcessDetail) GetParent() *ProcessKey {
+	if x != nil {
+		return x.Parent
+	}
+	return nil
+}
+
+func (x *ProcessDetail) GetNamespaces() map[string]uint64 {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *ProcessDetail) GetTruncated() []string {
+	if x != nil {
+		return x.Truncated
+	}
+	return nil
+}
+
+// Family is the processes above and below one, each by its key, as they are now.
+type Family struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The parent, its parent and so on, the nearest first.
+	Ancestors []*Process `protobuf:"bytes,1,rep,name=ancestors,proto3" json:"ancestors,omitempty"`
+	// Those that it is the parent of, the oldest first.
+	Children []*Process `protobuf:"bytes,2,rep,name=children,proto3" json:"children,omitempty"`
+	// The fields that a budget cut.
+	Truncated     []string `protobuf:"bytes,3,rep,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Family) Reset() {
+	*x = Family{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Family) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Family) ProtoMessage() {}
+
+func (x *Family) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Family.ProtoReflect.Descriptor instead.
+func (*Family) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Family) GetAncestors() []*Process {
+	if x != nil {
+		return x.Ancestors
+	}
+	return nil
+}
+
+func (x *Family) GetChildren() []*Process {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+func (x *Family) GetTruncated() []string {
+	if x != nil {
+		return x.Truncated
+	}
+	return nil
+}
+
 // PodOwner is what made a pod: a ReplicaSet, a Job, a Node.
 type PodOwner struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2248,7 +2499,7 @@ type PodOwner struct {
 
 func (x *PodOwner) Reset() {
 	*x = PodOwner{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2511,7 @@ func (x *PodOwner) String() string {
 func (*PodOwner) ProtoMessage() {}
 
 func (x *PodOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[19]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2524,7 @@ func (x *PodOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodOwner.ProtoReflect.Descriptor instead.
 func (*PodOwner) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{19}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PodOwner) GetKind() string {
@@ -2319,7 +2570,7 @@ type PodCondition struct {
 
 func (x *PodCondition) Reset() {
 	*x = PodCondition{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2582,7 @@ func (x *PodCondition) String() string {
 func (*PodCondition) ProtoMessage() {}
 
 func (x *PodCondition) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[20]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2595,7 @@ func (x *PodCondition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCondition.ProtoReflect.Descriptor instead.
 func (*PodCondition) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{20}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PodCondition) GetType() string {
@@ -2391,7 +2642,7 @@ type PodContainer struct {
 
 func (x *PodContainer) Reset() {
 	*x = PodContainer{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2654,7 @@ func (x *PodContainer) String() string {
 func (*PodContainer) ProtoMessage() {}
 
 func (x *PodContainer) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[21]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2667,7 @@ func (x *PodContainer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodContainer.ProtoReflect.Descriptor instead.
 func (*PodContainer) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{21}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PodContainer) GetName() string {
@@ -2483,7 +2734,7 @@ type PodVolume struct {
 
 func (x *PodVolume) Reset() {
 	*x = PodVolume{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2746,7 @@ func (x *PodVolume) String() string {
 func (*PodVolume) ProtoMessage() {}
 
 func (x *PodVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[22]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2759,7 @@ func (x *PodVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodVolume.ProtoReflect.Descriptor instead.
 func (*PodVolume) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{22}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodVolume) GetName() string {
@@ -2592,7 +2843,7 @@ type Pod struct {
 
 func (x *Pod) Reset() {
 	*x = Pod{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2855,7 @@ func (x *Pod) String() string {
 func (*Pod) ProtoMessage() {}
 
 func (x *Pod) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[23]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2868,7 @@ func (x *Pod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pod.ProtoReflect.Descriptor instead.
 func (*Pod) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{23}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Pod) GetRef() *PodRef {
@@ -2814,7 +3065,7 @@ type TaskRef struct {
 
 func (x *TaskRef) Reset() {
 	*x = TaskRef{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3077,7 @@ func (x *TaskRef) String() string {
 func (*TaskRef) ProtoMessage() {}
 
 func (x *TaskRef) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[24]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3090,7 @@ func (x *TaskRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRef.ProtoReflect.Descriptor instead.
 func (*TaskRef) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{24}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TaskRef) GetArn() string {
@@ -2890,7 +3141,7 @@ type TaskLimits struct {
 
 func (x *TaskLimits) Reset() {
 	*x = TaskLimits{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3153,7 @@ func (x *TaskLimits) String() string {
 func (*TaskLimits) ProtoMessage() {}
 
 func (x *TaskLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[25]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3166,7 @@ func (x *TaskLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLimits.ProtoReflect.Descriptor instead.
 func (*TaskLimits) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{25}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TaskLimits) GetNanoCpus() int64 {
@@ -2965,7 +3216,7 @@ type TaskContainer struct {
 
 func (x *TaskContainer) Reset() {
 	*x = TaskContainer{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3228,7 @@ func (x *TaskContainer) String() string {
 func (*TaskContainer) ProtoMessage() {}
 
 func (x *TaskContainer) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[26]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3241,7 @@ func (x *TaskContainer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskContainer.ProtoReflect.Descriptor instead.
 func (*TaskContainer) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{26}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TaskContainer) GetName() string {
@@ -3133,7 +3384,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3396,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[27]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3409,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{27}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Task) GetArn() string {
@@ -3322,24 +3573,114 @@ func (x *Task) GetFiltered() bool {
 	return false
 }
 
-// Image is an image that a host's engine stores.
+// ImageLayer is one layer of an image.
+type ImageLayer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The digest of the unpacked layer, which is the same in every engine.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The digest under which a registry has it, packed; empty where the engine does
+	// not say.
+	Blob string `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"`
+	// Its size in bytes, counted as the image's is; 0 also where the engine does not say.
+	Size          int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageLayer) Reset() {
+	*x = ImageLayer{}
+	mi := &file_pidigree_v1_entities_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageLayer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageLayer) ProtoMessage() {}
+
+func (x *ImageLayer) ProtoReflect() protoreflect.Message {
+	mi := &file_pidigree_v1_entities_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageLayer.ProtoReflect.Descriptor instead.
+func (*ImageLayer) Descriptor() ([]byte, []int) {
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ImageLayer) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetBlob() string {
+	if x != nil {
+		return x.Blob
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// Image is an image that an engine of this host stores. The same image in the
+// stores of two engines is two. Its id, runtime, instance and namespace tell it
+// from every other.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its id.
+	// What the engine calls it, "sha256:..."; the image id of its containers.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Its names.
+	// Its tags as the engine writes them; none for one that has lost them.
 	Names []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
-	// Its manifest digests.
+	// The manifest digests by which it was pulled, "busybox@sha256:...".
 	Digests []string `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
-	// Its size in bytes.
-	Size          int64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// Its size in bytes, as the engine counts it: unpacked with Docker and podman,
+	// packed with containerd.
+	Size int64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// The engine in whose store it is: docker, containerd, podman, cri-o.
+	Runtime string `protobuf:"bytes,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// Tells several engines of a kind apart; empty for the engine's default one.
+	Instance string `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"`
+	// containerd's namespace.
+	Namespace string `protobuf:"bytes,7,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// What it is made of, the lowest first.
+	Layers []*ImageLayer `protobuf:"bytes,8,rep,name=layers,proto3" json:"layers,omitempty"`
+	// The operating system that it is made for: linux.
+	Os string `protobuf:"bytes,9,opt,name=os,proto3" json:"os,omitempty"`
+	// The architecture that it is made for: amd64.
+	Architecture string `protobuf:"bytes,10,opt,name=architecture,proto3" json:"architecture,omitempty"`
+	// The variant of the architecture: v7.
+	Variant string `protobuf:"bytes,11,opt,name=variant,proto3" json:"variant,omitempty"`
+	// Its own labels, which its containers begin with.
+	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When it was built, as it says itself; absent where it does not.
+	Created *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=created,proto3" json:"created,omitempty"`
+	// The sources that said something about it, in order of arrival.
+	Sources []*Provenance `protobuf:"bytes,14,rep,name=sources,proto3" json:"sources,omitempty"`
+	// The names of the fields that a budget cut.
+	Truncated     []string `protobuf:"bytes,15,rep,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3692,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[28]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3705,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{28}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Image) GetId() string {
@@ -3395,6 +3736,83 @@ func (x *Image) GetSize() int64 {
 	return 0
 }
 
+func (x *Image) GetRuntime() string {
+	if x != nil {
+		return x.Runtime
+	}
+	return ""
+}
+
+func (x *Image) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Image) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Image) GetLayers() []*ImageLayer {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *Image) GetOs() string {
+	if x != nil {
+		return x.Os
+	}
+	return ""
+}
+
+func (x *Image) GetArchitecture() string {
+	if x != nil {
+		return x.Architecture
+	}
+	return ""
+}
+
+func (x *Image) GetVariant() string {
+	if x != nil {
+		return x.Variant
+	}
+	return ""
+}
+
+func (x *Image) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Image) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Image) GetSources() []*Provenance {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Image) GetTruncated() []string {
+	if x != nil {
+		return x.Truncated
+	}
+	return nil
+}
+
 // Entity is one thing that pidigree knows of.
 type Entity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3421,7 +3839,7 @@ type Entity struct {
 
 func (x *Entity) Reset() {
 	*x = Entity{}
-	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3433,7 +3851,7 @@ func (x *Entity) String() string {
 func (*Entity) ProtoMessage() {}
 
 func (x *Entity) ProtoReflect() protoreflect.Message {
-	mi := &file_pidigree_v1_entities_proto_msgTypes[29]
+	mi := &file_pidigree_v1_entities_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3446,7 +3864,7 @@ func (x *Entity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entity.ProtoReflect.Descriptor instead.
 func (*Entity) Descriptor() ([]byte, []int) {
-	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{29}
+	return file_pidigree_v1_entities_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Entity) GetKind() EntityKind {
@@ -3661,7 +4079,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04Mark\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xf0\f\n" +
+	"\x05at_ns\x18\x03 \x01(\x03R\x04atNs\"\xa6\r\n" +
 	"\tContainer\x12(\n" +
 	"\x02id\x18\x01 \x01(\v2\x18.pidigree.v1.ContainerIDR\x02id\x122\n" +
 	"\aaliases\x18\x02 \x03(\v2\x18.pidigree.v1.ContainerIDR\aaliases\x120\n" +
@@ -3700,7 +4118,8 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\vannotations\x18  \x03(\v2'.pidigree.v1.Container.AnnotationsEntryR\vannotations\x12\x16\n" +
 	"\x06reason\x18! \x01(\tR\x06reason\x12\x1a\n" +
 	"\bfiltered\x18\" \x01(\bR\bfiltered\x12(\n" +
-	"\x04task\x18# \x01(\v2\x14.pidigree.v1.TaskRefR\x04task\x1a9\n" +
+	"\x04task\x18# \x01(\v2\x14.pidigree.v1.TaskRefR\x04task\x124\n" +
+	"\x06health\x18$ \x01(\x0e2\x1c.pidigree.v1.ContainerHealthR\x06health\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
@@ -3729,7 +4148,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x03sub\x18\n" +
 	" \x01(\tR\x03sub\x12#\n" +
 	"\rinvocation_id\x18\v \x01(\tR\finvocationId\x12\x19\n" +
-	"\bmain_pid\x18\f \x01(\rR\amainPid\"\xa3\x06\n" +
+	"\bmain_pid\x18\f \x01(\rR\amainPid\"\xd7\x06\n" +
 	"\aProcess\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x03key\x12\x1d\n" +
 	"\n" +
@@ -3754,9 +4173,28 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\aexec_ns\x18\x10 \x01(\x03R\x06execNs\x12%\n" +
 	"\x04exit\x18\x11 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\x12,\n" +
 	"\x0fcontainer_index\x18\x12 \x01(\rH\x00R\x0econtainerIndex\x88\x01\x01\x12(\n" +
-	"\rcgroups_index\x18\x13 \x01(\rH\x01R\fcgroupsIndex\x88\x01\x01B\x12\n" +
+	"\rcgroups_index\x18\x13 \x01(\rH\x01R\fcgroupsIndex\x88\x01\x01\x122\n" +
+	"\x06detail\x18\x14 \x01(\v2\x1a.pidigree.v1.ProcessDetailR\x06detailB\x12\n" +
 	"\x10_container_indexB\x10\n" +
-	"\x0e_cgroups_index\"d\n" +
+	"\x0e_cgroups_index\"\xe4\x02\n" +
+	"\rProcessDetail\x12\x18\n" +
+	"\acommand\x18\x01 \x03(\tR\acommand\x12%\n" +
+	"\x0ecommand_hidden\x18\x02 \x01(\bR\rcommandHidden\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x12\n" +
+	"\x04euid\x18\x04 \x01(\rR\x04euid\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12/\n" +
+	"\x06parent\x18\x06 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x06parent\x12J\n" +
+	"\n" +
+	"namespaces\x18\a \x03(\v2*.pidigree.v1.ProcessDetail.NamespacesEntryR\n" +
+	"namespaces\x12\x1c\n" +
+	"\ttruncated\x18\b \x03(\tR\ttruncated\x1a=\n" +
+	"\x0fNamespacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x8c\x01\n" +
+	"\x06Family\x122\n" +
+	"\tancestors\x18\x01 \x03(\v2\x14.pidigree.v1.ProcessR\tancestors\x120\n" +
+	"\bchildren\x18\x02 \x03(\v2\x14.pidigree.v1.ProcessR\bchildren\x12\x1c\n" +
+	"\ttruncated\x18\x03 \x03(\tR\ttruncated\"d\n" +
 	"\bPodOwner\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -3875,12 +4313,32 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
 	"\x11InstanceTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
+	"\n" +
+	"ImageLayer\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04blob\x18\x02 \x01(\tR\x04blob\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"\xa8\x04\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12\x18\n" +
 	"\adigests\x18\x03 \x03(\tR\adigests\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\"\x85\x03\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x18\n" +
+	"\aruntime\x18\x05 \x01(\tR\aruntime\x12\x1a\n" +
+	"\binstance\x18\x06 \x01(\tR\binstance\x12\x1c\n" +
+	"\tnamespace\x18\a \x01(\tR\tnamespace\x12/\n" +
+	"\x06layers\x18\b \x03(\v2\x17.pidigree.v1.ImageLayerR\x06layers\x12\x0e\n" +
+	"\x02os\x18\t \x01(\tR\x02os\x12\"\n" +
+	"\farchitecture\x18\n" +
+	" \x01(\tR\farchitecture\x12\x18\n" +
+	"\avariant\x18\v \x01(\tR\avariant\x126\n" +
+	"\x06labels\x18\f \x03(\v2\x1e.pidigree.v1.Image.LabelsEntryR\x06labels\x124\n" +
+	"\acreated\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x121\n" +
+	"\asources\x18\x0e \x03(\v2\x17.pidigree.v1.ProvenanceR\asources\x12\x1c\n" +
+	"\ttruncated\x18\x0f \x03(\tR\ttruncated\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x03\n" +
 	"\x06Entity\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.pidigree.v1.EntityKindR\x04kind\x126\n" +
 	"\tcontainer\x18\x02 \x01(\v2\x16.pidigree.v1.ContainerH\x00R\tcontainer\x120\n" +
@@ -3898,7 +4356,12 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x17CONTAINER_STATE_RUNNING\x10\x02\x12\x1a\n" +
 	"\x16CONTAINER_STATE_PAUSED\x10\x03\x12\x1e\n" +
 	"\x1aCONTAINER_STATE_RESTARTING\x10\x04\x12\x1a\n" +
-	"\x16CONTAINER_STATE_EXITED\x10\x05*\x9b\x01\n" +
+	"\x16CONTAINER_STATE_EXITED\x10\x05*\x90\x01\n" +
+	"\x0fContainerHealth\x12 \n" +
+	"\x1cCONTAINER_HEALTH_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19CONTAINER_HEALTH_STARTING\x10\x01\x12\x1c\n" +
+	"\x18CONTAINER_HEALTH_HEALTHY\x10\x02\x12\x1e\n" +
+	"\x1aCONTAINER_HEALTH_UNHEALTHY\x10\x03*\x9b\x01\n" +
 	"\rContainerRole\x12\x1e\n" +
 	"\x1aCONTAINER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CONTAINER_ROLE_MAIN\x10\x01\x12\x17\n" +
@@ -3944,131 +4407,147 @@ func file_pidigree_v1_entities_proto_rawDescGZIP() []byte {
 	return file_pidigree_v1_entities_proto_rawDescData
 }
 
-var file_pidigree_v1_entities_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_pidigree_v1_entities_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_pidigree_v1_entities_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_pidigree_v1_entities_proto_goTypes = []any{
 	(ContainerState)(0),           // 0: pidigree.v1.ContainerState
-	(ContainerRole)(0),            // 1: pidigree.v1.ContainerRole
-	(Confidence)(0),               // 2: pidigree.v1.Confidence
-	(Status)(0),                   // 3: pidigree.v1.Status
-	(Entry)(0),                    // 4: pidigree.v1.Entry
-	(EntityKind)(0),               // 5: pidigree.v1.EntityKind
-	(*ProcessKey)(nil),            // 6: pidigree.v1.ProcessKey
-	(*CgroupID)(nil),              // 7: pidigree.v1.CgroupID
-	(*CgroupPath)(nil),            // 8: pidigree.v1.CgroupPath
-	(*ContainerID)(nil),           // 9: pidigree.v1.ContainerID
-	(*Exit)(nil),                  // 10: pidigree.v1.Exit
-	(*ImageRef)(nil),              // 11: pidigree.v1.ImageRef
-	(*Run)(nil),                   // 12: pidigree.v1.Run
-	(*Network)(nil),               // 13: pidigree.v1.Network
-	(*Port)(nil),                  // 14: pidigree.v1.Port
-	(*Mount)(nil),                 // 15: pidigree.v1.Mount
-	(*Limits)(nil),                // 16: pidigree.v1.Limits
-	(*Security)(nil),              // 17: pidigree.v1.Security
-	(*PodRef)(nil),                // 18: pidigree.v1.PodRef
-	(*Provenance)(nil),            // 19: pidigree.v1.Provenance
-	(*Mark)(nil),                  // 20: pidigree.v1.Mark
-	(*Container)(nil),             // 21: pidigree.v1.Container
-	(*PIDNamespace)(nil),          // 22: pidigree.v1.PIDNamespace
-	(*Service)(nil),               // 23: pidigree.v1.Service
-	(*Process)(nil),               // 24: pidigree.v1.Process
-	(*PodOwner)(nil),              // 25: pidigree.v1.PodOwner
-	(*PodCondition)(nil),          // 26: pidigree.v1.PodCondition
-	(*PodContainer)(nil),          // 27: pidigree.v1.PodContainer
-	(*PodVolume)(nil),             // 28: pidigree.v1.PodVolume
-	(*Pod)(nil),                   // 29: pidigree.v1.Pod
-	(*TaskRef)(nil),               // 30: pidigree.v1.TaskRef
-	(*TaskLimits)(nil),            // 31: pidigree.v1.TaskLimits
-	(*TaskContainer)(nil),         // 32: pidigree.v1.TaskContainer
-	(*Task)(nil),                  // 33: pidigree.v1.Task
-	(*Image)(nil),                 // 34: pidigree.v1.Image
-	(*Entity)(nil),                // 35: pidigree.v1.Entity
-	nil,                           // 36: pidigree.v1.Container.LabelsEntry
-	nil,                           // 37: pidigree.v1.Container.EnvEntry
-	nil,                           // 38: pidigree.v1.Container.AnnotationsEntry
-	nil,                           // 39: pidigree.v1.Pod.LabelsEntry
-	nil,                           // 40: pidigree.v1.Pod.AnnotationsEntry
-	nil,                           // 41: pidigree.v1.Task.TagsEntry
-	nil,                           // 42: pidigree.v1.Task.InstanceTagsEntry
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(ContainerHealth)(0),          // 1: pidigree.v1.ContainerHealth
+	(ContainerRole)(0),            // 2: pidigree.v1.ContainerRole
+	(Confidence)(0),               // 3: pidigree.v1.Confidence
+	(Status)(0),                   // 4: pidigree.v1.Status
+	(Entry)(0),                    // 5: pidigree.v1.Entry
+	(EntityKind)(0),               // 6: pidigree.v1.EntityKind
+	(*ProcessKey)(nil),            // 7: pidigree.v1.ProcessKey
+	(*CgroupID)(nil),              // 8: pidigree.v1.CgroupID
+	(*CgroupPath)(nil),            // 9: pidigree.v1.CgroupPath
+	(*ContainerID)(nil),           // 10: pidigree.v1.ContainerID
+	(*Exit)(nil),                  // 11: pidigree.v1.Exit
+	(*ImageRef)(nil),              // 12: pidigree.v1.ImageRef
+	(*Run)(nil),                   // 13: pidigree.v1.Run
+	(*Network)(nil),               // 14: pidigree.v1.Network
+	(*Port)(nil),                  // 15: pidigree.v1.Port
+	(*Mount)(nil),                 // 16: pidigree.v1.Mount
+	(*Limits)(nil),                // 17: pidigree.v1.Limits
+	(*Security)(nil),              // 18: pidigree.v1.Security
+	(*PodRef)(nil),                // 19: pidigree.v1.PodRef
+	(*Provenance)(nil),            // 20: pidigree.v1.Provenance
+	(*Mark)(nil),                  // 21: pidigree.v1.Mark
+	(*Container)(nil),             // 22: pidigree.v1.Container
+	(*PIDNamespace)(nil),          // 23: pidigree.v1.PIDNamespace
+	(*Service)(nil),               // 24: pidigree.v1.Service
+	(*Process)(nil),               // 25: pidigree.v1.Process
+	(*ProcessDetail)(nil),         // 26: pidigree.v1.ProcessDetail
+	(*Family)(nil),                // 27: pidigree.v1.Family
+	(*PodOwner)(nil),              // 28: pidigree.v1.PodOwner
+	(*PodCondition)(nil),          // 29: pidigree.v1.PodCondition
+	(*PodContainer)(nil),          // 30: pidigree.v1.PodContainer
+	(*PodVolume)(nil),             // 31: pidigree.v1.PodVolume
+	(*Pod)(nil),                   // 32: pidigree.v1.Pod
+	(*TaskRef)(nil),               // 33: pidigree.v1.TaskRef
+	(*TaskLimits)(nil),            // 34: pidigree.v1.TaskLimits
+	(*TaskContainer)(nil),         // 35: pidigree.v1.TaskContainer
+	(*Task)(nil),                  // 36: pidigree.v1.Task
+	(*ImageLayer)(nil),            // 37: pidigree.v1.ImageLayer
+	(*Image)(nil),                 // 38: pidigree.v1.Image
+	(*Entity)(nil),                // 39: pidigree.v1.Entity
+	nil,                           // 40: pidigree.v1.Container.LabelsEntry
+	nil,                           // 41: pidigree.v1.Container.EnvEntry
+	nil,                           // 42: pidigree.v1.Container.AnnotationsEntry
+	nil,                           // 43: pidigree.v1.ProcessDetail.NamespacesEntry
+	nil,                           // 44: pidigree.v1.Pod.LabelsEntry
+	nil,                           // 45: pidigree.v1.Pod.AnnotationsEntry
+	nil,                           // 46: pidigree.v1.Task.TagsEntry
+	nil,                           // 47: pidigree.v1.Task.InstanceTagsEntry
+	nil,                           // 48: pidigree.v1.Image.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
 }
 var file_pidigree_v1_entities_proto_depIdxs = []int32{
-	7,  // 0: pidigree.v1.CgroupPath.cgroup:type_name -> pidigree.v1.CgroupID
-	6,  // 1: pidigree.v1.Run.init:type_name -> pidigree.v1.ProcessKey
-	8,  // 2: pidigree.v1.Run.cgroups:type_name -> pidigree.v1.CgroupPath
-	10, // 3: pidigree.v1.Run.exit:type_name -> pidigree.v1.Exit
-	9,  // 4: pidigree.v1.Container.id:type_name -> pidigree.v1.ContainerID
-	9,  // 5: pidigree.v1.Container.aliases:type_name -> pidigree.v1.ContainerID
-	9,  // 6: pidigree.v1.Container.parent:type_name -> pidigree.v1.ContainerID
-	11, // 7: pidigree.v1.Container.image:type_name -> pidigree.v1.ImageRef
-	36, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
-	37, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
+	8,  // 0: pidigree.v1.CgroupPath.cgroup:type_name -> pidigree.v1.CgroupID
+	7,  // 1: pidigree.v1.Run.init:type_name -> pidigree.v1.ProcessKey
+	9,  // 2: pidigree.v1.Run.cgroups:type_name -> pidigree.v1.CgroupPath
+	11, // 3: pidigree.v1.Run.exit:type_name -> pidigree.v1.Exit
+	10, // 4: pidigree.v1.Container.id:type_name -> pidigree.v1.ContainerID
+	10, // 5: pidigree.v1.Container.aliases:type_name -> pidigree.v1.ContainerID
+	10, // 6: pidigree.v1.Container.parent:type_name -> pidigree.v1.ContainerID
+	12, // 7: pidigree.v1.Container.image:type_name -> pidigree.v1.ImageRef
+	40, // 8: pidigree.v1.Container.labels:type_name -> pidigree.v1.Container.LabelsEntry
+	41, // 9: pidigree.v1.Container.env:type_name -> pidigree.v1.Container.EnvEntry
 	0,  // 10: pidigree.v1.Container.state:type_name -> pidigree.v1.ContainerState
-	43, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
-	43, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
-	43, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	10, // 14: pidigree.v1.Container.exit:type_name -> pidigree.v1.Exit
-	13, // 15: pidigree.v1.Container.networks:type_name -> pidigree.v1.Network
-	14, // 16: pidigree.v1.Container.ports:type_name -> pidigree.v1.Port
-	15, // 17: pidigree.v1.Container.mounts:type_name -> pidigree.v1.Mount
-	16, // 18: pidigree.v1.Container.limits:type_name -> pidigree.v1.Limits
-	17, // 19: pidigree.v1.Container.security:type_name -> pidigree.v1.Security
-	18, // 20: pidigree.v1.Container.pod:type_name -> pidigree.v1.PodRef
-	12, // 21: pidigree.v1.Container.run:type_name -> pidigree.v1.Run
-	2,  // 22: pidigree.v1.Container.confidence:type_name -> pidigree.v1.Confidence
-	19, // 23: pidigree.v1.Container.sources:type_name -> pidigree.v1.Provenance
-	20, // 24: pidigree.v1.Container.timeline:type_name -> pidigree.v1.Mark
-	1,  // 25: pidigree.v1.Container.role:type_name -> pidigree.v1.ContainerRole
-	38, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
-	30, // 27: pidigree.v1.Container.task:type_name -> pidigree.v1.TaskRef
-	2,  // 28: pidigree.v1.Service.confidence:type_name -> pidigree.v1.Confidence
-	6,  // 29: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
-	7,  // 30: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
-	22, // 31: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
-	3,  // 32: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
-	2,  // 33: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
-	9,  // 34: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
-	4,  // 35: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
-	23, // 36: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
-	10, // 37: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
-	1,  // 38: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
-	9,  // 39: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
-	0,  // 40: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
-	18, // 41: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
-	39, // 42: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
-	40, // 43: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
-	9,  // 44: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
-	26, // 45: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
-	25, // 46: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
-	27, // 47: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
-	28, // 48: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
-	43, // 49: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
-	43, // 50: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
-	43, // 51: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
-	19, // 52: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
-	9,  // 53: pidigree.v1.TaskContainer.id:type_name -> pidigree.v1.ContainerID
-	43, // 54: pidigree.v1.TaskContainer.started:type_name -> google.protobuf.Timestamp
-	43, // 55: pidigree.v1.TaskContainer.finished:type_name -> google.protobuf.Timestamp
-	31, // 56: pidigree.v1.Task.limits:type_name -> pidigree.v1.TaskLimits
-	41, // 57: pidigree.v1.Task.tags:type_name -> pidigree.v1.Task.TagsEntry
-	42, // 58: pidigree.v1.Task.instance_tags:type_name -> pidigree.v1.Task.InstanceTagsEntry
-	32, // 59: pidigree.v1.Task.containers:type_name -> pidigree.v1.TaskContainer
-	43, // 60: pidigree.v1.Task.pull_started:type_name -> google.protobuf.Timestamp
-	43, // 61: pidigree.v1.Task.pull_stopped:type_name -> google.protobuf.Timestamp
-	43, // 62: pidigree.v1.Task.stopped:type_name -> google.protobuf.Timestamp
-	19, // 63: pidigree.v1.Task.sources:type_name -> pidigree.v1.Provenance
-	5,  // 64: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
-	21, // 65: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
-	24, // 66: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
-	29, // 67: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
-	34, // 68: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
-	33, // 69: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
-	23, // 70: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	49, // 11: pidigree.v1.Container.created:type_name -> google.protobuf.Timestamp
+	49, // 12: pidigree.v1.Container.started:type_name -> google.protobuf.Timestamp
+	49, // 13: pidigree.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	11, // 14: pidigree.v1.Container.exit:type_name -> pidigree.v1.Exit
+	14, // 15: pidigree.v1.Container.networks:type_name -> pidigree.v1.Network
+	15, // 16: pidigree.v1.Container.ports:type_name -> pidigree.v1.Port
+	16, // 17: pidigree.v1.Container.mounts:type_name -> pidigree.v1.Mount
+	17, // 18: pidigree.v1.Container.limits:type_name -> pidigree.v1.Limits
+	18, // 19: pidigree.v1.Container.security:type_name -> pidigree.v1.Security
+	19, // 20: pidigree.v1.Container.pod:type_name -> pidigree.v1.PodRef
+	13, // 21: pidigree.v1.Container.run:type_name -> pidigree.v1.Run
+	3,  // 22: pidigree.v1.Container.confidence:type_name -> pidigree.v1.Confidence
+	20, // 23: pidigree.v1.Container.sources:type_name -> pidigree.v1.Provenance
+	21, // 24: pidigree.v1.Container.timeline:type_name -> pidigree.v1.Mark
+	2,  // 25: pidigree.v1.Container.role:type_name -> pidigree.v1.ContainerRole
+	42, // 26: pidigree.v1.Container.annotations:type_name -> pidigree.v1.Container.AnnotationsEntry
+	33, // 27: pidigree.v1.Container.task:type_name -> pidigree.v1.TaskRef
+	1,  // 28: pidigree.v1.Container.health:type_name -> pidigree.v1.ContainerHealth
+	3,  // 29: pidigree.v1.Service.confidence:type_name -> pidigree.v1.Confidence
+	7,  // 30: pidigree.v1.Process.key:type_name -> pidigree.v1.ProcessKey
+	8,  // 31: pidigree.v1.Process.cgroups:type_name -> pidigree.v1.CgroupID
+	23, // 32: pidigree.v1.Process.pid_namespaces:type_name -> pidigree.v1.PIDNamespace
+	4,  // 33: pidigree.v1.Process.status:type_name -> pidigree.v1.Status
+	3,  // 34: pidigree.v1.Process.confidence:type_name -> pidigree.v1.Confidence
+	10, // 35: pidigree.v1.Process.container:type_name -> pidigree.v1.ContainerID
+	5,  // 36: pidigree.v1.Process.entry:type_name -> pidigree.v1.Entry
+	24, // 37: pidigree.v1.Process.service:type_name -> pidigree.v1.Service
+	11, // 38: pidigree.v1.Process.exit:type_name -> pidigree.v1.Exit
+	26, // 39: pidigree.v1.Process.detail:type_name -> pidigree.v1.ProcessDetail
+	7,  // 40: pidigree.v1.ProcessDetail.parent:type_name -> pidigree.v1.ProcessKey
+	43, // 41: pidigree.v1.ProcessDetail.namespaces:type_name -> pidigree.v1.ProcessDetail.NamespacesEntry
+	25, // 42: pidigree.v1.Family.ancestors:type_name -> pidigree.v1.Process
+	25, // 43: pidigree.v1.Family.children:type_name -> pidigree.v1.Process
+	2,  // 44: pidigree.v1.PodContainer.role:type_name -> pidigree.v1.ContainerRole
+	10, // 45: pidigree.v1.PodContainer.id:type_name -> pidigree.v1.ContainerID
+	0,  // 46: pidigree.v1.PodContainer.state:type_name -> pidigree.v1.ContainerState
+	19, // 47: pidigree.v1.Pod.ref:type_name -> pidigree.v1.PodRef
+	44, // 48: pidigree.v1.Pod.labels:type_name -> pidigree.v1.Pod.LabelsEntry
+	45, // 49: pidigree.v1.Pod.annotations:type_name -> pidigree.v1.Pod.AnnotationsEntry
+	10, // 50: pidigree.v1.Pod.sandboxes:type_name -> pidigree.v1.ContainerID
+	29, // 51: pidigree.v1.Pod.conditions:type_name -> pidigree.v1.PodCondition
+	28, // 52: pidigree.v1.Pod.owners:type_name -> pidigree.v1.PodOwner
+	30, // 53: pidigree.v1.Pod.containers:type_name -> pidigree.v1.PodContainer
+	31, // 54: pidigree.v1.Pod.volumes:type_name -> pidigree.v1.PodVolume
+	49, // 55: pidigree.v1.Pod.created:type_name -> google.protobuf.Timestamp
+	49, // 56: pidigree.v1.Pod.started:type_name -> google.protobuf.Timestamp
+	49, // 57: pidigree.v1.Pod.deleted:type_name -> google.protobuf.Timestamp
+	20, // 58: pidigree.v1.Pod.sources:type_name -> pidigree.v1.Provenance
+	10, // 59: pidigree.v1.TaskContainer.id:type_name -> pidigree.v1.ContainerID
+	49, // 60: pidigree.v1.TaskContainer.started:type_name -> google.protobuf.Timestamp
+	49, // 61: pidigree.v1.TaskContainer.finished:type_name -> google.protobuf.Timestamp
+	34, // 62: pidigree.v1.Task.limits:type_name -> pidigree.v1.TaskLimits
+	46, // 63: pidigree.v1.Task.tags:type_name -> pidigree.v1.Task.TagsEntry
+	47, // 64: pidigree.v1.Task.instance_tags:type_name -> pidigree.v1.Task.InstanceTagsEntry
+	35, // 65: pidigree.v1.Task.containers:type_name -> pidigree.v1.TaskContainer
+	49, // 66: pidigree.v1.Task.pull_started:type_name -> google.protobuf.Timestamp
+	49, // 67: pidigree.v1.Task.pull_stopped:type_name -> google.protobuf.Timestamp
+	49, // 68: pidigree.v1.Task.stopped:type_name -> google.protobuf.Timestamp
+	20, // 69: pidigree.v1.Task.sources:type_name -> pidigree.v1.Provenance
+	37, // 70: pidigree.v1.Image.layers:type_name -> pidigree.v1.ImageLayer
+	48, // 71: pidigree.v1.Image.labels:type_name -> pidigree.v1.Image.LabelsEntry
+	49, // 72: pidigree.v1.Image.created:type_name -> google.protobuf.Timestamp
+	20, // 73: pidigree.v1.Image.sources:type_name -> pidigree.v1.Provenance
+	6,  // 74: pidigree.v1.Entity.kind:type_name -> pidigree.v1.EntityKind
+	22, // 75: pidigree.v1.Entity.container:type_name -> pidigree.v1.Container
+	25, // 76: pidigree.v1.Entity.process:type_name -> pidigree.v1.Process
+	32, // 77: pidigree.v1.Entity.pod:type_name -> pidigree.v1.Pod
+	38, // 78: pidigree.v1.Entity.image:type_name -> pidigree.v1.Image
+	36, // 79: pidigree.v1.Entity.task:type_name -> pidigree.v1.Task
+	24, // 80: pidigree.v1.Entity.service:type_name -> pidigree.v1.Service
+	81, // [81:81] is the sub-list for method output_type
+	81, // [81:81] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_entities_proto_init() }
@@ -4077,7 +4556,7 @@ func file_pidigree_v1_entities_proto_init() {
 		return
 	}
 	file_pidigree_v1_entities_proto_msgTypes[18].OneofWrappers = []any{}
-	file_pidigree_v1_entities_proto_msgTypes[29].OneofWrappers = []any{
+	file_pidigree_v1_entities_proto_msgTypes[32].OneofWrappers = []any{
 		(*Entity_Container)(nil),
 		(*Entity_Process)(nil),
 		(*Entity_Pod)(nil),
@@ -4090,8 +4569,8 @@ func file_pidigree_v1_entities_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pidigree_v1_entities_proto_rawDesc), len(file_pidigree_v1_entities_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   37,
+			NumEnums:      7,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

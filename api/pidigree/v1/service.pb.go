@@ -145,7 +145,12 @@ type Query struct {
 	// giving its first answer about a container that has just begun, and that 250 ms at most.
 	Wait *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
 	// Whether to give the evidence, hop by hop.
-	Explain       bool `protobuf:"varint,9,opt,name=explain,proto3" json:"explain,omitempty"`
+	Explain bool `protobuf:"varint,9,opt,name=explain,proto3" json:"explain,omitempty"`
+	// Whether to read, of a process that lives, what events do not say: program, command line, user.
+	Detail bool `protobuf:"varint,10,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Whether to give the ancestors and children of a process, to who may ask everything. 64 questions of a
+	// call at most.
+	Family        bool `protobuf:"varint,11,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +263,20 @@ func (x *Query) GetWait() *durationpb.Duration {
 func (x *Query) GetExplain() bool {
 	if x != nil {
 		return x.Explain
+	}
+	return false
+}
+
+func (x *Query) GetDetail() bool {
+	if x != nil {
+		return x.Detail
+	}
+	return false
+}
+
+func (x *Query) GetFamily() bool {
+	if x != nil {
+		return x.Family
 	}
 	return false
 }
@@ -650,7 +669,9 @@ type Result struct {
 	// The evidence from the question to the workload, if it was asked for.
 	Explanation []*Hop `protobuf:"bytes,2,rep,name=explanation,proto3" json:"explanation,omitempty"`
 	// What is wrong with the question.
-	Error         *Error `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Error *Error `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// The processes around the one asked about, if they were asked for and it lives.
+	Family        *Family `protobuf:"bytes,4,opt,name=family,proto3" json:"family,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -702,6 +723,13 @@ func (x *Result) GetExplanation() []*Hop {
 func (x *Result) GetError() *Error {
 	if x != nil {
 		return x.Error
+	}
+	return nil
+}
+
+func (x *Result) GetFamily() *Family {
+	if x != nil {
+		return x.Family
 	}
 	return nil
 }
@@ -992,7 +1020,9 @@ type GetRequest struct {
 	//	*GetRequest_Image
 	//	*GetRequest_Task
 	//	*GetRequest_Service
-	Name          isGetRequest_Name `protobuf_oneof:"name"`
+	Name isGetRequest_Name `protobuf_oneof:"name"`
+	// Whether to read, of a process that lives, what events do not say.
+	Detail        bool `protobuf:"varint,7,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1088,6 +1118,13 @@ func (x *GetRequest) GetService() string {
 	return ""
 }
 
+func (x *GetRequest) GetDetail() bool {
+	if x != nil {
+		return x.Detail
+	}
+	return false
+}
+
 type isGetRequest_Name interface {
 	isGetRequest_Name()
 }
@@ -1108,7 +1145,8 @@ type GetRequest_Pod struct {
 }
 
 type GetRequest_Image struct {
-	// An image's id or one of its names.
+	// An image's id, one of its names, one of its digests ("busybox@sha256:..." or
+	// the part after the @), or RUNTIME://[NAMESPACE/]ID where several engines store it.
 	Image string `protobuf:"bytes,4,opt,name=image,proto3,oneof"`
 }
 
@@ -1268,7 +1306,9 @@ type ListRequest struct {
 	// None of those that match.
 	Exclude *Filter `protobuf:"bytes,5,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	// Whether to leave out pods' sandbox containers.
-	NoSandboxes   bool `protobuf:"varint,6,opt,name=no_sandboxes,json=noSandboxes,proto3" json:"no_sandboxes,omitempty"`
+	NoSandboxes bool `protobuf:"varint,6,opt,name=no_sandboxes,json=noSandboxes,proto3" json:"no_sandboxes,omitempty"`
+	// Whether to read, of each process that lives, what events do not say.
+	Detail        bool `protobuf:"varint,7,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1334,6 +1374,13 @@ func (x *ListRequest) GetExclude() *Filter {
 func (x *ListRequest) GetNoSandboxes() bool {
 	if x != nil {
 		return x.NoSandboxes
+	}
+	return false
+}
+
+func (x *ListRequest) GetDetail() bool {
+	if x != nil {
+		return x.Detail
 	}
 	return false
 }
@@ -1592,7 +1639,7 @@ var File_pidigree_v1_service_proto protoreflect.FileDescriptor
 const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"\x19pidigree/v1/service.proto\x12\vpidigree.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apidigree/v1/entities.proto\x1a\x18pidigree/v1/status.proto\"\x06\n" +
-	"\x04Self\"\xed\x02\n" +
+	"\x04Self\"\x9d\x03\n" +
 	"\x05Query\x12'\n" +
 	"\x04self\x18\x01 \x01(\v2\x11.pidigree.v1.SelfH\x00R\x04self\x12\x12\n" +
 	"\x03pid\x18\x02 \x01(\rH\x00R\x03pid\x123\n" +
@@ -1603,7 +1650,10 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\tcontainer\x18\x06 \x01(\tH\x00R\tcontainer\x12*\n" +
 	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
 	"\x04wait\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x18\n" +
-	"\aexplain\x18\t \x01(\bR\aexplainB\t\n" +
+	"\aexplain\x18\t \x01(\bR\aexplain\x12\x16\n" +
+	"\x06detail\x18\n" +
+	" \x01(\bR\x06detail\x12\x16\n" +
+	"\x06family\x18\v \x01(\bR\x06familyB\t\n" +
 	"\asubject\">\n" +
 	"\x0eResolveRequest\x12,\n" +
 	"\aqueries\x18\x01 \x03(\v2\x12.pidigree.v1.QueryR\aqueries\"\xe6\x02\n" +
@@ -1628,11 +1678,12 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\v2\x12.pidigree.v1.ErrorR\x05error\x120\n" +
 	"\x04part\x18\x04 \x01(\v2\x1c.pidigree.v1.ResolveResponseR\x04part\"<\n" +
 	"\tCgroupSet\x12/\n" +
-	"\acgroups\x18\x01 \x03(\v2\x15.pidigree.v1.CgroupIDR\acgroups\"\x93\x01\n" +
+	"\acgroups\x18\x01 \x03(\v2\x15.pidigree.v1.CgroupIDR\acgroups\"\xc0\x01\n" +
 	"\x06Result\x12+\n" +
 	"\x06answer\x18\x01 \x01(\v2\x13.pidigree.v1.AnswerR\x06answer\x122\n" +
 	"\vexplanation\x18\x02 \x03(\v2\x10.pidigree.v1.HopR\vexplanation\x12(\n" +
-	"\x05error\x18\x03 \x01(\v2\x12.pidigree.v1.ErrorR\x05error\"5\n" +
+	"\x05error\x18\x03 \x01(\v2\x12.pidigree.v1.ErrorR\x05error\x12+\n" +
+	"\x06family\x18\x04 \x01(\v2\x13.pidigree.v1.FamilyR\x06family\"5\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"\xa3\x03\n" +
@@ -1664,7 +1715,7 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x16\n" +
 	"\x06source\x18\x03 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x04 \x01(\x03R\x04atNs\"\xc7\x01\n" +
+	"\x05at_ns\x18\x04 \x01(\x03R\x04atNs\"\xdf\x01\n" +
 	"\n" +
 	"GetRequest\x12\x1e\n" +
 	"\tcontainer\x18\x01 \x01(\tH\x00R\tcontainer\x123\n" +
@@ -1672,7 +1723,8 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\x03pod\x18\x03 \x01(\tH\x00R\x03pod\x12\x16\n" +
 	"\x05image\x18\x04 \x01(\tH\x00R\x05image\x12\x14\n" +
 	"\x04task\x18\x05 \x01(\tH\x00R\x04task\x12\x1a\n" +
-	"\aservice\x18\x06 \x01(\tH\x00R\aserviceB\x06\n" +
+	"\aservice\x18\x06 \x01(\tH\x00R\aservice\x12\x16\n" +
+	"\x06detail\x18\a \x01(\bR\x06detailB\x06\n" +
 	"\x04name\":\n" +
 	"\vGetResponse\x12+\n" +
 	"\x06entity\x18\x01 \x01(\v2\x13.pidigree.v1.EntityR\x06entity\"n\n" +
@@ -1682,15 +1734,16 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"namespaces\x18\x03 \x03(\tR\n" +
 	"namespaces\x12\x16\n" +
-	"\x06labels\x18\x04 \x03(\tR\x06labels\"\xd5\x01\n" +
+	"\x06labels\x18\x04 \x03(\tR\x06labels\"\xed\x01\n" +
 	"\vListRequest\x12-\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x17.pidigree.v1.EntityKindR\x05kinds\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12-\n" +
 	"\ainclude\x18\x04 \x01(\v2\x13.pidigree.v1.FilterR\ainclude\x12-\n" +
 	"\aexclude\x18\x05 \x01(\v2\x13.pidigree.v1.FilterR\aexclude\x12!\n" +
-	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxesJ\x04\b\x03\x10\x04\"?\n" +
+	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxes\x12\x16\n" +
+	"\x06detail\x18\a \x01(\bR\x06detailJ\x04\b\x03\x10\x04\"?\n" +
 	"\fListResponse\x12/\n" +
-	"\bentities\x18\x01 \x03(\v2\x13.pidigree.v1.EntityR\bentities\"\xfa\x01\n" +
+	"\bentities\x18\x01 \x03(\v2\x13.pidigree.v1.EntityR\bentities\"\x80\x02\n" +
 	"\x15StreamEntitiesRequest\x12-\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x17.pidigree.v1.EntityKindR\x05kinds\x12\x10\n" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x1f\n" +
@@ -1698,7 +1751,7 @@ const file_pidigree_v1_service_proto_rawDesc = "" +
 	"resumeFrom\x12-\n" +
 	"\ainclude\x18\x04 \x01(\v2\x13.pidigree.v1.FilterR\ainclude\x12-\n" +
 	"\aexclude\x18\x05 \x01(\v2\x13.pidigree.v1.FilterR\aexclude\x12!\n" +
-	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxes\"G\n" +
+	"\fno_sandboxes\x18\x06 \x01(\bR\vnoSandboxesJ\x04\b\a\x10\b\"G\n" +
 	"\x16StreamEntitiesResponse\x12-\n" +
 	"\achanges\x18\x01 \x03(\v2\x13.pidigree.v1.ChangeR\achanges\"~\n" +
 	"\x06Change\x12+\n" +
@@ -1764,12 +1817,13 @@ var file_pidigree_v1_service_proto_goTypes = []any{
 	(*Pod)(nil),                    // 26: pidigree.v1.Pod
 	(*Task)(nil),                   // 27: pidigree.v1.Task
 	(*Service)(nil),                // 28: pidigree.v1.Service
-	(Status)(0),                    // 29: pidigree.v1.Status
-	(Confidence)(0),                // 30: pidigree.v1.Confidence
-	(*Entity)(nil),                 // 31: pidigree.v1.Entity
-	(EntityKind)(0),                // 32: pidigree.v1.EntityKind
-	(*StatusRequest)(nil),          // 33: pidigree.v1.StatusRequest
-	(*StatusResponse)(nil),         // 34: pidigree.v1.StatusResponse
+	(*Family)(nil),                 // 29: pidigree.v1.Family
+	(Status)(0),                    // 30: pidigree.v1.Status
+	(Confidence)(0),                // 31: pidigree.v1.Confidence
+	(*Entity)(nil),                 // 32: pidigree.v1.Entity
+	(EntityKind)(0),                // 33: pidigree.v1.EntityKind
+	(*StatusRequest)(nil),          // 34: pidigree.v1.StatusRequest
+	(*StatusResponse)(nil),         // 35: pidigree.v1.StatusResponse
 }
 var file_pidigree_v1_service_proto_depIdxs = []int32{
 	1,  // 0: pidigree.v1.Query.self:type_name -> pidigree.v1.Self
@@ -1793,37 +1847,38 @@ var file_pidigree_v1_service_proto_depIdxs = []int32{
 	10, // 18: pidigree.v1.Result.answer:type_name -> pidigree.v1.Answer
 	11, // 19: pidigree.v1.Result.explanation:type_name -> pidigree.v1.Hop
 	9,  // 20: pidigree.v1.Result.error:type_name -> pidigree.v1.Error
-	29, // 21: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
-	30, // 22: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
-	20, // 23: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
-	31, // 24: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
-	32, // 25: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
-	14, // 26: pidigree.v1.ListRequest.include:type_name -> pidigree.v1.Filter
-	14, // 27: pidigree.v1.ListRequest.exclude:type_name -> pidigree.v1.Filter
-	31, // 28: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
-	32, // 29: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
-	14, // 30: pidigree.v1.StreamEntitiesRequest.include:type_name -> pidigree.v1.Filter
-	14, // 31: pidigree.v1.StreamEntitiesRequest.exclude:type_name -> pidigree.v1.Filter
-	19, // 32: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
-	0,  // 33: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
-	31, // 34: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
-	3,  // 35: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
-	5,  // 36: pidigree.v1.PidigreeService.ResolveStream:input_type -> pidigree.v1.ResolveStreamRequest
-	12, // 37: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
-	15, // 38: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
-	17, // 39: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
-	33, // 40: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
-	4,  // 41: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
-	6,  // 42: pidigree.v1.PidigreeService.ResolveStream:output_type -> pidigree.v1.ResolveStreamResponse
-	13, // 43: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
-	16, // 44: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
-	18, // 45: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
-	34, // 46: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
-	41, // [41:47] is the sub-list for method output_type
-	35, // [35:41] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	29, // 21: pidigree.v1.Result.family:type_name -> pidigree.v1.Family
+	30, // 22: pidigree.v1.Answer.status:type_name -> pidigree.v1.Status
+	31, // 23: pidigree.v1.Answer.confidence:type_name -> pidigree.v1.Confidence
+	20, // 24: pidigree.v1.GetRequest.process:type_name -> pidigree.v1.ProcessKey
+	32, // 25: pidigree.v1.GetResponse.entity:type_name -> pidigree.v1.Entity
+	33, // 26: pidigree.v1.ListRequest.kinds:type_name -> pidigree.v1.EntityKind
+	14, // 27: pidigree.v1.ListRequest.include:type_name -> pidigree.v1.Filter
+	14, // 28: pidigree.v1.ListRequest.exclude:type_name -> pidigree.v1.Filter
+	32, // 29: pidigree.v1.ListResponse.entities:type_name -> pidigree.v1.Entity
+	33, // 30: pidigree.v1.StreamEntitiesRequest.kinds:type_name -> pidigree.v1.EntityKind
+	14, // 31: pidigree.v1.StreamEntitiesRequest.include:type_name -> pidigree.v1.Filter
+	14, // 32: pidigree.v1.StreamEntitiesRequest.exclude:type_name -> pidigree.v1.Filter
+	19, // 33: pidigree.v1.StreamEntitiesResponse.changes:type_name -> pidigree.v1.Change
+	0,  // 34: pidigree.v1.Change.type:type_name -> pidigree.v1.ChangeType
+	32, // 35: pidigree.v1.Change.entity:type_name -> pidigree.v1.Entity
+	3,  // 36: pidigree.v1.PidigreeService.Resolve:input_type -> pidigree.v1.ResolveRequest
+	5,  // 37: pidigree.v1.PidigreeService.ResolveStream:input_type -> pidigree.v1.ResolveStreamRequest
+	12, // 38: pidigree.v1.PidigreeService.Get:input_type -> pidigree.v1.GetRequest
+	15, // 39: pidigree.v1.PidigreeService.List:input_type -> pidigree.v1.ListRequest
+	17, // 40: pidigree.v1.PidigreeService.StreamEntities:input_type -> pidigree.v1.StreamEntitiesRequest
+	34, // 41: pidigree.v1.PidigreeService.Status:input_type -> pidigree.v1.StatusRequest
+	4,  // 42: pidigree.v1.PidigreeService.Resolve:output_type -> pidigree.v1.ResolveResponse
+	6,  // 43: pidigree.v1.PidigreeService.ResolveStream:output_type -> pidigree.v1.ResolveStreamResponse
+	13, // 44: pidigree.v1.PidigreeService.Get:output_type -> pidigree.v1.GetResponse
+	16, // 45: pidigree.v1.PidigreeService.List:output_type -> pidigree.v1.ListResponse
+	18, // 46: pidigree.v1.PidigreeService.StreamEntities:output_type -> pidigree.v1.StreamEntitiesResponse
+	35, // 47: pidigree.v1.PidigreeService.Status:output_type -> pidigree.v1.StatusResponse
+	42, // [42:48] is the sub-list for method output_type
+	36, // [36:42] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_pidigree_v1_service_proto_init() }

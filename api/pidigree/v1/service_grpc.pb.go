@@ -37,9 +37,10 @@ const (
 //
 // PidigreeService names the workload behind processes, cgroups and containers.
 //
-// Root and the members of the socket's group may ask everything; whoever else
-// holds a connection may only ask Resolve and ResolveStream about itself, and
-// gets PERMISSION_DENIED for the rest.
+// Root and the members of the socket's group may ask everything, in a container
+// only where the agent's access settings grant it; whoever else holds a
+// connection may only ask Resolve and ResolveStream about itself, and gets
+// PERMISSION_DENIED for the rest.
 type PidigreeServiceClient interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
@@ -161,9 +162,10 @@ func (c *pidigreeServiceClient) Status(ctx context.Context, in *StatusRequest, o
 //
 // PidigreeService names the workload behind processes, cgroups and containers.
 //
-// Root and the members of the socket's group may ask everything; whoever else
-// holds a connection may only ask Resolve and ResolveStream about itself, and
-// gets PERMISSION_DENIED for the rest.
+// Root and the members of the socket's group may ask everything, in a container
+// only where the agent's access settings grant it; whoever else holds a
+// connection may only ask Resolve and ResolveStream about itself, and gets
+// PERMISSION_DENIED for the rest.
 type PidigreeServiceServer interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with

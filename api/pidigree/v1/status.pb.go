@@ -143,7 +143,9 @@ type AgentStatus struct {
 	// How many pods the store holds.
 	Pods uint64 `protobuf:"varint,14,opt,name=pods,proto3" json:"pods,omitempty"`
 	// How many tasks the store holds.
-	Tasks         uint64 `protobuf:"varint,15,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	Tasks uint64 `protobuf:"varint,15,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// How many images the engines store.
+	Images        uint64 `protobuf:"varint,16,opt,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +281,13 @@ func (x *AgentStatus) GetPods() uint64 {
 func (x *AgentStatus) GetTasks() uint64 {
 	if x != nil {
 		return x.Tasks
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetImages() uint64 {
+	if x != nil {
+		return x.Images
 	}
 	return 0
 }
@@ -562,7 +571,7 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x18pidigree/v1/status.proto\x12\vpidigree.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
-	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xe3\x03\n" +
+	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xfb\x03\n" +
 	"\vAgentStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x124\n" +
@@ -583,7 +592,8 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\asources\x18\f \x03(\v2\x19.pidigree.v1.SourceStatusR\asources\x121\n" +
 	"\x06kernel\x18\r \x01(\v2\x19.pidigree.v1.KernelStatusR\x06kernel\x12\x12\n" +
 	"\x04pods\x18\x0e \x01(\x04R\x04pods\x12\x14\n" +
-	"\x05tasks\x18\x0f \x01(\x04R\x05tasks\"\xe4\x03\n" +
+	"\x05tasks\x18\x0f \x01(\x04R\x05tasks\x12\x16\n" +
+	"\x06images\x18\x10 \x01(\x04R\x06images\"\xe4\x03\n" +
 	"\fSourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +

@@ -48,6 +48,8 @@ type PodConfig struct {
 	CgroupParent string
 	// Network gives it a network namespace and an address; otherwise it has the host's.
 	Network bool
+	// HostPID gives its containers the host's PID namespace.
+	HostPID bool
 }
 
 // A ContainerConfig is a container to be made in a pod.
@@ -61,6 +63,8 @@ type ContainerConfig struct {
 	Labels, Annotations map[string]string
 	// Mounts are directories of the host by where they are in the container.
 	Mounts map[string]string
+	// Memory is its limit in bytes, 0 for none.
+	Memory int64
 }
 
 // StartCRI starts a containerd, gives it BusyboxImage, the images of opts and
@@ -180,6 +184,9 @@ func namespaces(p PodConfig) *runtimeapi.NamespaceOption {
 	if p.Network {
 		o.Network = runtimeapi.NamespaceMode_POD
 	}
+	if p.HostPID {
+		o.Pid = runtimeapi.NamespaceMode_NODE
+	}
 	return o
 }
 
@@ -209,6 +216,9 @@ func (e *CRI) CreateContainer(ctx context.Context, sandbox string, p PodConfig, 
 		Command:  c.Command, Labels: labels, Annotations: c.Annotations, LogPath: c.logName(),
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: namespaces(p)}},
 	}
+	if c.Memory > 0 {
+		config.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: c.Memory}
+	}
 	for dst, src := range c.Mounts {
 		config.Mounts = append(config.Mounts, &runtimeapi.Mount{HostPath: src, ContainerPath: dst})
 	}
@@ -228,10 +238,16 @@ func (e *CRI) RunContainer(ctx context.Context, sandbox string, p PodConfig, c C
 	if err != nil {
 		return "", err
 	}
-	if _, err := e.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+	if err := e.StartContainer(ctx, id); err != nil {
 		return "", fmt.Errorf("start container %s: %w", c.Name, err)
 	}
 	return id, nil
+}
+
+// StartContainer starts a container that CreateContainer has made.
+func (e *CRI) StartContainer(ctx context.Context, id string) error {
+	_, err := e.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	return err
 }
 
 // Wait waits until a container has ended, and gives its exit code. The CRI has no
@@ -249,6 +265,22 @@ func (e *CRI) Wait(ctx context.Context, id string) (int, error) {
 		return err
 	})
 	return code, err
+}
+
+// A CRIEnd is what the engine itself says of a container's end.
+type CRIEnd struct {
+	Code     int32
+	Reason   string
+	Finished time.Time
+}
+
+// EndOf gives how a container has ended.
+func (e *CRI) EndOf(ctx context.Context, id string) (CRIEnd, error) {
+	r, err := e.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return CRIEnd{}, err
+	}
+	return CRIEnd{r.Status.ExitCode, r.Status.Reason, time.Unix(0, r.Status.FinishedAt)}, nil
 }
 
 func (c ContainerConfig) logName() string { return fmt.Sprintf("%s_%d.log", c.Name, c.Attempt) }

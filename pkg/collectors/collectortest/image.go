@@ -75,11 +75,19 @@ func busyboxPath() (string, error) {
 // WriteTar writes the image as one archive that docker load, podman load and
 // ctr images import all take: an OCI layout with Docker's manifest.json beside it.
 func (img Image) WriteTar(w io.Writer) error {
-	layer, err := img.layer()
+	layer, config, manifest, err := img.parts()
 	if err != nil {
-		return fmt.Errorf("make the layer of %s: %w", img.Name, err)
+		return err
 	}
-	config := mustJSON(map[string]any{
+	return img.writeArchive(w, layer, config, manifest)
+}
+
+// parts makes the one layer of the image, its configuration and its manifest.
+func (img Image) parts() (layer, config, manifest []byte, err error) {
+	if layer, err = img.layer(); err != nil {
+		return nil, nil, nil, fmt.Errorf("make the layer of %s: %w", img.Name, err)
+	}
+	config = mustJSON(map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           "linux",
 		"config": map[string]any{
@@ -89,13 +97,13 @@ func (img Image) WriteTar(w io.Writer) error {
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + sum(layer)}},
 	})
-	manifest := mustJSON(map[string]any{
+	manifest = mustJSON(map[string]any{
 		"schemaVersion": 2,
 		"mediaType":     "application/vnd.oci.image.manifest.v1+json",
 		"config":        descriptor("application/vnd.oci.image.config.v1+json", config),
 		"layers":        []any{descriptor("application/vnd.oci.image.layer.v1.tar", layer)},
 	})
-	return img.writeArchive(w, layer, config, manifest)
+	return layer, config, manifest, nil
 }
 
 func (img Image) writeArchive(w io.Writer, layer, config, manifest []byte) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -25,6 +26,8 @@ var (
 	_ collectors.Lister    = (*Collector)(nil)
 	_ collectors.Watcher   = (*Collector)(nil)
 	_ collectors.Prober    = (*Collector)(nil)
+
+	_ collectors.ImageCollector = (*Collector)(nil)
 )
 
 const (
@@ -44,6 +47,8 @@ type Options struct {
 	ProcRoot string
 	// EnvAllow are the names of the variables that are kept. Default: none.
 	EnvAllow []string
+	// Dialed looks at each new connection to containerd; its error ends it. Default none.
+	Dialed func(net.Conn) error
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -56,6 +61,7 @@ type Collector struct {
 	envAllow map[string]bool
 	memory   *memory
 	images   *imageCache
+	contents insights
 
 	mu   sync.Mutex // guards all below
 	conn *conn

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
@@ -36,6 +37,7 @@ type conn struct {
 	containers containersapi.ContainersClient
 	tasks      tasksapi.TasksClient
 	images     imagesapi.ImagesClient
+	content    contentapi.ContentClient
 	namespaces namespacesapi.NamespacesClient
 	events     eventsapi.EventsClient
 	version    versionapi.VersionClient
@@ -59,7 +61,7 @@ func (c *Collector) connect() (*conn, error) {
 		return n, nil
 	}
 	c.disconnectLocked()
-	n, err := dial(c.opts.Address)
+	n, err := dial(c.opts.Address, c.opts.Dialed)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w: %w", c.opts.Address, collectors.ErrUnavailable, err)
 	}
@@ -84,14 +86,13 @@ func (c *Collector) Close() error {
 }
 
 // dial makes the client. Its own dialer would wait for a socket to appear.
-func dial(address string) (*conn, error) {
+func dial(address string, dialed func(net.Conn) error) (*conn, error) {
 	fast := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}
 	cl, err := client.New(address,
 		client.WithExtraDialOpts([]grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: fast, MinConnectTimeout: time.Second}),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-				var d net.Dialer
-				return d.DialContext(ctx, "unix", address)
+				return collectors.DialUnix(ctx, address, dialed)
 			}),
 		}),
 		client.WithCallOpts([]grpc.CallOption{grpc.MaxCallRecvMsgSize(collectors.MaxRecord)}),
@@ -109,6 +110,7 @@ func dial(address string) (*conn, error) {
 		containers: containersapi.NewContainersClient(cc),
 		tasks:      tasksapi.NewTasksClient(cc),
 		images:     imagesapi.NewImagesClient(cc),
+		content:    contentapi.NewContentClient(cc),
 		namespaces: namespacesapi.NewNamespacesClient(cc),
 		events:     eventsapi.NewEventsClient(cc),
 		version:    versionapi.NewVersionClient(cc),

@@ -22,4 +22,7 @@
 // An image name can be given to another image. Image.Digest is therefore said
 // only where the name cannot have changed between the container's creation and
 // the look at the image.
+//
+// ListImages looks into each image once: what a digest stands for never changes, and
+// is remembered as long as the image is listed.
 package containerd

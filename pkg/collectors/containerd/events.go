@@ -37,6 +37,7 @@ func (w *watcher) hint(ev *types.Envelope) (collectors.Hint, bool) {
 		return w.taskHint(ev)
 	case "images":
 		w.imageEvent(ev)
+		return collectors.Hint{Kind: collectors.HintImages}, true
 	}
 	return collectors.Hint{}, false
 }
@@ -90,7 +91,7 @@ func (w *watcher) taskHint(ev *types.Envelope) (collectors.Hint, bool) {
 		}
 	case "/tasks/oom":
 		if m, ok := decode[events.TaskOOM](ev); ok {
-			return w.task(ev, collectors.HintChanged, m.ContainerID, func(t *task) { t.oom = true })
+			return w.task(ev, collectors.HintChanged, m.ContainerID, (*task).killed)
 		}
 	case "/tasks/paused":
 		if m, ok := decode[events.TaskPaused](ev); ok {
@@ -157,9 +158,24 @@ func (t *task) end(pid workload.PID, status uint32, at time.Time) {
 	}
 	t.state, t.finished = workload.StateExited, at
 	t.exit = &workload.Exit{Known: true, Code: int32(status)}
-	if t.oom && status == 128+9 {
-		t.exit.OOM, t.exit.Signal = true, 9
+	if t.oom {
+		t.killed()
 	}
+}
+
+// killed notes that the out-of-memory killer chose the init, or another of the task's
+// processes: the event does not say which, nor whether it comes before the exit. An
+// exit code does not tell 137 from SIGKILL, so the signal is said only with it.
+func (t *task) killed() {
+	t.oom = true
+	if t.exit == nil {
+		return
+	}
+	x := *t.exit // others may read the one that was given away
+	if x.OOM = true; x.Code == 128+9 {
+		x.Signal = 9
+	}
+	t.exit = &x
 }
 
 func (w *watcher) forget(k taskKey) {

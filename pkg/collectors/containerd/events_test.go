@@ -73,7 +73,8 @@ func TestExitsAreTheInitsOwn(t *testing.T) {
 		{"an exit before its start", []*types.Envelope{create, exit("web", 42, 4), start}, &workload.Exit{Known: true, Code: 4}},
 		{"an exit and nothing before", []*types.Envelope{exit("web", 42, 4)}, &workload.Exit{Known: true, Code: 4}},
 		{"killed for memory", []*types.Envelope{create, start, oom, exit("web", 42, 137)}, &workload.Exit{Known: true, Code: 137, Signal: 9, OOM: true}},
-		{"a child was killed for memory", []*types.Envelope{create, start, oom, exit("web", 42, 1)}, &workload.Exit{Known: true, Code: 1}},
+		{"a child was killed for memory", []*types.Envelope{create, start, oom, exit("web", 42, 1)}, &workload.Exit{Known: true, Code: 1, OOM: true}},
+		{"killed for memory, which is said after the exit", []*types.Envelope{create, start, exit("web", 42, 137), oom}, &workload.Exit{Known: true, Code: 137, Signal: 9, OOM: true}},
 		{"137 by itself", []*types.Envelope{create, start, exit("web", 42, 137)}, &workload.Exit{Known: true, Code: 137}},
 		{"the next run", []*types.Envelope{create, start, oom, exit("web", 42, 137), gone("web", 42, 137), envelope(t, "/tasks/create", &events.TaskCreate{ContainerID: "web", Pid: 50})}, nil},
 	} {
@@ -217,6 +218,12 @@ func FuzzHandle(f *testing.F) {
 	c.memory.begin()
 	f.Fuzz(func(t *testing.T, which byte, namespace string, data []byte) {
 		w := &watcher{c: c, owner: true, fn: func(h collectors.Hint) {
+			if h.Kind == collectors.HintImages { // of no container
+				if h.ID != (workload.ContainerID{}) || h.Layer != nil {
+					t.Errorf("%+v", h)
+				}
+				return
+			}
 			if !validID(h.ID.ID) || h.Layer != nil && h.Layer.Run != nil && h.Layer.Run.Init.PID > workload.MaxPID {
 				t.Errorf("%+v", h)
 			}

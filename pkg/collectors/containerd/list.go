@@ -25,26 +25,34 @@ import (
 // tasks: two calls for each namespace.
 func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, error] {
 	return func(yield func(*workload.Container, error) bool) {
-		n, err := c.connect()
-		if err != nil {
-			yield(nil, err)
+		c.eachNamespace(ctx, func(err error) bool { return yield(nil, err) }, func(n *conn, ns string) bool {
+			return c.listNamespace(ctx, n, ns, yield)
+		})
+	}
+}
+
+// eachNamespace lists in one namespace after the other, as long as list wants more. An
+// error about all of them is given to failed, which says whether to go on.
+func (c *Collector) eachNamespace(ctx context.Context, failed func(error) bool, list func(n *conn, ns string) bool) {
+	n, err := c.connect()
+	if err != nil {
+		failed(err)
+		return
+	}
+	namespaces, err := c.namespaces(ctx, n)
+	if err != nil {
+		failed(err)
+		return
+	}
+	if len(namespaces) > maxNamespaces {
+		if !failed(fmt.Errorf("%d namespaces, listing %d", len(namespaces), maxNamespaces)) {
 			return
 		}
-		namespaces, err := c.namespaces(ctx, n)
-		if err != nil {
-			yield(nil, err)
+		namespaces = namespaces[:maxNamespaces]
+	}
+	for _, ns := range namespaces {
+		if !list(n, ns) {
 			return
-		}
-		if len(namespaces) > maxNamespaces {
-			if !yield(nil, fmt.Errorf("%d namespaces, listing %d", len(namespaces), maxNamespaces)) {
-				return
-			}
-			namespaces = namespaces[:maxNamespaces]
-		}
-		for _, ns := range namespaces {
-			if !c.listNamespace(ctx, n, ns, yield) {
-				return
-			}
 		}
 	}
 }

@@ -17,12 +17,13 @@ import (
 )
 
 var (
-	_ collectors.Collector    = (*Collector)(nil)
-	_ collectors.Lister       = (*Collector)(nil)
-	_ collectors.Watcher      = (*Collector)(nil)
-	_ collectors.Nudger       = (*Collector)(nil)
-	_ collectors.Prober       = (*Collector)(nil)
-	_ collectors.PodCollector = (*Collector)(nil)
+	_ collectors.Collector      = (*Collector)(nil)
+	_ collectors.Lister         = (*Collector)(nil)
+	_ collectors.Watcher        = (*Collector)(nil)
+	_ collectors.Nudger         = (*Collector)(nil)
+	_ collectors.Prober         = (*Collector)(nil)
+	_ collectors.PodCollector   = (*Collector)(nil)
+	_ collectors.ImageCollector = (*Collector)(nil)
 )
 
 // DefaultEndpoint is containerd's own socket.

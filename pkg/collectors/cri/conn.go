@@ -30,8 +30,9 @@ type incarnation struct {
 // conn is a connection to one incarnation of the socket.
 type conn struct {
 	incarnation
-	cc  *grpc.ClientConn
-	api runtimeapi.RuntimeServiceClient
+	cc     *grpc.ClientConn
+	api    runtimeapi.RuntimeServiceClient
+	images runtimeapi.ImageServiceClient
 
 	mu     sync.Mutex // guards engine
 	engine *engine    // once it has said who it is
@@ -100,7 +101,7 @@ func dial(socket string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{cc: cc, api: runtimeapi.NewRuntimeServiceClient(cc)}, nil
+	return &conn{cc: cc, api: runtimeapi.NewRuntimeServiceClient(cc), images: runtimeapi.NewImageServiceClient(cc)}, nil
 }
 
 // ask connects and says who is there; that is a call once for each incarnation.

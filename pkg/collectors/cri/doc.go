@@ -20,6 +20,10 @@
 // (docs/adr/0004). Watch compares lists instead, at intervals and when nudged,
 // which is two calls however much happened.
 //
+// Images are those of the engine's image service at the same socket. The CRI tells of
+// no pull and no removal: they are listed when a container has an image that none had
+// before, when another source hints at images, and at intervals.
+//
 // What an engine says is bounded: a reply in bytes, a description by Bound. A list
 // that is too large, or has a string in it that is no UTF-8, is asked for pod by
 // pod, so that one pod hides no other.

@@ -60,9 +60,7 @@ func readInfo(info map[string]string, env map[string]bool) (verbose, error) {
 	if text == "" {
 		return v, nil
 	}
-	limits := collectors.Reading(env)
-	limits.Bytes = append([]int{collectors.MaxDocument}, limits.Bytes...)
-	cut, err := boundjson.Decode(strings.NewReader(text), limits, &v)
+	cut, err := boundjson.Decode(strings.NewReader(text), infoLimits(env), &v)
 	if err != nil {
 		return verbose{}, fmt.Errorf("verbose status: %w", err)
 	}
@@ -74,6 +72,13 @@ func readInfo(info map[string]string, env map[string]bool) (verbose, error) {
 		}
 	}
 	return v, nil
+}
+
+// infoLimits are the budgets of one verbose text, a level further in.
+func infoLimits(env map[string]bool) boundjson.Limits {
+	limits := collectors.Reading(env)
+	limits.Bytes = append([]int{collectors.MaxDocument}, limits.Bytes...)
+	return limits
 }
 
 // fill adds what the spec says of the process and its walls, and who it is.

@@ -103,6 +103,8 @@ type watcher struct {
 	first bool
 	// dirty are the pods that are to be told of.
 	dirty map[string]bool
+	// images are those that containers of the last list have.
+	images map[string]bool
 }
 
 // look compares once, and says how long the next time is off at the least.
@@ -132,9 +134,24 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	} else {
 		err = nil
 	}
+	if w.newImage(all.containers) && !w.first {
+		w.fn(collectors.Hint{Kind: collectors.HintImages})
+	}
 	w.first = false
 	w.fn(collectors.Hint{Kind: collectors.HintAlive})
 	return pause, err
+}
+
+// newImage reports whether a container has an image that none had before: nothing else
+// in the CRI tells of one that was pulled.
+func (w *watcher) newImage(list []*runtimeapi.Container) (found bool) {
+	images := map[string]bool{}
+	for _, l := range list {
+		images[l.ImageRef] = true
+		found = found || !w.images[l.ImageRef]
+	}
+	w.images = images
+	return found
 }
 
 // tell gives the hints of what is new or different: the sandboxes before what is in them.

@@ -25,6 +25,9 @@
 // length of a string in either while it is being read, and the result by
 // collectors.Bound. A label of 64 MiB costs its length in time, not in memory.
 //
+// Images are listed with one call, and each that is new is inspected once. The sizes
+// of its layers are in the engine's files alone.
+//
 // A Collector has no state but the engine's root and API version, as last
 // learnt by Probe. All methods may be called concurrently.
 package docker

@@ -87,6 +87,8 @@ var (
 	_ collectors.Watcher   = (*Collector)(nil)
 	_ collectors.Prober    = (*Collector)(nil)
 	_ collectors.Nudger    = (*Collector)(nil)
+
+	_ collectors.ImageCollector = (*Collector)(nil)
 )
 
 // New makes a collector. It connects to nothing: an engine may come later.

@@ -477,6 +477,14 @@ func TestAnEngineThatRestartsEndsTheWatchAndIsListedAgain(t *testing.T) {
 			t.Fatalf("nothing of a container made after a restart; %+v", s.Status())
 		}
 	}
+	// What is heard of comes before the state: one that fails already does not begin to.
+	for s.Status()[0].State != "running" {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("it does not run after a restart: %+v", s.Status())
+		}
+	}
 	for len(states) > 0 { // those of the restart
 		<-states
 	}
@@ -556,7 +564,7 @@ func testListOverBudget(t *testing.T, e *collectortest.Dockerd) {
 	}
 	c := on(t, e, e.Socket)
 	c.maxReply = 1500
-	api, err := newAPI(c.socket, unixTransport(c.socket), c.maxReply)
+	api, err := newAPI(c.socket, c.transport(), c.maxReply)
 	if err != nil {
 		t.Fatal(err)
 	}

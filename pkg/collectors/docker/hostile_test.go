@@ -75,7 +75,7 @@ func TestAnEngineThatTalksNonsenseIsUnavailable(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			c := engineThat(t, t.TempDir(), answer)
 			c.maxReply = 1 << 20
-			api, err := newAPI(c.socket, unixTransport(c.socket), c.maxReply)
+			api, err := newAPI(c.socket, c.transport(), c.maxReply)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -183,6 +183,7 @@ func overState(file, api *workload.Container) {
 		api.Finished = file.Finished
 	}
 	api.Exit = orElse(api.Exit, file.Exit)
+	api.Health = cmp.Or(api.Health, file.Health)
 }
 
 func orElse[T any](a, b *T) *T {

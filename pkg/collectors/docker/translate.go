@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/go-connections/nat"
 
+	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -43,6 +44,8 @@ type stateFile struct {
 	Pid                   int
 	ExitCode              int
 	StartedAt, FinishedAt time.Time
+	// Health is of who has a check (moby, container/health.go). Its log is left alone.
+	Health struct{ Status string }
 }
 
 // up: no start is going on, nor is one about to. While the engine restarts a
@@ -143,10 +146,14 @@ func (c *Collector) fromInspect(r *container.InspectResponse) *workload.Containe
 		})
 	}
 	if s := r.State; s != nil {
-		applyState(out, stateFile{
+		state := stateFile{
 			Running: s.Running, Paused: s.Paused, Restarting: s.Restarting, OOMKilled: s.OOMKilled, Dead: s.Dead,
 			ExitCode: s.ExitCode, StartedAt: parseTime(s.StartedAt), FinishedAt: parseTime(s.FinishedAt),
-		})
+		}
+		if s.Health != nil {
+			state.Health.Status = s.Health.Status
+		}
+		applyState(out, state)
 		out.Run = run(s)
 	}
 	out.Mounts = mounts(r.Mounts)
@@ -198,6 +205,7 @@ func (c *Collector) fromSummary(s *container.Summary) *workload.Container {
 	}
 	out.Labels = s.Labels
 	out.State = stateOf(s.State)
+	out.Health = healthIn(out.State, s.Status)
 	out.Mounts = mounts(s.Mounts)
 	if s.NetworkSettings != nil {
 		out.Networks = networks(s.NetworkSettings.Networks)
@@ -228,10 +236,18 @@ func (c *Collector) applyConfig(out *workload.Container, cfg *configPart) {
 
 func applyState(out *workload.Container, s stateFile) {
 	out.State = stateFrom(s)
+	out.Health = collectors.HealthOf(out.State, s.Health.Status)
 	out.Started, out.Finished = utc(s.StartedAt), utc(s.FinishedAt)
 	if out.State == workload.StateExited && !out.Finished.IsZero() && s.ExitCode >= 0 && s.ExitCode <= math.MaxInt32 {
 		out.Exit = &workload.Exit{Known: true, Code: int32(s.ExitCode), OOM: s.OOMKilled}
 	}
+}
+
+// healthIn finds it in the line that a list has instead: "Up 3 seconds (healthy)", or
+// "(health: starting)" (moby, container/state.go).
+func healthIn(s workload.State, line string) workload.Health {
+	_, said, _ := strings.Cut(strings.TrimSuffix(line, ")"), "(")
+	return collectors.HealthOf(s, strings.TrimPrefix(said, "health: "))
 }
 
 func stateFrom(s stateFile) workload.State {

@@ -25,35 +25,14 @@ const maxText = 1 << 20
 // errTooLarge means that a file or reply is over its budget.
 var errTooLarge = boundjson.ErrTooLarge
 
-// transport connects to the engine.
-func (c *Collector) transport() *http.Transport {
-	t := unixTransport(c.socket)
-	if c.dialed == nil {
-		return t
-	}
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		if err := c.dialed(conn); err != nil {
-			_ = conn.Close()
-			return nil, err
-		}
-		return conn, nil
-	}
-	return t
-}
-
-// unixTransport connects anew for each call: calls are few, and a connection kept
+// transport connects anew for each call: calls are few, and a connection kept
 // from before a restart would fail the first call after it.
-func unixTransport(socket string) *http.Transport {
+func (c *Collector) transport() *http.Transport {
 	return &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
+			return collectors.DialUnix(ctx, c.socket, c.dialed)
 		},
 	}
 }

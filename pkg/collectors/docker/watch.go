@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,12 @@ var kinds = map[events.Action]collectors.HintKind{
 	events.ActionHealthStatus: collectors.HintChanged,
 	events.ActionDie:          collectors.HintExited,
 	events.ActionDestroy:      collectors.HintDeleted,
+}
+
+// imageActions are the events after which the images, or their names, are others.
+// commit is a container's: of an image without a name there is no other.
+var imageActions = []events.Action{
+	events.ActionPull, events.ActionTag, events.ActionUnTag, events.ActionDelete, events.ActionLoad, events.ActionImport, events.ActionCommit,
 }
 
 // Nudge implements collectors.Nudger: the next window is asked for now.
@@ -151,7 +158,14 @@ func (w *window) next(ctx context.Context, fn func(collectors.Hint)) error {
 func (w *window) one(ctx context.Context, m events.Message, now map[eventKey]bool, fn func(collectors.Hint)) {
 	key := eventKey{m.TimeNano, m.Action, m.Actor.ID}
 	now[key] = true
-	if w.seen[key] || m.Type != events.ContainerEventType || !isID(m.Actor.ID) {
+	if w.seen[key] {
+		return
+	}
+	if slices.Contains(imageActions, m.Action) {
+		fn(collectors.Hint{Kind: collectors.HintImages})
+		return
+	}
+	if m.Type != events.ContainerEventType || !isID(m.Actor.ID) {
 		return
 	}
 	// health_status comes with its outcome: "health_status: healthy".
@@ -189,8 +203,11 @@ func (c *Collector) layer(ctx context.Context, kind collectors.HintKind, m event
 }
 
 func eventFilter() filters.Args {
-	args := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)))
+	args := filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.ImageEventType)))
 	for action := range kinds {
+		args.Add("event", string(action))
+	}
+	for _, action := range imageActions {
 		args.Add("event", string(action))
 	}
 	return args

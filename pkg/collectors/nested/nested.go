@@ -12,6 +12,7 @@
 package nested
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,6 @@ type Engine interface {
 	collectors.Lister
 	collectors.Watcher
 	collectors.Prober
-	collectors.Nudger
 }
 
 // Collector is an engine in a container.
@@ -41,6 +41,7 @@ type Collector struct {
 var (
 	_ Engine            = (*Collector)(nil)
 	_ collectors.Nester = (*Collector)(nil)
+	_ collectors.Nudger = (*Collector)(nil)
 )
 
 // New makes one of the engine at a socket, each of whose connections the server has
@@ -55,8 +56,12 @@ func (c *Collector) Name() string { return c.name }
 // Nested implements collectors.Nester.
 func (c *Collector) Nested() string { return c.instance }
 
-// Nudge implements collectors.Nudger.
-func (c *Collector) Nudge() { c.engine.Nudge() }
+// Nudge implements collectors.Nudger, where the engine does.
+func (c *Collector) Nudge() {
+	if n, ok := c.engine.(collectors.Nudger); ok {
+		n.Nudge()
+	}
+}
 
 // Locate implements collectors.Collector: the evidence is the host's, and what is in
 // a container is known to the host by its init alone.
@@ -130,11 +135,16 @@ func (c *Collector) Probe(ctx context.Context) (collectors.Report, error) {
 	return r, err
 }
 
+// nameLabel is the kubelet's. On the host the CRI gives a name by it; who asks
+// containerd in a container asks nobody else.
+const nameLabel = "io.kubernetes.container.name"
+
 // own makes a description one of the engine's own instance, without what would mean
 // something else on the host.
 func (c *Collector) own(l *workload.Container) *workload.Container {
 	o := *l // its parts stay as they are
 	o.ID.Instance = c.instance
 	o.Aliases, o.Bundle, o.Mounts, o.Pod = nil, "", nil, nil
+	o.Name = cmp.Or(o.Name, o.Labels[nameLabel])
 	return &o
 }

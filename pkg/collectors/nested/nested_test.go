@@ -165,6 +165,16 @@ func (e *engine) Watch(_ context.Context, fn func(collectors.Hint)) error {
 	return collectors.ErrUnavailable
 }
 
+func TestAContainerWithoutANameHasThatOfItsPodsSpec(t *testing.T) {
+	c := New(&engine{}, NewServer("/proc"), "/s")
+	for name, want := range map[string]string{"": "app", "own": "own"} {
+		l := &workload.Container{Name: name, Labels: map[string]string{"io.kubernetes.container.name": "app"}}
+		if got := c.own(l).Name; got != want {
+			t.Errorf("one that is called %q by its engine is %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestWhatAnEngineInAContainerSaysIsOfItsOwnInstance(t *testing.T) {
 	e := &engine{}
 	c := New(e, NewServer("/proc"), "/s")

@@ -53,10 +53,9 @@ func limits() boundjson.Limits {
 
 // take reads one JSON text.
 func take(r io.Reader, cut *[]string) ([]byte, error) {
-	b := boundjson.NewReader(r, limits())
-	data, err := io.ReadAll(b)
+	data, lost, err := boundjson.ReadAll(r, limits())
 	if cut != nil {
-		*cut = append(*cut, b.Cut()...)
+		*cut = append(*cut, lost...)
 	}
 	return data, err
 }

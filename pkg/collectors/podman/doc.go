@@ -14,6 +14,8 @@
 // reboot leaves behind: a container's init is said to be one only where it is the
 // child of the conmon that has the container's id in its arguments.
 //
+// Images are in the storage's own lists and beside them, files that are replaced as a whole.
+//
 // Everything in a store is bounded and hostile: paths are opened beneath it, files
 // must be its owner's, JSON is cut while it is read.
 //

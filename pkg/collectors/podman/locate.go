@@ -32,8 +32,12 @@ func (c *Collector) Locate(ctx context.Context, e workload.Evidence) (workload.C
 			err = lerr
 		}
 	}
-	if id, ok := c.locateProcess(ctx, e.Init); ok {
+	id, perr := c.locateProcess(ctx, e.Init)
+	if perr == nil {
 		return id, nil
+	}
+	if !errors.Is(perr, collectors.ErrNotFound) {
+		err = perr
 	}
 	if cerr := ctx.Err(); cerr != nil {
 		err = fmt.Errorf("%w: %w", collectors.ErrUnavailable, cerr)

@@ -27,8 +27,8 @@ const name = "podman"
 
 // Options say where to look. The zero value is good for a host.
 type Options struct {
-	// Roots are the storage directories of root's podman (podman --root). Default:
-	// DefaultRoot, and what /etc/containers says.
+	// Roots are the storage directories of root's podman (podman --root). Default: what
+	// the host's storage.conf says when New is called, else DefaultRoot.
 	Roots []string
 	// NoUsers leaves out the stores of users who are not root, which are found by
 	// the conmons that run and in the homes.
@@ -72,6 +72,8 @@ var (
 	_ collectors.Watcher      = (*Collector)(nil)
 	_ collectors.Prober       = (*Collector)(nil)
 	_ collectors.Nudger       = (*Collector)(nil)
+
+	_ collectors.ImageCollector = (*Collector)(nil)
 )
 
 // New makes a collector. It opens nothing: a store may come later.
@@ -92,7 +94,7 @@ func New(o Options) (*Collector, error) {
 	}
 	roots := o.Roots
 	if roots == nil {
-		roots = []string{DefaultRoot}
+		roots = []string{cmp.Or(configuredRoot(c.host), DefaultRoot)}
 	}
 	for i, root := range roots {
 		if !filepath.IsAbs(root) {

@@ -43,7 +43,9 @@ func TestOnPodman5(t *testing.T) {
 func onOnePodman(t *testing.T, e *collectortest.Podman, runs int) {
 	for name, test := range map[string]func(*testing.T, *collectortest.Podman){
 		"a pod and its containers are known":               testPod,
+		"images are those that podman prints":              testImages,
 		"an end is said with its code, --rm or not":        testEnds,
+		"a check is said":                                  testHealth,
 		"a conmon that is gone takes no container's PID":   testNoConmon,
 		"without its database the storage still has names": testStorageAlone,
 		"podman runs undisturbed beside it":                func(t *testing.T, e *collectortest.Podman) { testUndisturbed(t, e, runs) },
@@ -91,6 +93,49 @@ func startWeb(t testing.TB, e *collectortest.Podman, name string) *collectortest
 		Stop:     func() { e.Podman("kill", id) },
 		Remove:   func() { e.Podman("rm", "--force", "--time", "0", id) },
 	}
+}
+
+// The checks are run by hand: podman leaves them to systemd's timers. What they look at
+// has one path in the container and outside: an exec by a podman in another root
+// directory sees this machine's files.
+func testHealth(t *testing.T, e *collectortest.Podman) {
+	c := on(t, e)
+	dir := e.Dir + "/checked"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	id := e.Run("--name", "checked", "--volume", dir+":"+dir, "--health-cmd", "/bin/busybox test -e "+dir+"/well",
+		"--health-interval", "disable", "--health-retries", "1", collectortest.BusyboxImage)
+	t.Cleanup(func() { e.Podman("rm", "--force", "--time", "0", id) })
+	hints := make(chan collectors.Hint, 1000)
+	go func() { _ = c.Watch(t.Context(), func(h collectors.Hint) { hints <- h }) }()
+	collectortest.AwaitHint(t, hints, "the first look", func(h collectors.Hint) bool { return h.Kind == collectors.HintAlive })
+	is := func(want workload.Health) {
+		t.Helper()
+		l, err := c.Lookup(t.Context(), workload.ContainerID{Runtime: "podman", Instance: e.Root, ID: id})
+		if err != nil || l.Health != want {
+			t.Fatalf("it is %+v, %v, want %s", l, err, want)
+		}
+	}
+	await := func(want workload.Health) {
+		t.Helper()
+		collectortest.AwaitHint(t, hints, "a check that says "+string(want), func(h collectors.Hint) bool {
+			return h.ID.ID == id && h.Layer != nil && h.Layer.Health == want && h.Layer.State == workload.StateRunning
+		})
+		is(want)
+	}
+	is(workload.HealthStarting)
+	if _, err := e.Exec(t.Context(), "healthcheck", "run", "checked"); err == nil {
+		t.Fatal("the check does not fail")
+	}
+	await(workload.HealthUnhealthy)
+	if err := os.WriteFile(dir+"/well", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e.Podman("healthcheck", "run", "checked")
+	await(workload.HealthHealthy)
+	e.Podman("stop", "--time", "0", "checked")
+	is("")
 }
 
 func testPod(t *testing.T, e *collectortest.Podman) {

@@ -149,6 +149,16 @@ func TestADatabaseThatIsNoneIsUnavailable(t *testing.T) {
 				if d := time.Since(began); d > 3*time.Second {
 					t.Errorf("it took %v", d)
 				}
+				// The storage's list, which is written before the database, lacks it: that is no
+				// denial while the database cannot be read.
+				root := c.known()[0].root
+				if err := errors.Join(os.MkdirAll(filepath.Join(root, "overlay-containers"), 0o700),
+					os.WriteFile(filepath.Join(root, "overlay-containers/containers.json"), []byte("[]"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Locate(t.Context(), workload.Evidence{Claims: []workload.ContainerID{{ID: strings.Repeat("a", 64)}}}); !errors.Is(err, collectors.ErrUnavailable) {
+					t.Errorf("located: %v, want ErrUnavailable", err)
+				}
 			})
 		}
 	}

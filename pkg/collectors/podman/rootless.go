@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -117,26 +118,30 @@ func (c *Collector) add(uid uint32, root string) *store {
 
 // locateProcess finds the container that a process descends from: the conmon above
 // it says whose, and the user's store must agree. What shares all namespaces with
-// its conmon is no container's: conmon starts podman itself when a container ends.
-func (c *Collector) locateProcess(ctx context.Context, key workload.ProcessKey) (workload.ContainerID, bool) {
+// its conmon is no container's: conmon starts podman itself when a container ends. A
+// store that cannot say just now, because podman writes to it, denies nothing.
+func (c *Collector) locateProcess(ctx context.Context, key workload.ProcessKey) (workload.ContainerID, error) {
 	if key.PID == 0 || c.noUsers {
-		return workload.ContainerID{}, false
+		return workload.ContainerID{}, collectors.ErrNotFound
 	}
 	pid := int64(key.PID)
 	for range maxAncestors {
 		m, err := c.monitor(pid)
 		if err == nil {
 			s := c.learn(m)
-			if s == nil || !c.apart(int64(key.PID), m.pid) || s.exists(ctx, m.id) != nil {
-				return workload.ContainerID{}, false
+			if s == nil || !c.apart(int64(key.PID), m.pid) {
+				return workload.ContainerID{}, collectors.ErrNotFound
 			}
-			return s.id(m.id), true
+			if err := s.exists(ctx, m.id); err != nil {
+				return workload.ContainerID{}, err
+			}
+			return s.id(m.id), nil
 		}
 		if pid = m.parent; pid <= 1 || ctx.Err() != nil {
 			break
 		}
 	}
-	return workload.ContainerID{}, false
+	return workload.ContainerID{}, collectors.ErrNotFound
 }
 
 // apart says whether two processes differ in their PID or mount namespaces.
@@ -157,21 +162,6 @@ func (c *Collector) namespace(pid int64, ns string) uint64 {
 	}
 	return st.Ino
 }
-
-// ownedBy says whether the process is in a user namespace that the user made: what
-// a rootless engine runs always is, and nobody else's process can be.
-func (p process) ownedBy(uid uint32) bool {
-	fd, err := unix.Openat(p.fd, "ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	owner, err := unix.IoctlGetUint32(fd, nsGetOwnerUID)
-	return err == nil && owner == uid
-}
-
-// nsGetOwnerUID is NS_GET_OWNER_UID, _IO(0xb7, 0x4) (include/uapi/linux/nsfs.h), Linux 4.11.
-const nsGetOwnerUID = 0xb704
 
 // place says where the init's own cgroups are, as paths inside the hierarchies: the
 // element that has the container's id, and above; only those that were made over to
@@ -229,8 +219,8 @@ func (c *Collector) cgroups(pid int64) (paths []string, _ error) {
 	if err != nil {
 		return nil, err
 	}
-	defer p.close()
-	data, err := p.read("cgroup", 64<<10)
+	defer p.Close()
+	data, err := p.Read("cgroup", 64<<10)
 	if err != nil {
 		return nil, err
 	}

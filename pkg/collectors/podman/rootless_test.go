@@ -91,8 +91,8 @@ func TestAUsersWordIsOfHisOwnProcessesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.close()
-	if p.ownedBy(1234) || !p.ownedBy(0) {
+	defer p.Close()
+	if ownedBy(p, 1234) || !ownedBy(p, 0) {
 		t.Error("this process is taken for user 1234's")
 	}
 }

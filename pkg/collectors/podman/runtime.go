@@ -3,7 +3,6 @@
 package podman
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/procdir"
 	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
@@ -43,7 +43,7 @@ func (s *store) bundle(hex string) (*runtimespec.Spec, string, error) {
 }
 
 // complete adds what the bundle and the kernel say.
-func (s *store) complete(d described) *workload.Container {
+func (s *store) complete(d *described) *workload.Container {
 	if spec, path, err := s.bundle(d.ID.ID); err == nil {
 		user, sec := d.User, d.Security
 		spec.Fill(d.Container, s.c.env)
@@ -52,7 +52,8 @@ func (s *store) complete(d described) *workload.Container {
 			d.Security.Privileged = sec.Privileged
 		}
 	}
-	s.live(&d)
+	s.live(d)
+	s.health(d)
 	return finish(d.Container)
 }
 
@@ -88,16 +89,16 @@ func (c *Collector) initOf(hex string, pid int64, owner uint32) (key workload.Pr
 	if err != nil {
 		return key, 0, false
 	}
-	defer p.close()
-	st, err := p.stat()
-	if err != nil || st.dead || owner != uint32(os.Geteuid()) && !p.ownedBy(owner) {
+	defer p.Close()
+	st, err := p.Stat()
+	if err != nil || st.Ended || owner != uint32(os.Geteuid()) && !ownedBy(p, owner) {
 		return key, 0, false
 	}
-	m, err := c.monitor(st.parent)
+	m, err := c.monitor(int64(st.Parent))
 	if err != nil || m.id != hex || m.uid != owner {
 		return key, 0, false
 	}
-	return workload.ProcessKey{PID: workload.PID(pid), Ticks: true, Start: st.ticks * workload.TickNS}, m.pid, true
+	return p.Key(st), m.pid, true
 }
 
 // gone says whether no process has the PID that could have had it at an instant.
@@ -106,82 +107,34 @@ func (c *Collector) gone(pid int64, _ time.Time) bool {
 	if err != nil {
 		return true
 	}
-	defer p.close()
-	st, err := p.stat()
-	return err != nil || st.dead
+	defer p.Close()
+	st, err := p.Stat()
+	return err != nil || st.Ended
 }
 
-// process is an open /proc/PID: what is read beneath is of one process.
-type process struct{ fd int }
-
-func (c *Collector) process(pid int64) (process, error) {
-	fd, err := unix.Open(c.proc+"/"+strconv.FormatInt(pid, 10), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return process{fd}, err
+// process opens the directory of whoever has the PID now.
+func (c *Collector) process(pid int64) (*procdir.Dir, error) {
+	return procdir.Open(c.proc, workload.PID(pid))
 }
 
-func (p process) close() { _ = unix.Close(p.fd) }
-
-// read reads a file of the process, at most limit bytes.
-func (p process) read(file string, limit int) ([]byte, error) {
-	fd, err := unix.Openat(p.fd, file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), file)
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, int64(limit)))
-}
-
-// procStat is what is read of /proc/PID/stat.
-type procStat struct {
-	comm   string
-	dead   bool
-	parent int64
-	ticks  uint64
-}
-
-// stat reads the fields 2, 3, 4 and 22. The second is in parentheses and may hold any byte.
-func (p process) stat() (procStat, error) {
-	data, err := p.read("stat", 4096)
-	if err != nil {
-		return procStat{}, err
-	}
-	from, to := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
-	if from < 0 || to < from {
-		return procStat{}, fmt.Errorf("stat: %q", data)
-	}
-	f := bytes.Fields(data[to+1:])
-	if len(f) < 20 {
-		return procStat{}, fmt.Errorf("stat: %d fields", len(f))
-	}
-	s := procStat{comm: string(data[from+1 : to]), dead: f[0][0] == 'Z' || f[0][0] == 'X'}
-	if s.parent, err = strconv.ParseInt(string(f[1]), 10, 32); err != nil {
-		return procStat{}, err
-	}
-	s.ticks, err = strconv.ParseUint(string(f[19]), 10, 64)
-	return s, err
-}
-
-// uid gives the process's user if its real, effective, saved and file system ones
+// userOf gives the process's user if its real, effective, saved and file system ones
 // are the same; a program that has a second one is nobody's for sure.
-func (p process) uid() (uint32, error) {
-	data, err := p.read("status", 8192)
+func userOf(p *procdir.Dir) (uint32, error) {
+	s, err := p.Status()
 	if err != nil {
 		return 0, err
 	}
-	for line := range bytes.Lines(data) {
-		rest, ok := bytes.CutPrefix(line, []byte("Uid:"))
-		if !ok {
-			continue
-		}
-		f := strings.Fields(string(rest))
-		if len(f) != 4 || f[0] != f[1] || f[0] != f[2] || f[0] != f[3] {
-			return 0, fmt.Errorf("users %q", f)
-		}
-		n, err := strconv.ParseUint(f[0], 10, 32)
-		return uint32(n), err
+	if u := s.UIDs; u[0] != u[1] || u[0] != u[2] || u[0] != u[3] {
+		return 0, fmt.Errorf("users %v", u)
 	}
-	return 0, fmt.Errorf("status has no Uid")
+	return s.UIDs[0], nil
+}
+
+// ownedBy says whether the process is in a user namespace that the user made: what
+// a rootless engine runs always is, and nobody else's process can be.
+func ownedBy(p *procdir.Dir, uid uint32) bool {
+	owner, err := p.UserNamespaceOwner()
+	return err == nil && owner == uid
 }
 
 // monitor is a conmon: what its arguments say. They are its user's word.
@@ -203,16 +156,16 @@ func (c *Collector) monitor(pid int64) (monitor, error) {
 	if err != nil {
 		return monitor{}, err
 	}
-	defer p.close()
-	st, err := p.stat()
+	defer p.Close()
+	st, err := p.Stat()
 	if err != nil {
 		return monitor{}, err
 	}
-	if st.comm != "conmon" {
-		return monitor{parent: st.parent}, errNoMonitor
+	m := monitor{pid: pid, parent: int64(st.Parent)}
+	if st.Comm != "conmon" {
+		return monitor{parent: m.parent}, errNoMonitor
 	}
-	m := monitor{pid: pid, parent: st.parent}
-	args, err := p.read("cmdline", maxArgs)
+	args, err := p.Read("cmdline", maxArgs)
 	if err != nil {
 		return m, err
 	}
@@ -220,7 +173,7 @@ func (c *Collector) monitor(pid int64) (monitor, error) {
 	if !isID(m.id) {
 		return m, errNoMonitor
 	}
-	m.uid, err = p.uid()
+	m.uid, err = userOf(p)
 	return m, err
 }
 

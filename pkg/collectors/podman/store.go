@@ -191,6 +191,9 @@ func (s *store) exists(ctx context.Context, hex string) error {
 		return err
 	}
 	_, serr := s.stored(hex)
+	if serr != nil && !errors.Is(err, errNoDatabase) {
+		return err // the database may have it, and cannot be read now
+	}
 	return serr
 }
 
@@ -209,7 +212,7 @@ func (s *store) lookup(ctx context.Context, hex string) (*workload.Container, er
 	if err != nil {
 		return nil, err
 	}
-	return s.complete(d), nil
+	return s.complete(&d), nil
 }
 
 // read describes a container by its record, or by the storage where there is none

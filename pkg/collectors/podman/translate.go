@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/runtimespec"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -32,6 +33,9 @@ type configJSON struct {
 	Privileged bool              `json:"privileged"`
 	Ports      []portJSON        `json:"newPortMappings"`
 	Spec       *runtimespec.Spec `json:"spec"`
+	Health     *struct {
+		Test []string `json:"Test"`
+	} `json:"healthcheck"`
 }
 
 type portJSON struct {
@@ -51,6 +55,7 @@ type stateJSON struct {
 	ExitCode  int64                  `json:"exitCode"`
 	OOMKilled bool                   `json:"oomKilled"`
 	PID       int64                  `json:"pid"`
+	RunDir    string                 `json:"runDir"`
 	ConmonPID int64                  `json:"conmonPid"`
 	Networks  map[string]networkJSON `json:"networkStatus"`
 }
@@ -81,6 +86,9 @@ type described struct {
 	*workload.Container
 	state  stateJSON
 	tmpDir string
+	// checked: podman has a check for it, as of the version of its file that was read.
+	checked   bool
+	checkedAt safefile.Stamp
 }
 
 // translate describes a container as its record does.
@@ -122,6 +130,7 @@ func (s *store) translate(r *record) (described, error) {
 		d.Security.Privileged = c.Privileged
 	}
 	d.Ports = ports(c.Ports)
+	d.checked = c.checks()
 	d.Truncated = append(d.Truncated, cutFields(r.cut, s.c.env)...)
 	d.apply()
 	if s.user {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/internal/beat"
+	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -102,6 +103,7 @@ type watcher struct {
 type watched struct {
 	begun   bool
 	version versions
+	images  [4]fileVersion
 	wds     [2]int32
 	// containers are the sums and states of the records, pods the sums.
 	containers map[string]seenRecord
@@ -111,14 +113,21 @@ type watched struct {
 type seenRecord struct {
 	sum   uint64
 	state workload.State
+	// runDir is set where there is a check; checkedAt is its file's version, health what it said.
+	runDir    string
+	checkedAt safefile.Stamp
+	health    workload.Health
 }
 
-// versions are those of a store's databases, by their files.
-type versions [3]struct {
+// fileVersion tells two versions of a file apart.
+type fileVersion struct {
 	ino     uint64
 	size    int64
 	changed unix.Timespec
 }
+
+// versions are those of a store's databases, by their files.
+type versions [3]fileVersion
 
 // look compares every store with what it was.
 func (w *watcher) look(ctx context.Context) error {
@@ -137,9 +146,16 @@ func (w *watcher) look(ctx context.Context) error {
 }
 
 func (w *watcher) lookAt(ctx context.Context, s *store, now *watched) error {
+	images := now.images
 	v := w.versions(s, now)
-	if now.begun && v == now.version {
-		return nil
+	if now.begun && now.images != images {
+		w.fn(collectors.Hint{Kind: collectors.HintImages})
+	}
+	if now.begun {
+		w.lookAtHealth(s, now)
+		if v == now.version {
+			return nil
+		}
 	}
 	if err := w.lookAtContainers(ctx, s, now); err != nil {
 		return err
@@ -159,6 +175,7 @@ func (w *watcher) versions(s *store, now *watched) (v versions) {
 		return v
 	}
 	defer unix.Close(dir)
+	now.images = imageVersions(dir)
 	if err := w.n.follow(dir, &now.wds); err != nil && !w.refused {
 		w.refused = true
 		w.c.log.Warn("podman's databases are looked at each second; raise fs.inotify.max_user_watches", "path", s.root, "err", err)
@@ -216,8 +233,12 @@ func (w *watcher) container(ctx context.Context, s *store, now *watched, id stri
 	if err != nil {
 		return err
 	}
-	out := s.complete(d)
-	now.containers[id] = seenRecord{sum, out.State}
+	out := s.complete(&d)
+	seen := seenRecord{sum: sum, state: out.State, health: out.Health, checkedAt: d.checkedAt}
+	if d.checked {
+		seen.runDir = d.state.RunDir
+	}
+	now.containers[id] = seen
 	if now.begun {
 		w.fn(collectors.Hint{Kind: kindOf(known, was.state, out.State), ID: out.ID, Layer: out})
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +70,8 @@ func (b *bed) twoAtOnce() trouble {
 			defer c.Close()
 			truth := b.truth()
 			var diff string
-			for began := time.Now(); time.Since(began) < within; tick(b.Context(), 20*time.Millisecond) {
+			began := time.Now()
+			for looks := 0; !(equality{took: time.Since(began), looks: looks}).late(); looks++ {
 				got, err := list(b.Context(), c)
 				if err != nil {
 					return err
@@ -77,6 +79,7 @@ func (b *bed) twoAtOnce() trouble {
 				if diff = compare(truth, got); diff == "" {
 					break
 				}
+				tick(b.Context(), 20*time.Millisecond)
 			}
 			if diff != "" {
 				b.Errorf("the second agent's store is not the truth (-engine +agent):\n%s", diff)
@@ -357,7 +360,7 @@ func (b *bed) processesEqual(since time.Time) (took time.Duration) {
 		if err == nil && len(wrong) > 0 {
 			err = fmt.Errorf("%d processes are not the host's, as %s", len(wrong), wrong[:min(len(wrong), 10)])
 		}
-		if err == nil && took > within || took > patience {
+		if err == nil && (equality{took: took, looks: looks}).late() || took > patience {
 			b.Errorf("%s after the fault, look %d, which took %s: %v; before: %s", took, looks, time.Since(began), err, last)
 		}
 		if err != nil {
@@ -370,8 +373,19 @@ func (b *bed) processesEqual(since time.Time) (took time.Duration) {
 	}
 }
 
-// processDiff compares with /proc as it is before and after: others come and go.
+// processDiff gives what two comparisons in a row have: a process that is made while
+// the agent lists, and ends, is in its list and neither before nor after it in /proc.
 func (b *bed) processDiff() (wrong []string, err error) {
+	first, err := b.processDiffOnce()
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	second, err := b.processDiffOnce()
+	return slices.DeleteFunc(second, func(s string) bool { return !slices.Contains(first, s) }), err
+}
+
+// processDiffOnce compares with /proc as it is before and after: others come and go.
+func (b *bed) processDiffOnce() (wrong []string, err error) {
 	before, err := userProcesses()
 	if err != nil {
 		return nil, err

@@ -148,8 +148,8 @@ func (b *bed) settle() {
 		}
 		b.o.WaitKnown(patience, r.party)
 	}
-	if took, diff := b.equalSince(time.Now()); diff != "" {
-		b.Fatalf("before the fault, the store is not the truth after %s (-engine +agent):\n%s\n%s", took, diff, b.records(diff))
+	if e := b.equalSince(time.Now()); e.diff != "" {
+		b.Fatalf("before the fault, the store is not the truth after %s (-engine +agent):\n%s\n%s", e.took, e.diff, b.records(e.diff))
 	}
 	b.probe.about(b.stays)
 }
@@ -233,10 +233,22 @@ func compare(truth, got map[string]fact) string {
 	return cmp.Diff(plain(truth), plain(got))
 }
 
+// An equality is how long it took until what the agent lists was right.
+type equality struct {
+	took  time.Duration
+	looks int    // how often it was listed meanwhile
+	diff  string // what it still was not, in the end
+}
+
+// late says that it was not right within the limit. A look is a list and a pause
+// of 20 ms: that many are made within the limit where the machine has a core to
+// spare, and where it has none, the agent has as little as the test.
+func (e equality) late() bool { return e.took > within && e.looks > int(within/(40*time.Millisecond)) }
+
 // equalSince waits until the agent's list equals the engine's and gives how long
 // after since that was. The agent is listed while the engine is asked, which
 // takes its time: what counts is the first of the lists that was right.
-func (b *bed) equalSince(since time.Time) (time.Duration, string) {
+func (b *bed) equalSince(since time.Time) equality {
 	b.Helper()
 	type shot struct {
 		at  time.Time
@@ -257,6 +269,7 @@ func (b *bed) equalSince(since time.Time) (time.Duration, string) {
 	}()
 	var want map[string]fact
 	var shots []shot
+	looks := 0 // before the shots
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -270,18 +283,19 @@ func (b *bed) equalSince(since time.Time) (time.Duration, string) {
 		}
 		if want != nil {
 			for _, s := range shots {
+				looks++
 				if s.err == nil && compare(want, s.got) == "" {
-					return s.at.Sub(since), ""
+					return equality{took: s.at.Sub(since), looks: looks}
 				}
 			}
 			if ctx.Err() != nil {
 				last := shots[len(shots)-1]
 				if last.err != nil {
-					return time.Since(since), last.err.Error()
+					return equality{time.Since(since), looks, last.err.Error()}
 				}
-				return time.Since(since), compare(want, last.got)
+				return equality{time.Since(since), looks, compare(want, last.got)}
 			}
-			shots = shots[len(shots)-1:]
+			shots = shots[:0]
 		}
 		<-tick.C
 	}
@@ -315,6 +329,9 @@ type trouble struct {
 	ends bool
 	// silent: the agent itself cannot answer.
 	silent bool
+	// crowd: its end sets many clients of this very process going at once, and their
+	// CPU is no delay by the agent. What lookups take then is told, not judged.
+	crowd bool
 }
 
 // nothing is the fault that is none: what the others are measured against.
@@ -342,21 +359,28 @@ func (b *bed) endure(f trouble) {
 	}
 	<-over
 	b.probe.rest(b.T, 100)
+	if f.crowd {
+		b.probe.phase(f.silent)
+	}
 	if err := f.end(); err != nil {
 		b.Fatal(err)
 	}
 	ended := time.Now()
-	took, diff := b.equalSince(ended)
-	normal, faulty := b.probe.result()
+	e := b.equalSince(ended)
+	normal, faulty, after := b.probe.result()
 	during := b.o.Score().Since(before)
 	b.Logf("%s, %s: equal after %s; lookups p99 %s before, %s during (%d, %.2f times); oracle: %d lookups, %d wrong",
-		b.engine, f.name, took.Round(time.Millisecond), normal.p99, faulty.p99, faulty.asked, float64(faulty.p99)/float64(normal.p99),
+		b.engine, f.name, e.took.Round(time.Millisecond), normal.p99, faulty.p99, faulty.asked, float64(faulty.p99)/float64(normal.p99),
 		during.Sum(nil).All(), during.Sum(nil)[oracle.Wrong])
+	if f.crowd {
+		b.Logf("%s, %s, until equal after its end: lookups p99 %s (%d)", b.engine, f.name, after.p99, after.asked)
+		faulty.asked, faulty.right, faulty.other = faulty.asked+after.asked, faulty.right+after.right, faulty.other+after.other
+	}
 	switch {
-	case diff != "":
-		b.Errorf("%s after the end of the fault %q the store is not the truth (-engine +agent):\n%s\n%s", took, f.name, diff, b.records(diff))
-	case took > within:
-		b.Errorf("the store equals the truth %s after the end of the fault %q, not within %s", took, f.name, within)
+	case e.diff != "":
+		b.Errorf("%s after the end of the fault %q the store is not the truth (-engine +agent):\n%s\n%s", e.took, f.name, e.diff, b.records(e.diff))
+	case e.late():
+		b.Errorf("the store equals the truth %s after the end of the fault %q, not within %s", e.took, f.name, within)
 	}
 	if f.name == nothing {
 		b.calm = faulty
@@ -404,7 +428,7 @@ type probe struct {
 
 	mu     sync.Mutex // guards all below
 	about_ []target
-	phases [2]phase // before and during
+	phases [3]phase // before, during, and in a crowd's case after
 	now    int
 	silent bool
 }
@@ -447,7 +471,7 @@ func (p *probe) about(rs []*resident) {
 	for _, t := range p.about_ {
 		_ = unix.Close(t.fd)
 	}
-	p.about_, p.phases, p.now = nil, [2]phase{}, 0
+	p.about_, p.phases, p.now = nil, [3]phase{}, 0
 	for _, r := range rs {
 		fd, err := unix.PidfdOpen(r.pid, 0)
 		if err != nil {
@@ -457,11 +481,11 @@ func (p *probe) about(rs []*resident) {
 	}
 }
 
-// phase begins the fault.
+// phase begins the next one, the fault first.
 func (p *probe) phase(silent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.now, p.silent = 1, silent
+	p.now, p.silent = p.now+1, silent
 }
 
 // rest waits until enough was asked in this phase.
@@ -469,7 +493,7 @@ func (p *probe) rest(t *testing.T, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; {
 		p.mu.Lock()
-		enough := len(p.phases[p.now].took) >= n || p.silent && p.now == 1
+		enough := len(p.phases[p.now].took) >= n || p.silent && p.now > 0
 		ended := !slices.ContainsFunc(p.about_, func(t target) bool { return lives(t.fd) })
 		p.mu.Unlock()
 		if enough || ended {
@@ -482,11 +506,11 @@ func (p *probe) rest(t *testing.T, n int) {
 	}
 }
 
-// result sums both phases up.
-func (p *probe) result() (before, during timing) {
+// result sums the phases up.
+func (p *probe) result() (before, during, after timing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.phases[0].sum(), p.phases[1].sum()
+	return p.phases[0].sum(), p.phases[1].sum(), p.phases[2].sum()
 }
 
 func (p phase) sum() timing {

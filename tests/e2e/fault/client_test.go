@@ -50,7 +50,8 @@ func TestClientsThatDoNotReadDelayNobody(t *testing.T) {
 				b.storm(500, 4000)
 				most = memory(b.agent.PID())
 			},
-			end: func() error { close(release); return nil },
+			end:   func() error { close(release); return nil },
+			crowd: true,
 		})
 		b.everyCopyIsTrue(copies)
 		cancel()
@@ -202,8 +203,8 @@ func TestAWatcherMayComeBackWithAnyRevision(t *testing.T) {
 // follow watches from a revision until everything has been said.
 func (b *bed) follow(r *replica, from workload.Revision) {
 	b.Helper()
-	if took, diff := b.equalSince(time.Now()); diff != "" {
-		b.Fatalf("the store is not the truth after %s (-engine +agent):\n%s", took, diff)
+	if e := b.equalSince(time.Now()); e.diff != "" {
+		b.Fatalf("the store is not the truth after %s (-engine +agent):\n%s", e.took, e.diff)
 	}
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	defer cancel()

@@ -52,13 +52,13 @@ func TestPodmanIsInstalledLate(t *testing.T) {
 // installed waits until the store equals the truth of an engine that has just come.
 func (b *bed) installed() {
 	b.Helper()
-	took, diff := b.equalSince(time.Now())
-	b.Logf("%s, installed late: equal after %s", b.engine, took.Round(time.Millisecond))
+	e := b.equalSince(time.Now())
+	b.Logf("%s, installed late: equal after %s", b.engine, e.took.Round(time.Millisecond))
 	switch {
-	case diff != "":
-		b.Fatalf("%s after %s was installed the store is not the truth (-engine +agent):\n%s\n%s", took, b.engine, diff, b.records(diff))
-	case took > within:
-		b.Errorf("the store equals the truth %s after %s was installed, not within %s", took, b.engine, within)
+	case e.diff != "":
+		b.Fatalf("%s after %s was installed the store is not the truth (-engine +agent):\n%s\n%s", e.took, b.engine, e.diff, b.records(e.diff))
+	case e.late():
+		b.Errorf("the store equals the truth %s after %s was installed, not within %s", e.took, b.engine, within)
 	}
 }
 

@@ -19,7 +19,8 @@ var (
 	brief    = flag.Int("fault.short", 100, "how many short containers are run")
 )
 
-// within is how soon after a fault's end the store must equal the truth.
+// within is how soon after a fault's end the store must equal the truth, on a
+// machine that has time for it (equality.late).
 const within = 2 * time.Second
 
 // patience is how long a test waits for what has to become true soon: on two

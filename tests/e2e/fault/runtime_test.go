@@ -137,11 +137,10 @@ func (b *bed) largeList() trouble {
 		},
 		during: func() {
 			b.change()
-			began := time.Now()
-			took, diff := b.equalSince(began)
-			b.Logf("%s: equal after %s beside %d giants", b.engine, took.Round(time.Millisecond), len(ids))
-			if diff != "" {
-				b.Errorf("beside giants the store is not the truth after %s (-engine +agent):\n%s", took, diff)
+			e := b.equalSince(time.Now())
+			b.Logf("%s: equal after %s beside %d giants", b.engine, e.took.Round(time.Millisecond), len(ids))
+			if e.diff != "" {
+				b.Errorf("beside giants the store is not the truth after %s (-engine +agent):\n%s", e.took, e.diff)
 			}
 		},
 		end: func() error {

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 )
 
@@ -29,6 +31,8 @@ const guestShare = "/share"
 type Guest struct {
 	// Share is a directory of the host that the guest sees as /share.
 	Share string
+	// Machine is its name.
+	Machine string
 
 	tb      testing.TB
 	dir     string
@@ -69,9 +73,9 @@ func (g *Guest) boot(root string) error {
 	if g.cgroups, err = makeCgroups(filepath.Base(g.dir)); err != nil {
 		return err
 	}
-	machine := "pidigree-" + strings.ToLower(filepath.Base(g.dir))
+	g.Machine = "pidigree-" + strings.ToLower(filepath.Base(g.dir))
 	argv := append([]string{"/bin/sh", "-c", joinAndExec, "sh", strconv.Itoa(len(g.cgroups))}, g.cgroups...)
-	argv = append(argv, "systemd-nspawn", "--quiet", "--boot", "--directory="+root, "--volatile=overlay", "--machine="+machine,
+	argv = append(argv, "systemd-nspawn", "--quiet", "--boot", "--directory="+root, "--volatile=overlay", "--machine="+g.Machine,
 		"--register=no", "--keep-unit", "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe",
 		// What Docker and BPF need beyond nspawn's defaults.
 		"--capability=all", "--system-call-filter=add_key keyctl bpf perf_event_open",
@@ -108,6 +112,46 @@ func (g *Guest) booted(ctx context.Context) error {
 		return fmt.Errorf("the guest is %q", state)
 	}
 	return nil
+}
+
+// Register writes what machined would have written of the guest into a directory, and
+// gives the host's PID of the guest's systemd. The guest's cgroups stand for its unit.
+func (g *Guest) Register(dir string) (leader int) {
+	g.tb.Helper()
+	var mono unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
+	text := fmt.Sprintf("# This is private data. Do not parse.\nNAME=%s\nSCOPE=%s\nSERVICE=systemd-nspawn\nLEADER=%d\nCLASS=container\nREALTIME=%d\nMONOTONIC=%d\n",
+		g.Machine, filepath.Base(g.dir), g.leader, time.Now().UnixMicro(), mono.Nano()/1000)
+	if err = errors.Join(err, os.WriteFile(dir+"/"+g.Machine, []byte(text), 0o644)); err != nil {
+		g.tb.Fatal(err)
+	}
+	return g.leader
+}
+
+// Supervisor is the host's PID of the guest's nspawn.
+func (g *Guest) Supervisor() int { return g.p.pid }
+
+// HostPID finds the one process of the guest's whose command line ends so.
+func (g *Guest) HostPID(end string) (int, error) {
+	want, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", g.leader))
+	if err != nil {
+		return 0, err
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range dirs {
+		cmdline, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || !strings.HasSuffix(string(cmdline), end) {
+			continue
+		}
+		// It is in a PID namespace of its own, whose parent is the guest's.
+		if in, err := os.Readlink(dir + "/ns/pid"); err == nil && in != want {
+			return strconv.Atoi(filepath.Base(dir))
+		}
+	}
+	return 0, fmt.Errorf("no process ends in %q", end)
 }
 
 // Run runs a program of the guest's in its namespaces and gives what it printed.

@@ -34,6 +34,17 @@ func StartTicks(tb testing.TB, pid int) uint64 {
 	return ticks
 }
 
+// Parent is the parent of a process that lives.
+func Parent(tb testing.TB, pid int) int {
+	tb.Helper()
+	stat := ProcFile(tb, pid, "stat")
+	parent, err := strconv.Atoi(strings.Fields(stat[strings.LastIndex(stat, ")"):])[2])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return parent
+}
+
 // PIDMax is one more than the highest PID of this machine.
 func PIDMax(tb testing.TB) int {
 	tb.Helper()

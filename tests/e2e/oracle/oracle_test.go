@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +29,19 @@ import (
 // program is the workload, built once by TestMain.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// hangUpEnv makes this program connect to a socket, say so, and wait to be killed.
+const hangUpEnv = "PIDIGREE_TEST_HANG_UP"
+
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(hangUpEnv); socket != "" {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			_, _ = os.Stdout.WriteString("x")
+			_, _ = conn.Read(make([]byte, 1)) // nothing comes
+		}
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "pidigree-oracle")
@@ -512,6 +525,43 @@ func TestAReportWithoutTheNonceIsAStray(t *testing.T) {
 	s.o.Close()
 	if score := s.o.Score(); score.Strays != 1 || score.Processes != 0 {
 		t.Errorf("the score is\n%s", score)
+	}
+}
+
+// One that lives and hangs up is a mistake of the workload's, one that was killed before
+// it could report is not.
+func TestWhoIsKilledBeforeItReportsIsNoStray(t *testing.T) {
+	s := newStage(t, nil)
+	socket := filepath.Join(s.host.Dir, report.SocketFile)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), hangUpEnv+"="+socket)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it is connected
+		t.Error(err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	// Whether this one ends is waited for, which is time enough for the other.
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	for deadline := time.Now().Add(20 * time.Second); s.o.Score().Strays == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("who hung up is no stray")
+		}
+		runtime.Gosched()
+	}
+	s.o.Close()
+	if n := s.o.Score().Strays; n != 1 {
+		t.Errorf("%d strays, want the one that lives", n)
 	}
 }
 

@@ -79,12 +79,16 @@ func (o *Oracle) serve(conn *net.UnixConn) {
 		case <-stop:
 		}
 	})
-	p, err := o.meet(conn)
-	if err != nil {
+	p := &process{conn: conn, pidfd: -1}
+	p.refs.Store(1)
+	defer p.release()
+	switch err := o.meet(p); {
+	case errors.Is(err, io.EOF) && p.hasEnded():
+		return // it was killed before it said anything: there is nobody to ask about
+	case err != nil:
 		o.tally.stray(err)
 		return
 	}
-	defer p.release()
 	o.enter(p)
 	defer o.leave(p)
 	o.firstRound(p)
@@ -99,37 +103,43 @@ func (o *Oracle) serve(conn *net.UnixConn) {
 }
 
 // meet learns who it is: the kernel says which process, the nonce says whose.
-func (o *Oracle) meet(conn *net.UnixConn) (*process, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(reportTimeout)); err != nil {
-		return nil, err
+func (o *Oracle) meet(p *process) error {
+	who := p.identify() // first, while it lives
+	if err := p.conn.SetReadDeadline(time.Now().Add(reportTimeout)); err != nil {
+		return err
 	}
 	var b [report.Size]byte
-	if _, err := io.ReadFull(conn, b[:]); err != nil {
-		return nil, err
+	if _, err := io.ReadFull(p.conn, b[:]); err != nil {
+		return err
 	}
 	m, err := report.Decode(b)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil || o.ctx.Err() != nil {
-		return nil, errors.Join(err, o.ctx.Err())
+	if err := p.conn.SetReadDeadline(time.Time{}); err != nil || o.ctx.Err() != nil {
+		return errors.Join(err, o.ctx.Err())
 	}
-	p := &process{conn: conn, pidfd: -1, nspid: workload.PID(m.NSPID), reused: m.Flags&report.Reused != 0, stays: m.Flags&report.Stay != 0}
+	p.nspid, p.reused, p.stays = workload.PID(m.NSPID), m.Flags&report.Reused != 0, m.Flags&report.Stay != 0
 	o.mu.Lock()
 	p.party = o.byNonce[m.Nonce]
 	o.mu.Unlock()
 	if p.party == nil {
-		return nil, errors.New("a report with a nonce that nobody was given")
+		return errors.New("a report with a nonce that nobody was given")
 	}
-	p.refs.Store(1)
-	if err := p.identify(); err != nil {
-		return nil, err
+	if who != nil {
+		return who
 	}
 	p.said, p.born = m.Born, m.Born
 	if ticks := p.startTicks(); m.Flags&report.Exact == 0 && ticks != 0 { // it knows when it came to main, not when it was forked
 		p.born = min(p.born, ticks+workload.TickNS)
 	}
-	return p, nil
+	return nil
+}
+
+// hasEnded reports whether a process that has closed its socket has ended: its files
+// go a moment before it does. One whose pidfd could not be had was gone already.
+func (p *process) hasEnded() bool {
+	return p.pidfd < 0 || p.endsWithin(time.Second)
 }
 
 // identify takes the pidfd of the peer.
@@ -173,12 +183,15 @@ func (p *process) release() {
 }
 
 // alive reports whether the process has not ended; a zombie has.
-func (p *process) alive() bool {
+func (p *process) alive() bool { return !p.endsWithin(0) }
+
+// endsWithin waits for the end of the process; a signal to this one makes it wait anew.
+func (p *process) endsWithin(d time.Duration) bool {
 	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Poll(fds, 0)
+		n, err := unix.Poll(fds, int(d.Milliseconds()))
 		if !errors.Is(err, unix.EINTR) {
-			return err == nil && n == 0
+			return err != nil || n > 0
 		}
 	}
 }

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
+	"github.com/pidigree/pidigree/pkg/workload"
+	"github.com/pidigree/pidigree/tests/e2e/harness"
+)
+
+// LXC's containers by their own names, those that the agent finds and those that start
+// beside it, and again after a restart; what watches over them is the host's.
+func TestLXCsContainersAreNamed(t *testing.T) {
+	path, err := os.MkdirTemp("/tmp", "pdl") // the command socket's name has the path in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(path) })
+	lxc := func(program, name string, args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, program, append([]string{"-P", path, "-n", name}, args...)...).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%s: %w: %s", program, err, out)
+		}
+		return strings.TrimSpace(string(out)), err
+	}
+	start := func(name string) (init int) {
+		t.Helper()
+		_, err := lxc("lxc-start", name)
+		t.Cleanup(func() { _, _ = lxc("lxc-stop", name, "-k") }) // it may have been stopped
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := lxc("lxc-info", name, "-p", "-H")
+		if err == nil {
+			init, err = strconv.Atoi(out)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return init
+	}
+	early, later := fmt.Sprintf("early%d", os.Getpid()), fmt.Sprintf("later%d", os.Getpid())
+	for _, name := range []string{early, later} {
+		defineLXC(t, path, name)
+	}
+	inits := map[string]int{early: start(early)}
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Args: []string{"--lxc-paths", path}})
+	c := connect(t, agent)
+	inits[later] = start(later)
+	is := func(pid int, name string) {
+		t.Helper()
+		err := harness.Within(patience, func() error {
+			results, err := c.Resolve(t.Context(), workload.Query{PID: workload.PID(pid)})
+			if err != nil || results[0].Err != nil {
+				return errors.Join(err, results[0].Err)
+			}
+			a := results[0].Answer
+			switch {
+			case name == "" && a.Status == workload.StatusHost:
+				return nil
+			case name != "" && a.Status == workload.StatusContainer && a.Confidence == workload.Confirmed && len(a.Containers) == 1 &&
+				a.Containers[0].Name == name && a.Containers[0].Runtime == "lxc" && a.Containers[0].Hostname == "box":
+				return nil
+			}
+			return fmt.Errorf("PID %d is %s, %s, in %d containers (%s), want %q", pid, a.Status, a.Confidence, len(a.Containers), a.Reason, name)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	check := func(name string) {
+		t.Helper()
+		is(inits[name], name)
+		children := harness.Children(inits[name])
+		if len(children) == 0 {
+			t.Errorf("the init of %s has no children", name)
+		}
+		for _, child := range children {
+			is(child, name)
+		}
+		is(harness.Parent(t, inits[name]), "") // the monitor
+	}
+	check(early)
+	check(later)
+	if _, err := lxc("lxc-stop", later, "-k"); err != nil {
+		t.Fatal(err)
+	}
+	inits[later] = start(later)
+	check(later)
+}
+
+// defineLXC makes a container of a busybox that has a child.
+func defineLXC(t *testing.T, path, name string) {
+	t.Helper()
+	img, err := collectortest.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := path + "/" + name + "/rootfs"
+	for _, d := range []string{"bin", "proc", "sys", "dev", "tmp", "etc"} {
+		if err := os.MkdirAll(root+"/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := "#!/bin/busybox sh\n/bin/busybox sleep 601 &\nexec /bin/busybox sleep 602\n"
+	config := "lxc.uts.name = box\nlxc.rootfs.path = dir:" + root + "\nlxc.net.0.type = empty\nlxc.mount.auto = proc:mixed sys:mixed\n" +
+		"lxc.apparmor.profile = unconfined\nlxc.init.cmd = /bin/start\n"
+	err = errors.Join(
+		harness.CopyFile(img.Files["bin/busybox"], root+"/bin/busybox"),
+		os.WriteFile(root+"/bin/start", []byte(script), 0o755),
+		os.WriteFile(path+"/"+name+"/config", []byte(config), 0o644),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
