@@ -162,6 +162,8 @@ func (e *Dockerd) Stop() { e.d.stop() }
 // live on until Start.
 func (e *Dockerd) Kill() {
 	e.kill()
+	// Its PID may be anybody's by the time of Start, which dockerd takes for a dockerd.
+	_ = os.Remove(e.Dir + "/d.pid")
 	// dockerd takes a containerd that nobody has reaped for one that runs, and
 	// waits for it in vain. Not every machine's PID 1 reaps.
 	file := e.ExecRoot + "/containerd/containerd.pid"
