@@ -95,6 +95,9 @@ func (p *process) is(k workload.ProcessKey) bool {
 	if k.Inode != 0 && p.inode != 0 {
 		return k.Inode == p.inode
 	}
+	if p.met != 0 && k.Start > p.met {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ticks == 0 || k.Start == 0 || k.Start/workload.TickNS == p.ticks/workload.TickNS

@@ -346,7 +346,7 @@ func TestAnIdThatWasGuessedBeforeItWasKnownIsHeldToTheTruth(t *testing.T) {
 // the process that the answer names, if that one is known.
 func TestAnAnswerAboutWhoeverHasThePIDNowIsHeldToThatOne(t *testing.T) {
 	s := newStage(t, nil)
-	p := &process{party: s.container, pid: 4242, inode: 1}
+	p := &process{party: s.container, pid: 4242, inode: 1, met: 500}
 	s.o.mu.Lock()
 	s.o.met[1], s.o.met[2] = s.container, s.host
 	s.o.mu.Unlock()
@@ -357,11 +357,19 @@ func TestAnAnswerAboutWhoeverHasThePIDNowIsHeldToThatOne(t *testing.T) {
 		}
 		return workload.Result{Answer: a}
 	}
+	since := func(start uint64, status workload.Status) workload.Result {
+		r := answer(0, status)
+		r.Answer.Process.Key.Start = start
+		return r
+	}
 	for name, c := range map[string]struct {
 		q    Question
 		r    workload.Result
 		want Verdict
 	}{
+		"its own by its start, wrong":   {Question{By: ByPID}, since(499, workload.StatusHost), Wrong},
+		"one that began later":          {Question{By: ByPID}, since(501, workload.StatusHost), Gone},
+		"that one, though it lives":     {Question{By: ByPID, Lived: true}, since(501, workload.StatusContainer), Wrong},
 		"its own":                       {Question{By: ByPID}, answer(1, workload.StatusContainer), Right},
 		"its own, told wrong":           {Question{By: ByPID}, answer(1, workload.StatusHost), Wrong},
 		"the next, told right":          {Question{By: ByPID}, answer(2, workload.StatusHost), Right},

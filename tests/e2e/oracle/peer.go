@@ -32,6 +32,7 @@ type process struct {
 	// born is when it was made, in ns since boot, or a little earlier.
 	born   uint64
 	said   uint64 // when its own first instruction was, or its parent's fork
+	met    uint64 // when its report was there: whoever has its PID and began later is another
 	reused bool
 	stays  bool
 
@@ -129,7 +130,7 @@ func (o *Oracle) meet(p *process) error {
 	if who != nil {
 		return who
 	}
-	p.said, p.born = m.Born, m.Born
+	p.said, p.born, p.met = m.Born, m.Born, report.SinceBoot()
 	if ticks := p.startTicks(); m.Flags&report.Exact == 0 && ticks != 0 { // it knows when it came to main, not when it was forked
 		p.born = min(p.born, ticks+workload.TickNS)
 	}

@@ -25,7 +25,7 @@ const maxPending = 16
 type maker struct {
 	dir     string
 	message report.Message
-	pending int
+	pending map[int]bool // children, by their PIDs here
 	// A pipe holds a byte for each process that there may be yet: who has been
 	// scored puts its own back. Of a daemon, or of a child's child, nobody else
 	// tells when it has ended.
@@ -49,7 +49,7 @@ type cloneArgs struct {
 }
 
 func newMaker(dir string) (*maker, error) {
-	m := &maker{dir: dir, size: report.Size}
+	m := &maker{dir: dir, size: report.Size, pending: map[int]bool{}}
 	var err error
 	if m.message, err = report.Prepare(dir); err != nil {
 		return nil, err
@@ -153,20 +153,22 @@ func (m *maker) fork(p plan) error {
 	}
 	m.message.Born = report.SinceBoot()
 	m.wire = m.message.Encode()
-	errno := rawFork(m, p)
+	pid, errno := rawFork(m, p)
 	if errno != 0 {
 		return errors.Join(errno, m.putBack(1+p.levels))
 	}
-	m.pending++
+	m.pending[pid] = true
 	return nil
 }
 
-// reap waits for those that have ended, or for all; it never lets too many live.
-// A child that could not report is an error: the oracle is gone.
+// reap takes those that have ended, and waits for all where it is told to; it never
+// lets too many live. The orphans that come to an init are its own to reap: left,
+// they would use up the host's PIDs. A child that could not report is an error: the
+// oracle is gone.
 func (m *maker) reap(all bool) error {
-	for m.pending > 0 {
+	for {
 		options := unix.WNOHANG
-		if all || m.pending >= maxPending {
+		if n := len(m.pending); all && n > 0 || n >= maxPending {
 			options = 0
 		}
 		var status unix.WaitStatus
@@ -174,17 +176,16 @@ func (m *maker) reap(all bool) error {
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
-			m.pending = 0
+			clear(m.pending)
 			return nil
 		case pid == 0:
 			return nil
 		case status.Exited() && status.ExitStatus() != 0:
 			return fmt.Errorf("child %d could not report: status %d", pid, status.ExitStatus())
 		default:
-			m.pending-- // an orphan that came to init counts too, and does no harm
+			delete(m.pending, pid)
 		}
 	}
-	return nil
 }
 
 // rawFork forks; the child never returns. clone3 is for a chosen PID alone:
@@ -192,7 +193,7 @@ func (m *maker) reap(all bool) error {
 //
 //go:nosplit
 //go:norace
-func rawFork(m *maker, p plan) syscall.Errno {
+func rawFork(m *maker, p plan) (int, syscall.Errno) {
 	var pid uintptr
 	var errno syscall.Errno
 	if m.args.setTIDSize != 0 {
@@ -201,12 +202,12 @@ func rawFork(m *maker, p plan) syscall.Errno {
 		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	}
 	if errno != 0 {
-		return errno
+		return 0, errno
 	}
 	if pid == 0 {
 		rawChild(m, p)
 	}
-	return 0
+	return int(pid), 0
 }
 
 // rawChild is all that a child does.
