@@ -19,6 +19,10 @@ type AgentConfig struct {
 	Socket string
 	// SocketGroup is the group that may connect, besides root; empty for root only.
 	SocketGroup string
+	// Others is "none", "self" or "own".
+	Others string
+	// OthersLabels are patterns for keys of labels.
+	OthersLabels []string
 	// CommandLines is "own" or "all".
 	CommandLines string
 

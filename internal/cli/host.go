@@ -63,6 +63,7 @@ func runHost(ctx context.Context, version string, c AgentConfig) error {
 	o.Version = version
 	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
 	o.CommandLines = c.CommandLines == "all"
+	o.Others, o.OthersLabels = map[string]agent.Others{"self": agent.OthersSelf, "own": agent.OthersOwn}[c.Others], c.OthersLabels
 	o.StateDir = c.stateDir()
 	o.Logger = c.Logger(os.Stderr)
 	tame()

@@ -63,6 +63,24 @@ func socketSettings() []setting {
 			more:  "Whoever may ask learns the names, images and labels of every container on the host.",
 		},
 		{
+			key: "others", value: "none", arg: "WHAT", oneOf: []string{"none", "self", "own"},
+			field: func(c *AgentConfig) any { return &c.Others },
+			help:  "what users may ask who are neither root nor in socket-group: none, self or own",
+			more: "`self` and `own` open the socket to every user (0666, its directory 0755). With `self` a process may ask about itself alone; " +
+				"with `own` also, by PID, about the living processes whose real, effective and saved user is its own. " +
+				"Of their workloads it sees no environment variable, and of labels, annotations and tags those alone that `others-labels` names. Lists, streams and `status` stay denied.",
+		},
+		{
+			key: "others-labels", arg: "PATTERN",
+			field: func(c *AgentConfig) any { return &c.OthersLabels },
+			help:  "keys of the labels, annotations and tags that such users see",
+			more:  "With `others: own`. Labels can hold secrets, so none is shown unless its key matches. `*` is any characters, `?` one, `[a-z]` one of them. What a process is told of itself has all labels.",
+			check: func(c *AgentConfig) error {
+				_, err := filter.NewKeys(c.OthersLabels)
+				return err
+			},
+		},
+		{
 			key: "command-lines", value: "own", arg: "WHOSE", oneOf: []string{"own", "all"},
 			field: func(c *AgentConfig) any { return &c.CommandLines },
 			help:  "whose command lines those see who may ask and are not root: own or all",

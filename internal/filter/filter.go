@@ -39,6 +39,23 @@ func CheckLabel(p string) error {
 	return err
 }
 
+// Keys are patterns for the keys of labels. The zero value matches none.
+type Keys struct{ globs []glob }
+
+// NewKeys checks the patterns. The error wraps workload.ErrInvalid.
+func NewKeys(patterns []string) (Keys, error) {
+	globs, err := each(patterns, func(p string) (glob, error) { return glob(p), checkGlob(p) })
+	if err != nil {
+		return Keys{}, fmt.Errorf("%w: %w", workload.ErrInvalid, err)
+	}
+	return Keys{globs}, nil
+}
+
+// Match reports whether one of the patterns matches a key.
+func (k Keys) Match(key string) bool {
+	return slices.ContainsFunc(k.globs, func(g glob) bool { return g.match(key) })
+}
+
 // Matcher is an include and an exclude filter.
 type Matcher struct {
 	include, exclude *rules

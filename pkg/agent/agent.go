@@ -87,6 +87,11 @@ type Options struct {
 	// Access is for the containers whose processes may ask everything, if their user may:
 	// others may ask only about themselves. Default: none but the agent's own.
 	Access workload.Filter
+	// Others says what users may ask over the socket who are neither root nor in SocketGroup.
+	Others Others
+	// OthersLabels are patterns for the keys of labels, annotations and tags which those
+	// see of their own processes' workloads. Default: none.
+	OthersLabels []string
 	// CommandLines lets everybody who may ask over the socket see every process's
 	// command line, and not only root all of them and others those of their own.
 	CommandLines bool
@@ -125,6 +130,18 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// Others says what users may ask who may not ask everything.
+type Others uint8
+
+const (
+	// OthersNone keeps them off the socket. Who has got a connection may ask about itself.
+	OthersNone Others = iota
+	// OthersSelf opens the socket: a process may ask about itself.
+	OthersSelf
+	// OthersOwn opens it, and a process may ask about the living processes of its user, by PID.
+	OthersOwn
+)
+
 // NoKubelet is an address that turns the kubelet's source off.
 const NoKubelet = "none"
 
@@ -145,24 +162,25 @@ type ECS struct {
 
 // Agent is a running pidigree. Methods may be called concurrently.
 type Agent struct {
-	opts       Options
-	log        *slog.Logger
-	source     source
-	mode       string
-	modeReason string
-	started    time.Time
-	cgroups    *pcgroup.FS
-	store      *store.Store
-	sight      sight
-	granted    *filter.Matcher // nil, which elsewhere means all: no container
-	correlator *correlator.Correlator
-	resolver   *resolve.Resolver
-	sources    []collectors.Collector // those that New made
-	listener   net.Listener
-	metrics    net.Listener
-	tombs      *tombs // nil: not kept
-	ready      chan struct{}
-	closeOnce  sync.Once
+	opts         Options
+	log          *slog.Logger
+	source       source
+	mode         string
+	modeReason   string
+	started      time.Time
+	cgroups      *pcgroup.FS
+	store        *store.Store
+	sight        sight
+	othersLabels filter.Keys
+	granted      *filter.Matcher // nil, which elsewhere means all: no container
+	correlator   *correlator.Correlator
+	resolver     *resolve.Resolver
+	sources      []collectors.Collector // those that New made
+	listener     net.Listener
+	metrics      net.Listener
+	tombs        *tombs // nil: not kept
+	ready        chan struct{}
+	closeOnce    sync.Once
 }
 
 // source is what *kernel.Tracer and *kernel.Poller have in common.
@@ -205,7 +223,7 @@ func New(o Options) (_ *Agent, err error) {
 
 func (a *Agent) listen() (err error) {
 	if a.opts.Socket != "" {
-		if a.listener, err = server.Listen(a.opts.Socket, a.opts.SocketGroup); err != nil {
+		if a.listener, err = server.Listen(a.opts.Socket, a.opts.SocketGroup, a.opts.Others != OthersNone); err != nil {
 			return err
 		}
 	}
@@ -278,6 +296,9 @@ func (a *Agent) wire() (err error) {
 		return fmt.Errorf("start agent: %w", err)
 	}
 	a.sight = sight{a.store, hide}
+	if a.othersLabels, err = filter.NewKeys(a.opts.OthersLabels); err != nil {
+		return fmt.Errorf("start agent: labels for others: %w", err)
+	}
 	if a.granted, err = filter.New(a.opts.Access, workload.Filter{}); err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
@@ -336,7 +357,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.correlator.Run(ctx) })
 	g.Go(func() error { a.remember(ctx); return nil })
 	if a.listener != nil {
-		s, err := server.New(server.Options{Backend: backend{a}, Degraded: a.Degraded, Logger: a.log, Group: a.opts.SocketGroup, CommandLines: a.opts.CommandLines, Standing: backend{a}.standing})
+		s, err := server.New(a.serverOptions())
 		if err != nil {
 			return err
 		}
@@ -351,6 +372,17 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+func (a *Agent) serverOptions() server.Options {
+	o := server.Options{
+		Backend: backend{a}, Degraded: a.Degraded, Logger: a.log, Group: a.opts.SocketGroup,
+		CommandLines: a.opts.CommandLines, Standing: backend{a}.standing, OthersLabel: a.othersLabels.Match,
+	}
+	if a.opts.Others == OthersOwn {
+		o.Owner = a.resolver.Owner
+	}
+	return o
 }
 
 // announce tells the health service and systemd when the agent knows the host.

@@ -4,6 +4,7 @@ package client_test
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
@@ -19,6 +20,13 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv(anotherUserEnv) != "" {
 		beAnotherUser()
+		return
+	}
+	if socket := os.Getenv(fullEnv); socket != "" {
+		if err := beFull(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -86,7 +94,7 @@ func (a agent) serve(socket string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := server.Listen(socket, group)
+	l, err := server.Listen(socket, group, false)
 	if err != nil {
 		return nil, err
 	}

@@ -218,24 +218,51 @@ func readExe(dir int) string {
 	return strings.ToValidUTF8(string(buf[:n]), "\uFFFD")
 }
 
-// readUser reads the line Uid of status: real, effective, saved, of the file
-// system. A name cannot forge it: status escapes newlines in it. Without the line
-// there is no detail: a user who was not read is not root.
+// readUser fills the users in. Without them there is no detail: a user who was not
+// read is not root.
 func readUser(dir int, d *workload.ProcessDetail) bool {
+	ids, ok := readUIDs(dir)
+	d.UID, d.EUID = ids[0], ids[1]
+	return ok
+}
+
+// readUIDs reads the line Uid of status: real, effective, saved, of the file
+// system. A name cannot forge it: status escapes newlines in it.
+func readUIDs(dir int) (ids [4]uint32, ok bool) {
 	b, err := readBeneath(dir, "status")
 	if err != nil {
-		return false
+		return ids, false
 	}
 	_, rest, _ := bytes.Cut(b, []byte("\nUid:"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
 	f := bytes.Fields(line)
-	if len(f) != 4 {
-		return false
+	if len(f) != len(ids) {
+		return ids, false
 	}
-	uid, err1 := strconv.ParseUint(string(f[0]), 10, 32)
-	euid, err2 := strconv.ParseUint(string(f[1]), 10, 32)
-	d.UID, d.EUID = uint32(uid), uint32(euid)
-	return err1 == nil && err2 == nil
+	for i := range ids {
+		id, err := strconv.ParseUint(string(f[i]), 10, 32)
+		if err != nil {
+			return ids, false
+		}
+		ids[i] = uint32(id)
+	}
+	return ids, true
+}
+
+// Owner gives the user as whom the living process that the key names runs, by its
+// real, its effective and its saved user id. It is false where those differ, and where
+// the process has ended. It reads /proc and waits for nobody.
+func (r *Resolver) Owner(k workload.ProcessKey) (uid uint32, ok bool) {
+	i, err := r.open(k.PID)
+	if err != nil {
+		return 0, false
+	}
+	defer unix.Close(i.dir)
+	if !i.key.Same(k) {
+		return 0, false
+	}
+	ids, ok := readUIDs(i.dir)
+	return ids[0], ok && ids[1] == ids[0] && ids[2] == ids[0]
 }
 
 // readCommand reads the command line within its budget.

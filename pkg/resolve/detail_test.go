@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -346,4 +347,77 @@ func TestAnAdoptedChildIsItsNewParents(t *testing.T) {
 	if d := r.Detail(t.Context(), orphan, new(Reading)).Detail; d == nil || d.Parent != self.Key {
 		t.Errorf("its parent is not %s: %+v", self.Key, d)
 	}
+}
+
+// startAs starts a program with the user ids of a thread that has these real, effective
+// and saved ones. Shells would give up an effective one that is not the real one.
+func startAs(t *testing.T, ids [3]int) (cmd *exec.Cmd) {
+	t.Helper()
+	cmd = exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), upEnv+"=1")
+	out, err1 := cmd.StdoutPipe()
+	_, err2 := cmd.StdinPipe() // nothing ever comes
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(ids[0]), uintptr(ids[1]), uintptr(ids[2])); errno != 0 {
+			started <- errno
+			return
+		}
+		started <- cmd.Start()
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func TestAProcessIsItsUsersWhereAllOfItsIDsAre(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become other users")
+	}
+	both(t, func(t *testing.T, procfs string) {
+		r, _, _ := newResolver(t, procfs)
+		for name, c := range map[string]struct {
+			ids [3]int
+			is  bool
+		}{
+			"a user's":                     {[3]int{4711, 4711, 4711}, true},
+			"root's":                       {[3]int{0, 0, 0}, true},
+			"one that a user runs as root": {[3]int{4711, 0, 0}, false},
+			"one that root runs as a user": {[3]int{0, 4711, 4711}, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				cmd := startAs(t, c.ids)
+				key := keyOf(t, cmd.Process.Pid)
+				uid, ok := r.Owner(key)
+				if ok != c.is || ok && uid != uint32(c.ids[0]) {
+					t.Errorf("it is uid %d's: %v, want %v", uid, ok, c.is)
+				}
+				later := key
+				if later.Inode != 0 {
+					later.Inode++
+				}
+				later.Start += 10 * workload.TickNS
+				if uid, ok := r.Owner(later); ok {
+					t.Errorf("a later process with its PID is uid %d's", uid)
+				}
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait() // killed
+				if uid, ok := r.Owner(key); ok {
+					t.Errorf("it has ended, and is uid %d's", uid)
+				}
+			})
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,17 @@ import (
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// upEnv makes the test binary a process that says that it is up, and waits for nothing.
+const upEnv = "PIDIGREE_RESOLVE_TEST_UP"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(upEnv) != "" {
+		fmt.Println("up")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // observer puts a process into the store when asked, as a correlator would.
 type observer struct {

@@ -3,7 +3,9 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -26,6 +28,10 @@ type authorizer struct {
 	commands bool
 	// standing is Options.Standing, nil where nobody is in a container.
 	standing func(Peer) Standing
+	// owner is Options.Owner, nil where others may ask only about themselves; label is
+	// Options.OthersLabel.
+	owner func(workload.ProcessKey) (uint32, bool)
+	label func(key string) bool
 }
 
 // mayAll reports whether a peer may ask everything.
@@ -57,13 +63,99 @@ func (a authorizer) checkMethod(p Peer, method string) error {
 	return a.denied(p)
 }
 
-// checkQueries says who may ask what. Its error matches workload.ErrDenied.
-func (a authorizer) checkQueries(p Peer, queries []workload.Query) error {
+// checkQueries says who may ask what. Its error matches workload.ErrDenied. Where only
+// is set, redact leaves nothing of processes that are not the peer's.
+func (a authorizer) checkQueries(p Peer, queries []workload.Query) (only bool, err error) {
 	others := slices.ContainsFunc(queries, func(q workload.Query) bool { return !q.Self })
-	if !others || a.mayAll(p) {
-		return nil
+	switch {
+	case !others || a.mayAll(p):
+		return false, nil
+	case !a.mayOwn(p) || slices.ContainsFunc(queries, func(q workload.Query) bool { return !q.Self && q.PID == 0 && q.Key.IsZero() }):
+		return false, a.denied(p)
 	}
-	return a.denied(p)
+	return true, nil
+}
+
+// mayOwn reports whether a peer may ask about what its user runs. An id that stands for
+// all that have none here is nobody's.
+func (a authorizer) mayOwn(p Peer) bool {
+	return a.owner != nil && p.UID != overflowUID && !a.contained(p)
+}
+
+// overflowUID is what the kernel shows of users that the agent's user namespace has
+// no number for (/proc/sys/kernel/overflowuid).
+const overflowUID = 65534
+
+// narrow gives questions that read nothing of others' processes for who may only ask
+// about his own: whose it is is known only afterwards.
+func narrow(queries []workload.Query) []workload.Query {
+	queries = slices.Clone(queries)
+	for i := range queries {
+		if q := &queries[i]; !q.Self {
+			q.Detail, q.Family, q.Explain = false, false, false
+		}
+	}
+	return queries
+}
+
+// leaveOwn leaves of the results to a peer's questions its own processes: as much of
+// them as it may know of each. The others' are an error that says no more of one that
+// is there than of one that is not.
+func (a authorizer) leaveOwn(p Peer, queries []workload.Query, results []workload.Result) {
+	for i := range results {
+		if r := &results[i]; !queries[i].Self && !errors.Is(r.Err, workload.ErrInvalid) {
+			a.leaveOne(p, &queries[i], r)
+		}
+	}
+}
+
+func (a authorizer) leaveOne(p Peer, q *workload.Query, r *workload.Result) {
+	if r.Err == nil && r.Answer.Process != nil {
+		if uid, ok := a.owner(r.Answer.Process.Key); ok && uid == p.UID {
+			r.Answer = a.bare(r.Answer)
+			return
+		}
+	}
+	pid := cmp.Or(q.PID, q.Key.PID)
+	*r = workload.Result{Query: r.Query, Err: fmt.Errorf("%w: uid %d may ask only about living processes of its own, and PID %d is none: become root, or a member of the group that owns the socket",
+		workload.ErrDenied, p.UID, pid)}
+}
+
+// bare gives an answer without what may hold secrets: environment, and labels,
+// annotations and tags but for those that are let through. The answer's parts are
+// the store's own, and stay as they are.
+func (a authorizer) bare(of workload.Answer) workload.Answer {
+	of.Containers = slices.Clone(of.Containers)
+	for i, c := range of.Containers {
+		n := *c
+		n.Env, n.Labels, n.Annotations = nil, a.let(c.Labels), a.let(c.Annotations)
+		of.Containers[i] = &n
+	}
+	if of.Pod != nil {
+		n := *of.Pod
+		n.Labels, n.Annotations = a.let(n.Labels), a.let(n.Annotations)
+		of.Pod = &n
+	}
+	if of.Task != nil {
+		n := *of.Task
+		n.Tags, n.InstanceTags = a.let(n.Tags), a.let(n.InstanceTags)
+		of.Task = &n
+	}
+	return of
+}
+
+// let gives those labels that are let through.
+func (a authorizer) let(labels map[string]string) map[string]string {
+	var out map[string]string
+	for k, v := range labels {
+		if a.label(k) {
+			if out == nil {
+				out = make(map[string]string)
+			}
+			out[k] = v
+		}
+	}
+	return out
 }
 
 // redact takes out of results what is not for this peer. What it changes was made
@@ -98,8 +190,12 @@ func (a authorizer) denied(p Peer) error {
 		return fmt.Errorf("%w: a process in a container may ask only about itself: ask from the host, or grant its container everything with the agent's access settings",
 			workload.ErrDenied)
 	}
-	return fmt.Errorf("%w: uid %d may ask only about itself: become root, or a member of the group that owns the socket",
-		workload.ErrDenied, p.UID)
+	what := "itself"
+	if a.owner != nil {
+		what = "processes of its own, by PID"
+	}
+	return fmt.Errorf("%w: uid %d may ask only about %s: become root, or a member of the group that owns the socket",
+		workload.ErrDenied, p.UID, what)
 }
 
 // guard stands before every call: it authorises it, and turns a panic into an

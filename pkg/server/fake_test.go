@@ -95,7 +95,7 @@ func start(t testing.TB, b *backend, change ...func(*server.Options)) *running {
 func serve(t testing.TB, s *server.Server, group string) *running {
 	t.Helper()
 	r := &running{socket: filepath.Join(shortDir(t), "p.sock"), served: make(chan error, 1)}
-	l, err := server.Listen(r.socket, group)
+	l, err := server.Listen(r.socket, group, false)
 	if err != nil {
 		t.Fatal(err)
 	}

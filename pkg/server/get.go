@@ -33,7 +33,7 @@ func (s *Server) get(ctx context.Context, req *wire.Bytes) (*wire.Bytes, error) 
 func (s *Server) getResolved(ctx context.Context, n wire.Name) (workload.Entity, error) {
 	q := []workload.Query{{Container: n.Name, Key: n.Key, Detail: n.Detail}}
 	var results [1]workload.Result
-	s.ask(ctx, peerOf(ctx), q, nil, results[:])
+	s.ask(ctx, peerOf(ctx), false, q, nil, results[:])
 	r := results[0]
 	e := workload.Entity{Kind: n.Kind, Gone: r.Answer.Exited, Revision: r.Answer.Revision}
 	if n.Kind == workload.KindProcess {

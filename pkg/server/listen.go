@@ -27,26 +27,33 @@ const (
 	DefaultGroup = "pidigree"
 )
 
-const (
-	dirMode    = 0o750
-	socketMode = 0o660
-	// maxPath is the size of sun_path without its terminating zero.
-	maxPath = 107
-)
+// maxPath is the size of sun_path without its terminating zero.
+const maxPath = 107
+
+// modes are those of the socket and its directory.
+type modes struct{ dir, socket fs.FileMode }
+
+func modesFor(others bool) modes {
+	if others {
+		return modes{0o755, 0o666}
+	}
+	return modes{0o750, 0o660}
+}
 
 // ErrInUse means that another agent has the socket.
 var ErrInUse = errors.New("another agent answers there")
 
 // Listen makes the agent's socket, mode 0660, owned by the caller and the group
 // (by name or number; empty: DefaultGroup if it exists, else the caller's), in a
-// directory that it makes with mode 0750 if it is not there.
+// directory that it makes with mode 0750 if it is not there. With others every user
+// may connect (0666 and 0755), and ask what the server lets him.
 //
 // A socket that was left behind is replaced; one that somebody answers on, a
 // file that is no socket and one of another owner are not, and the error says
 // what to do. A lock file beside the socket keeps two agents that start at once
 // apart. Closing the listener removes the socket.
-func Listen(path, group string) (net.Listener, error) {
-	l, err := listen(path, group)
+func Listen(path, group string, others bool) (net.Listener, error) {
+	l, err := listen(path, group, modesFor(others))
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("listen on %s: %w: become root, or choose another path with --socket", path, err)
 	}
@@ -56,7 +63,7 @@ func Listen(path, group string) (net.Listener, error) {
 	return l, nil
 }
 
-func listen(path, group string) (*listener, error) {
+func listen(path, group string, m modes) (*listener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("the path has %d bytes and may have %d: choose a shorter one", len(path), maxPath)
 	}
@@ -64,14 +71,14 @@ func listen(path, group string) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := makeDir(filepath.Dir(path), int(gid)); err != nil {
+	if err := makeDir(filepath.Dir(path), int(gid), m.dir); err != nil {
 		return nil, err
 	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, err
 	}
-	l, err := bind(path, int(gid))
+	l, err := bind(path, int(gid), m.socket)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -109,18 +116,18 @@ func defaultGID() uint32 {
 
 // makeDir makes the socket's directory. One that is there already keeps its
 // mode, as it may be anybody's, but for the default one, which is ours.
-func makeDir(dir string, gid int) error {
+func makeDir(dir string, gid int, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
-	err := os.Mkdir(dir, dirMode)
+	err := os.Mkdir(dir, mode)
 	if errors.Is(err, fs.ErrExist) && dir != filepath.Dir(DefaultSocket) {
 		return checkDir(dir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return errors.Join(checkDir(dir), os.Chown(dir, -1, gid), os.Chmod(dir, dirMode))
+	return errors.Join(checkDir(dir), os.Chown(dir, -1, gid), os.Chmod(dir, mode))
 }
 
 // checkDir refuses a directory in which somebody else could replace the socket.
@@ -159,7 +166,7 @@ func lockFile(path string) (*os.File, error) {
 }
 
 // bind is called under the lock.
-func bind(path string, gid int) (*net.UnixListener, error) {
+func bind(path string, gid int, mode fs.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
@@ -175,7 +182,7 @@ func bind(path string, gid int) (*net.UnixListener, error) {
 		return nil, err
 	}
 	ul := l.(*net.UnixListener)
-	if err := errors.Join(os.Chown(path, -1, gid), os.Chmod(path, socketMode)); err != nil {
+	if err := errors.Join(os.Chown(path, -1, gid), os.Chmod(path, mode)); err != nil {
 		return nil, errors.Join(err, ul.Close())
 	}
 	return ul, nil

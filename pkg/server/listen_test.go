@@ -15,38 +15,44 @@ import (
 	"github.com/pidigree/pidigree/pkg/server"
 )
 
-func TestTheSocketAndItsDirectoryAreForRootAndOneGroup(t *testing.T) {
+func TestTheSocketAndItsDirectoryAreForRootAndOneGroupUnlessOthersMayAsk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files to a group that it is not in")
 	}
-	path := filepath.Join(shortDir(t), "run", "pidigree", "p.sock")
-	l, err := server.Listen(path, "4242")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	for name, want := range map[string]struct {
-		mode os.FileMode
-		gid  uint32
-	}{
-		path:               {0o660 | os.ModeSocket, 4242},
-		filepath.Dir(path): {0o750 | os.ModeDir, 4242},
-		path + ".lock":     {0o600, 0},
-	} {
-		info, err := os.Stat(name)
+	for _, others := range []bool{false, true} {
+		path := filepath.Join(shortDir(t), "run", "pidigree", "p.sock")
+		l, err := server.Listen(path, "4242", others)
 		if err != nil {
 			t.Fatal(err)
 		}
-		st := info.Sys().(*syscall.Stat_t)
-		if info.Mode() != want.mode || st.Uid != 0 || st.Gid != want.gid {
-			t.Errorf("%s is %v %d:%d, want %v 0:%d", name, info.Mode(), st.Uid, st.Gid, want.mode, want.gid)
+		defer l.Close()
+		socket, dir := os.FileMode(0o660), os.FileMode(0o750)
+		if others {
+			socket, dir = 0o666, 0o755
+		}
+		for name, want := range map[string]struct {
+			mode os.FileMode
+			gid  uint32
+		}{
+			path:               {socket | os.ModeSocket, 4242},
+			filepath.Dir(path): {dir | os.ModeDir, 4242},
+			path + ".lock":     {0o600, 0},
+		} {
+			info, err := os.Stat(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := info.Sys().(*syscall.Stat_t)
+			if info.Mode() != want.mode || st.Uid != 0 || st.Gid != want.gid {
+				t.Errorf("%s is %v %d:%d, want %v 0:%d", name, info.Mode(), st.Uid, st.Gid, want.mode, want.gid)
+			}
 		}
 	}
 }
 
 func TestADirectoryThatIsThereKeepsItsModeAndOwner(t *testing.T) {
 	dir := shortDir(t)
-	l, err := server.Listen(filepath.Join(dir, "p.sock"), gid())
+	l, err := server.Listen(filepath.Join(dir, "p.sock"), gid(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +65,7 @@ func TestADirectoryThatIsThereKeepsItsModeAndOwner(t *testing.T) {
 func TestASocketThatWasLeftBehindIsReplaced(t *testing.T) {
 	path := filepath.Join(shortDir(t), "p.sock")
 	leaveBehind(t, path)
-	l, err := server.Listen(path, gid())
+	l, err := server.Listen(path, gid(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +144,7 @@ func TestWhatCannotBeListenedOnIsRefusedInOneLineThatSaysWhatToDo(t *testing.T) 
 			}
 			path := filepath.Join(shortDir(t), "p.sock")
 			c.make(t, path)
-			l, err := server.Listen(path, gid())
+			l, err := server.Listen(path, gid(), false)
 			if err == nil {
 				_ = l.Close()
 			}
@@ -154,7 +160,7 @@ func TestAPathOrGroupThatCannotBeIsRefused(t *testing.T) {
 		"/tmp/" + strings.Repeat("x", 200):   gid(),
 		filepath.Join(shortDir(t), "p.sock"): "no such group",
 	} {
-		if l, err := server.Listen(path, group); err == nil {
+		if l, err := server.Listen(path, group, false); err == nil {
 			_ = l.Close()
 			t.Errorf("listens on %s for %s", path, group)
 		} else if s := err.Error(); !strings.Contains(s, "choose a shorter one") && !strings.Contains(s, "groupadd") {
@@ -174,7 +180,7 @@ func TestOfTwoAgentsThatStartAtOnceOneGetsTheSocket(t *testing.T) {
 	got := make(chan outcome, n)
 	for range n {
 		go func() {
-			l, err := server.Listen(path, gid())
+			l, err := server.Listen(path, gid(), false)
 			got <- outcome{l, err}
 		}()
 	}

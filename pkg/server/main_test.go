@@ -59,6 +59,8 @@ func child(ask string) error {
 		return askSelf(ctx, c)
 	case "commands":
 		return askCommands(ctx, c)
+	case "own":
+		return askOwn(ctx, c)
 	case "everything":
 		return askEverything(ctx, c)
 	case "lend":
@@ -137,6 +139,37 @@ func askCommands(ctx context.Context, c *client.Client) error {
 			return err
 		}
 		show("listed", e.Process, false)
+	}
+	return nil
+}
+
+// askOwn prints what is said of processes 11 to 13, in each way to ask for them.
+func askOwn(ctx context.Context, c *client.Client) error {
+	queries := []workload.Query{
+		{PID: 11, Explain: true, Detail: true, Family: true}, {PID: 12}, {PID: 13},
+		{Key: workload.ProcessKey{PID: 11, Start: 1}}, {Key: workload.ProcessKey{PID: 12, Start: 1}},
+	}
+	for _, wait := range []time.Duration{0, 1} { // frames, and a call
+		for i := range queries {
+			queries[i].Wait = wait
+		}
+		results, err := c.Resolve(ctx, queries...)
+		if err != nil {
+			return err
+		}
+		for _, r := range results {
+			if r.Err != nil {
+				fmt.Println(errors.Is(r.Err, client.ErrDenied), r.Err)
+				continue
+			}
+			ct, a := r.Answer.Container(), r.Answer
+			fmt.Println(a.Process.Key.PID, ct.Name, ct.Labels, ct.Annotations, ct.Env, a.Pod.Labels, a.Pod.Annotations, a.Task.Tags, a.Task.InstanceTags,
+				r.Explanation, r.Family, a.Process.Detail)
+		}
+	}
+	for _, q := range []workload.Query{{Container: "web"}, {CgroupPath: "/a"}, {Cgroup: workload.CgroupID{ID: 1}}} {
+		_, err := c.Resolve(ctx, q)
+		fmt.Println(errors.Is(err, client.ErrDenied), err)
 	}
 	return nil
 }

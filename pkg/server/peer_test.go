@@ -143,6 +143,97 @@ func TestWhoMayAskWhat(t *testing.T) {
 	}
 }
 
+// secretive answers with a workload that has a secret wherever there is room for one.
+func secretive(_ context.Context, _ server.Peer, q workload.Query) workload.Result {
+	pid := max(q.PID, q.Key.PID)
+	if pid == 13 {
+		return workload.Result{Err: fmt.Errorf("%w: no process 13", workload.ErrNotFound)}
+	}
+	m := func() map[string]string { return map[string]string{"app": "web", "secret": "hush"} }
+	r := workload.Result{Answer: workload.Answer{
+		Status:  workload.StatusContainer,
+		Process: &workload.Process{Key: workload.ProcessKey{PID: pid, Start: 1}},
+		Containers: []*workload.Container{
+			{Name: "outer", Labels: m(), Annotations: m(), Env: m()}, {Name: "inner", Labels: m(), Annotations: m(), Env: m()},
+		},
+		Pod:  &workload.Pod{Labels: m(), Annotations: m()},
+		Task: &workload.Task{Tags: m(), InstanceTags: m()},
+	}}
+	if q.Explain || q.Detail || q.Family {
+		r.Explanation = []workload.Hop{{What: "process", Detail: "hush"}}
+	}
+	return r
+}
+
+// A user who may not ask everything may ask about his own processes, where that is
+// configured, and sees no secret of theirs; of all others he learns nothing.
+func TestOthersMayAskAboutTheirOwnProcessesWhereThatIsConfigured(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become other users")
+	}
+	const user, other, unmapped = 4711, 4712, 65534
+	owner := func(k workload.ProcessKey) (uint32, bool) {
+		return map[workload.PID]uint32{11: user, 12: other}[k.PID], k.PID != 13
+	}
+	alone := func(pid, uid int) string {
+		return fmt.Sprintf("true permission denied: uid %d may ask only about living processes of its own, and PID %d is none: become root, or a member of the group that owns the socket\n", uid, pid)
+	}
+	const shown = "11 inner map[app:web] map[app:web] map[] map[app:web] map[app:web] map[app:web] map[app:web] [] <nil> <nil>\n"
+	byPID := func(uid int) string {
+		return strings.Repeat(fmt.Sprintf("true resolve: permission denied: uid %d may ask only about processes of its own, by PID: become root, or a member of the group that owns the socket\n", uid), 3)
+	}
+	answers := shown + alone(12, user) + alone(13, user) + shown + alone(12, user)
+	denied := func(uid int, what string) string {
+		return fmt.Sprintf("error: resolve: permission denied: uid %d may ask only about %s: become root, or a member of the group that owns the socket\n", uid, what)
+	}
+	for name, c := range map[string]struct {
+		uid       int
+		owner     func(workload.ProcessKey) (uint32, bool)
+		contained bool
+		want      string
+	}{
+		"a user":                         {uid: user, owner: owner, want: answers + answers + byPID(user)},
+		"not where it is not configured": {uid: user, want: denied(user, "itself")},
+		"not from a container":           {uid: user, owner: owner, contained: true, want: denied(user, "processes of its own, by PID")},
+		"not one who has no number here": {uid: unmapped, owner: func(workload.ProcessKey) (uint32, bool) { return unmapped, true }, want: denied(unmapped, "processes of its own, by PID")},
+		"not about what nobody knows of": {uid: user, owner: func(workload.ProcessKey) (uint32, bool) { return user, false }, want: strings.Repeat(alone(11, user)+alone(12, user)+alone(13, user)+alone(11, user)+alone(12, user), 2) + byPID(user)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, &backend{resolve: secretive}, func(o *server.Options) {
+				o.Group, o.Owner, o.OthersLabel = "4242", c.owner, func(key string) bool { return key == "app" }
+				if c.contained {
+					o.Standing = func(server.Peer) server.Standing { return server.Contained }
+				}
+			})
+			// As Listen does for others; here also where it is not configured.
+			if err := os.Chmod(r.socket, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			got := spawn(t, r.socket, "own", &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.uid)}).text(t)
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What one asker is not shown stays in the store's own entities.
+func TestWhatOthersDoNotSeeIsStillThereForRoot(t *testing.T) {
+	kept := secretive(t.Context(), server.Peer{}, workload.Query{PID: 11})
+	owner := func(workload.ProcessKey) (uint32, bool) { return 4711, true }
+	b := &backend{resolve: func(context.Context, server.Peer, workload.Query) workload.Result { return kept }}
+	r := start(t, b, func(o *server.Options) { o.Group, o.Owner = "4242", owner })
+	if err := os.Chmod(r.socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got := spawn(t, r.socket, "own", &syscall.Credential{Uid: 4711, Gid: 4711}).text(t); !strings.HasPrefix(got, "11 inner map[] map[]") {
+		t.Fatalf("the user got %q", got)
+	}
+	if diff := cmp.Diff(secretive(t.Context(), server.Peer{}, workload.Query{PID: 11}), kept); diff != "" {
+		t.Errorf("the backend's own answer changed (-want +got):\n%s", diff)
+	}
+}
+
 func manyGroups(n int) (out []uint32) {
 	for i := range n {
 		out = append(out, uint32(100_000+i))

@@ -52,6 +52,13 @@ type Options struct {
 	// CommandLines lets everybody who may ask everything see every process's command
 	// line. Otherwise root sees all, and others those of processes of their own.
 	CommandLines bool
+	// Owner gives the user as whom a living process runs. With it, users who may not ask
+	// everything may ask about their own processes, too, and not only about themselves.
+	// It is called concurrently.
+	Owner func(workload.ProcessKey) (uid uint32, ok bool)
+	// OthersLabel says of the keys of labels, annotations and tags which of them those
+	// see of their own processes. Default: none.
+	OthersLabel func(key string) bool
 	// Standing says whether a peer is in a container, and may therefore ask only about
 	// itself. It is called concurrently, about once a second for each connection that
 	// asks, and may wait. Default: nobody is.
@@ -85,6 +92,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Degraded == nil {
 		o.Degraded = func() string { return "" }
+	}
+	if o.OthersLabel == nil {
+		o.OthersLabel = func(string) bool { return false }
 	}
 	o.MaxMessage = cmp.Or(o.MaxMessage, 4<<20)
 	o.MaxReply = cmp.Or(o.MaxReply, 64<<20)
@@ -125,7 +135,7 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid, commands: opt.CommandLines, standing: opt.Standing}
+	auth := authorizer{uid: uint32(os.Geteuid()), gid: gid, commands: opt.CommandLines, standing: opt.Standing, owner: opt.Owner, label: opt.OthersLabel}
 	s := &Server{
 		opt:      opt,
 		auth:     auth,

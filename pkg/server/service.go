@@ -113,14 +113,15 @@ func (s *Server) resolve(ctx context.Context, req *wire.Bytes) (*wire.Bytes, err
 		return nil, err
 	}
 	p := peerOf(ctx)
-	if err := s.auth.checkQueries(p, queries); err != nil {
+	only, err := s.auth.checkQueries(p, queries)
+	if err != nil {
 		return nil, err
 	}
 	for i := range queries {
 		queries[i].Wait = min(queries[i].Wait, s.opt.MaxWait)
 	}
 	results := make([]workload.Result, len(queries))
-	s.ask(ctx, p, queries, bad, results)
+	s.ask(ctx, p, only, queries, bad, results)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -131,9 +132,18 @@ func (s *Server) resolve(ctx context.Context, req *wire.Bytes) (*wire.Bytes, err
 var errLost = status.Error(codes.Internal, "the agent lost this question")
 
 // ask asks the backend those questions that make sense; the others are answered
-// with what is wrong with them.
-func (s *Server) ask(ctx context.Context, p Peer, queries []workload.Query, bad map[int]error, results []workload.Result) {
-	defer func() { s.auth.redact(p, results) }()
+// with what is wrong with them. Where only is set, so are those about processes that
+// are not the peer's.
+func (s *Server) ask(ctx context.Context, p Peer, only bool, queries []workload.Query, bad map[int]error, results []workload.Result) {
+	if only {
+		queries = narrow(queries)
+	}
+	defer func() {
+		s.auth.redact(p, results)
+		if only {
+			s.auth.leaveOwn(p, queries, results)
+		}
+	}()
 	for i := range results {
 		results[i].Err = errLost
 	}

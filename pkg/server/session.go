@@ -253,7 +253,8 @@ func (r *reply) send(results []workload.Result, last bool) {
 // unless the reply has ended already.
 func (s *Server) answer(r *reply, req *wire.StreamRequest, room []workload.Result) (err error) {
 	defer guard{log: s.opt.Logger}.recovered(wire.MethodResolveStream, &err)
-	if err := s.auth.checkQueries(r.peer, req.Queries); err != nil {
+	only, err := s.auth.checkQueries(r.peer, req.Queries)
+	if err != nil {
 		return err
 	}
 	refuseWaits(req)
@@ -266,7 +267,7 @@ func (s *Server) answer(r *reply, req *wire.StreamRequest, room []workload.Resul
 	for from := 0; !r.ended; from += partSize {
 		to := min(from+partSize, len(req.Queries))
 		results := room[:to-from]
-		s.ask(ctx, r.peer, req.Queries[from:to], between(req.Bad, from, to), results)
+		s.ask(ctx, r.peer, only, req.Queries[from:to], between(req.Bad, from, to), results)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -20,6 +20,18 @@ const chunkSize = 1 << 20
 type chunks struct {
 	stream grpc.ServerStream
 	b      []byte
+	n      int // entities in b
+	each   int // bytes of one, as it was in the last message
+}
+
+// messageRoom is what a message may have without growing: growing one costs as much again.
+const messageRoom = chunkSize + chunkSize/8
+
+// expect makes room for n more entities, as large as the last ones.
+func (c *chunks) expect(n int) {
+	if c.b == nil {
+		c.b = make([]byte, 0, min(n*(c.each+c.each/8), messageRoom))
+	}
 }
 
 // add takes what append adds to a message, and sends what was there before if
@@ -27,13 +39,14 @@ type chunks struct {
 func (c *chunks) add(appended []byte) error {
 	before := len(c.b)
 	c.b = appended
+	c.n++
 	if before == 0 || len(c.b) <= chunkSize {
 		return nil
 	}
-	tail := append([]byte(nil), c.b[before:]...)
-	c.b = c.b[:before]
+	tail := append(make([]byte, 0, messageRoom), c.b[before:]...)
+	c.b, c.n = c.b[:before], c.n-1
 	err := c.flush()
-	c.b = tail
+	c.b, c.n = tail, 1
 	return err
 }
 
@@ -44,7 +57,10 @@ func (c *chunks) flush() error {
 		return nil
 	}
 	msg := wire.NewBytes(c.b)
-	c.b = nil
+	if c.n > 0 {
+		c.each = len(c.b) / c.n
+	}
+	c.b, c.n = nil, 0
 	return c.stream.SendMsg(msg)
 }
 
@@ -79,6 +95,7 @@ func (s *Server) streamEntities(ctx context.Context, req *wire.Bytes, out *chunk
 	defer cancel()
 	for batch := range s.opt.Backend.Watch(watchCtx, sel) {
 		shared := s.shared()
+		out.expect(len(batch))
 		for _, ch := range batch {
 			if err := out.add(shared.append(out.b, ch)); err != nil {
 				return err

@@ -4,8 +4,13 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,5 +45,60 @@ func TestAContainerMayAskOnlyAboutItselfUnlessItIsGranted(t *testing.T) {
 	}
 	if out := agent.Command(t.Context(), "list"); out.Code != 0 || !strings.Contains(out.Stdout, "neighbour") {
 		t.Errorf("root on the host: %+v", out)
+	}
+}
+
+// A user of the host asks about what he runs himself, in containers and outside, and
+// learns nothing of what others run.
+func TestAUserMayAskAboutHisOwnProcessesWhereThatIsConfigured(t *testing.T) {
+	docker := collectortest.StartDockerd(t, engineOptions(t))
+	const user = 4711
+	run := func(name string, flags ...string) string {
+		args := append(flags, "--name", name, "--label", "app.kubernetes.io/name="+name, "--label", "token=hush", collectortest.BusyboxImage, "/bin/sleep", "7331")
+		return strconv.Itoa(docker.InitPID(docker.Run(args...)))
+	}
+	his, roots := run("his", "--user", strconv.Itoa(user)), run("roots")
+	shell := exec.CommandContext(t.Context(), "/bin/sleep", "7332")
+	shell.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = shell.Process.Kill(); _ = shell.Wait() })
+	none := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker})
+	own := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker, Args: []string{"--others", "own", "--others-labels", "app.*"}})
+	for _, agent := range []*harness.Agent{none, own} {
+		if err := os.Chmod(agent.Dir, 0o755); err != nil { // it is the test's; the socket's own is the agent's
+			t.Fatal(err)
+		}
+		agent.Await(10*time.Second, his, func(a harness.Answer) error {
+			if a.Status != "container" {
+				return fmt.Errorf("it is %s", a.Status)
+			}
+			return nil
+		})
+	}
+	const denied = "may ask only about"
+	for _, c := range []struct {
+		agent         *harness.Agent
+		args          []string
+		code          int
+		out, err, not string
+	}{
+		{own, []string{"who", his, "-o", "json"}, 0, `"labels":{"app.kubernetes.io/name":"his"}`, "", "hush"},
+		{own, []string{"who", strconv.Itoa(shell.Process.Pid)}, 0, "host", "", denied},
+		{own, []string{"who", "self", "-o", "json"}, 0, `"status":"host"`, "", denied},
+		{own, []string{"who", roots}, 1, "", "PID " + roots + " is none", "roots"},
+		{own, []string{"who", "4194304"}, 1, "", "", "roots"},
+		{own, []string{"who", "his"}, 1, "", denied, "hush"},
+		{own, []string{"list"}, 1, "", denied, "his"},
+		{own, []string{"list", "processes"}, 1, "", denied, "his"},
+		{own, []string{"watch"}, 1, "", denied, "his"},
+		{own, []string{"status"}, 1, "", denied, "containers"},
+		{none, []string{"who", his}, 1, "", "permission denied", "hush"},
+	} {
+		code, out, text := asUser(t, user, []string{"PIDIGREE_SOCKET=" + c.agent.Socket}, c.args...)
+		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(text, c.err) || c.not != "" && strings.Contains(out+text, c.not) {
+			t.Errorf("%q: exit code %d, output %q, error %q", c.args, code, out, text)
+		}
 	}
 }

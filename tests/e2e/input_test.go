@@ -158,7 +158,7 @@ func TestAUserWithoutPrivilegeIsToldSo(t *testing.T) {
 		"starting an agent":                      {"agent", "--socket", "/run/pidigree-nobody/p.sock"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, out, text := asNobody(t, nil, args...)
+			code, out, text := asUser(t, nobody, nil, args...)
 			if code != 1 || out != "" {
 				t.Errorf("exit code %d, not 1, and output %q", code, out)
 			}
@@ -169,9 +169,11 @@ func TestAUserWithoutPrivilegeIsToldSo(t *testing.T) {
 	}
 }
 
-// asNobody runs pidigree as a user without any privilege, and gives its exit code
+const nobody = 65534
+
+// asUser runs pidigree as a user without any privilege, and gives its exit code
 // and what it wrote.
-func asNobody(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
+func asUser(t *testing.T, uid uint32, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	copied := shortDir(t) + "/pidigree" // where that user may go
 	b, err := os.ReadFile(programs.Pidigree)
@@ -183,7 +185,7 @@ func asNobody(t *testing.T, env []string, args ...string) (code int, stdout, std
 	}
 	var out, errs strings.Builder
 	cmd := exec.CommandContext(t.Context(), copied, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", env, &out, &errs
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
@@ -210,7 +212,7 @@ func TestAUserWithoutPrivilegeAndWithoutAnAgentIsToldWhatIsNotSeen(t *testing.T)
 		{[]string{"list"}, 0, "ID  NAME"},
 		{[]string{"who", strconv.Itoa(os.Getpid()), "-o", "json"}, 0, `"status":"host"`},
 	} {
-		code, out, text := asNobody(t, env, c.args...)
+		code, out, text := asUser(t, nobody, env, c.args...)
 		if code != c.code || !strings.Contains(out, c.said) {
 			t.Errorf("%q: exit code %d, not %d, and output %q, without %q", c.args, code, c.code, out, c.said)
 		}

@@ -40,7 +40,11 @@ const (
 // Root and the members of the socket's group may ask everything, in a container
 // only where the agent's access settings grant it; whoever else holds a
 // connection may only ask Resolve and ResolveStream about itself, and gets
-// PERMISSION_DENIED for the rest.
+// PERMISSION_DENIED for the rest. Where the agent's setting others is own, a
+// user who is not in a container may ask those two about the living processes of
+// his own, too, by PID or key: answers have no environment, detail, family or
+// explanation, and few labels; each question about another process, or none, is
+// answered with PERMISSION_DENIED.
 type PidigreeServiceClient interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
@@ -165,7 +169,11 @@ func (c *pidigreeServiceClient) Status(ctx context.Context, in *StatusRequest, o
 // Root and the members of the socket's group may ask everything, in a container
 // only where the agent's access settings grant it; whoever else holds a
 // connection may only ask Resolve and ResolveStream about itself, and gets
-// PERMISSION_DENIED for the rest.
+// PERMISSION_DENIED for the rest. Where the agent's setting others is own, a
+// user who is not in a container may ask those two about the living processes of
+// his own, too, by PID or key: answers have no environment, detail, family or
+// explanation, and few labels; each question about another process, or none, is
+// answered with PERMISSION_DENIED.
 type PidigreeServiceServer interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
