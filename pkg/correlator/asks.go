@@ -27,6 +27,9 @@ type ask struct {
 	// deniedOf is when the question was put that it denied last, deletedAt when it
 	// said that it had deleted the container.
 	deniedOf, deletedAt workload.KTime
+	// since: the question under way was put after that. listed: it is in the list that
+	// is under way.
+	since, listed bool
 	// denied: it has none of this id, which it looked for.
 	denied bool
 	// toldOf is when the question was put that it answered last, namedAt when it named
@@ -146,7 +149,7 @@ func (m *machine) send(c *container, i int) {
 		a.again = true
 		return
 	}
-	a.busy, a.again, a.sentAt = true, false, m.now
+	a.busy, a.again, a.sentAt, a.since = true, false, m.now, true
 	kind := reqLookup
 	if m.cfg.sources[i].prefill && (a.stage == askFirst || m.cfg.sources[i].files) {
 		kind = reqPrefill
@@ -221,6 +224,7 @@ func (m *machine) answered(c *container, i int, l *workload.Container) {
 	}
 	a.answered, a.silent, a.tries = true, false, 0
 	a.denied, a.toldOf = false, a.sentAt
+	c.back = c.back || a.since
 	switch {
 	case a.stage == askFirst && !m.cfg.sources[i].files:
 		a.stage = askIdle

@@ -40,6 +40,7 @@ type container struct {
 	complete      bool
 	timeline      []workload.Mark
 	goneAt        workload.KTime
+	back          bool // since it was gone, a source was asked and has it
 	forgotten     bool
 	registerTries int
 	dirty         bool
@@ -230,6 +231,7 @@ func (m *machine) unalias(c *container, id workload.ContainerID) {
 }
 
 func (m *machine) containerGone(c *container) {
+	c.back = false
 	if c.goneAt != 0 {
 		return
 	}

@@ -211,7 +211,7 @@ func (m *machine) deleted(c *container, i int) {
 		return
 	}
 	c.gone[i] = true
-	c.asks[i].deletedAt = m.now
+	c.asks[i].deletedAt, c.asks[i].since = m.now, false
 	if !c.deletedByAll() {
 		return
 	}
@@ -238,7 +238,7 @@ func (m *machine) listed(i int, l *workload.Container) {
 		c = m.newContainer(l.ID)
 	}
 	a := &c.asks[i]
-	a.answered = true
+	a.answered, a.listed = true, true
 	if !a.busy {
 		a.stage = askDone
 	}
@@ -256,6 +256,11 @@ func (m *machine) listed(i int, l *workload.Container) {
 func (m *machine) listEnd(e evListEnd) {
 	for _, c := range slices.Clone(m.all) {
 		a := &c.asks[e.source]
+		if a.listed && a.deletedAt != 0 && a.deletedAt < e.began && !c.back && c.goneAt == 0 {
+			c.back = true
+			m.dirtyContainer(c)
+		}
+		a.listed = false
 		relisted := a.deletedAt >= e.began && a.deletedAt != 0 && c.layers[e.source] != nil && !c.gone[e.source]
 		owed := !e.complete && a.silent && a.stage == askDone && c.goneAt == 0
 		if relisted || owed {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/kernel"
+	"github.com/pidigree/pidigree/pkg/store"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -31,6 +32,7 @@ type rig struct {
 	seen map[workload.ProcessKey]*workload.Process
 	cont map[workload.ContainerID]*workload.Container // the kernel's layer
 	srcs map[string]*workload.Container
+	to   *store.Store // gets all changes, where it is set
 }
 
 var idA, idB = strings.Repeat("a1", 32), strings.Repeat("b2", 32)
@@ -57,6 +59,9 @@ func (r *rig) feed(in any) {
 	}
 	out := r.m.step(r.now, in)
 	r.reqs = append(r.reqs, out.requests...)
+	if r.to != nil {
+		r.to.Apply(out.changes...)
+	}
 	for _, c := range out.changes {
 		switch {
 		case c.Process != nil:
@@ -1393,6 +1398,76 @@ func TestWhatIsToldOfADeletedContainerBringsItNotBack(t *testing.T) {
 			r.answer(r.take(reqLookup, containerd), nil, collectors.ErrNotFound)
 			if c.goneAt == 0 {
 				t.Error("it is back")
+			}
+		})
+	}
+}
+
+// An engine that has a container again which it had denied (another database was in
+// the place of its own) has it listed again, though it has ended; but not before it
+// was asked, or has listed it from its beginning on, since.
+func TestWhoWasDeniedAndIsFoundAgainIsBackThoughItHasEnded(t *testing.T) {
+	for name, found := range map[string]func(r *rig, l *workload.Container){
+		"asked": func(r *rig, l *workload.Container) {
+			r.answer(r.take(reqLookup, docker), l, nil)
+		},
+		"listed": func(r *rig, l *workload.Container) {
+			began := r.now
+			r.feed(evListed{source: docker, container: l})
+			r.feed(evListEnd{source: docker, complete: true, began: began})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.to = store.New(store.Options{})
+			r.startA()
+			l := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, Name: "web", State: workload.StateExited}
+			r.feed(evListed{source: docker, container: l})
+			r.feed(evListEnd{source: docker, complete: true, began: r.now - 1})
+			r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1))})
+			for len(r.reqs) > 0 {
+				q := r.reqs[0]
+				r.reqs = r.reqs[1:]
+				if q.source == docker {
+					r.answer(q, l, nil)
+				} else {
+					r.answer(q, nil, collectors.ErrNotMine)
+				}
+			}
+			deleted := func(source int, id workload.ContainerID) {
+				r.feed(evHint{source: source, hint: collectors.Hint{Kind: collectors.HintDeleted, ID: id}})
+			}
+			deleted(oci, r.state(idA, 100, "/docker/"+idA).ID)
+			gone := func() (gone bool) {
+				n := 0
+				for e := range r.to.All(workload.Selector{All: true}) {
+					n++
+					gone = e.Gone
+				}
+				if n != 1 {
+					t.Fatalf("%d containers", n)
+				}
+				return gone
+			}
+			if gone() {
+				t.Fatal("it is gone, and its engine has it")
+			}
+			deleted(docker, l.ID)
+			if !gone() {
+				t.Fatal("it is not gone")
+			}
+			r.reqs = nil
+			r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintExited, ID: l.ID, Layer: l}})
+			if !gone() {
+				t.Error("it is back by an event that may be late")
+			}
+			found(r, l)
+			if gone() {
+				t.Error("its engine has it, and it is gone")
+			}
+			deleted(docker, l.ID)
+			if !gone() {
+				t.Error("it is deleted again, and not gone")
 			}
 		})
 	}

@@ -89,7 +89,7 @@ func (m *machine) publishContainer(c *container) {
 	if c.run != nil {
 		m.publishRun(c, l)
 	}
-	ch := &store.ContainerChange{ID: c.key, Source: kernelSource, Layer: l, Gone: c.goneAt}
+	ch := &store.ContainerChange{ID: c.key, Source: kernelSource, Layer: l, Gone: c.goneAt, Back: c.back && c.goneAt == 0}
 	m.out.changes = append(m.out.changes, store.Change{Container: ch})
 }
 

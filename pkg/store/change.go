@@ -32,6 +32,9 @@ type ContainerChange struct {
 	Layer *workload.Container
 	// Gone makes the entity a tombstone as of this instant, whatever its layers say.
 	Gone workload.KTime
+	// Back brings a tombstone back whose run has ended: who had deleted the container
+	// was asked since, and has it. A run that has not ended needs no such word.
+	Back bool
 	// Forget removes the entity at once and without a tombstone: it was merged into another one.
 	Forget bool
 }

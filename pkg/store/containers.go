@@ -167,9 +167,10 @@ func (i *contItem) change(ch *ContainerChange, now workload.KTime) bool {
 }
 
 // revives reports whether a change brings a tombstone back: only the correlator
-// may say so, with a run that has not ended. An engine's late answer does not.
+// may say so, with a run that has not ended or in so many words. An engine's late
+// answer does not.
 func revives(ch *ContainerChange) bool {
-	return ch.Source == KernelSource && (ch.Layer.Run == nil || ch.Layer.Run.Exit == nil)
+	return ch.Source == KernelSource && (ch.Back || ch.Layer.Run == nil || ch.Layer.Run.Exit == nil)
 }
 
 // putLayer sets a layer and reports whether it is news. One that says the same as

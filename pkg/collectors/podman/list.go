@@ -23,10 +23,12 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 			if err != nil && !yield(nil, s.failed(ctx, "list", err)) {
 				return
 			}
+			listed := make(map[string]bool, len(ids))
 			for _, id := range ids {
 				one, err := s.lookup(ctx, id)
+				listed[id] = !errors.Is(err, collectors.ErrNotFound)
 				switch {
-				case errors.Is(err, collectors.ErrNotFound):
+				case !listed[id]:
 					continue // removed meanwhile
 				case ctx.Err() != nil:
 					yield(nil, fmt.Errorf("podman: list: %w: %w", collectors.ErrUnavailable, ctx.Err()))
@@ -39,6 +41,9 @@ func (c *Collector) List(ctx context.Context) iter.Seq2[*workload.Container, err
 				case !yield(one, nil):
 					return
 				}
+			}
+			if err == nil && s.told.denyAllBut(listed) {
+				c.Nudge()
 			}
 		}
 	}

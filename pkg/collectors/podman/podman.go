@@ -198,6 +198,9 @@ func (c *Collector) find(ctx context.Context, id workload.ContainerID, ask func(
 		if serr == nil {
 			return one, nil
 		}
+		if errors.Is(serr, collectors.ErrNotFound) && s.told.deny(id.ID) {
+			c.Nudge()
+		}
 		if !errors.Is(serr, collectors.ErrNotFound) {
 			err = serr
 		}

@@ -28,6 +28,7 @@ type store struct {
 	user bool
 	// instance is what the ids of its containers carry, empty for root's usual store.
 	instance string
+	told     told
 }
 
 // The databases that podman may keep in a store, the newer kind first.

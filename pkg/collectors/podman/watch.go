@@ -134,6 +134,7 @@ func (w *watcher) look(ctx context.Context) error {
 	for _, s := range w.c.known() {
 		if w.stores[s] == nil {
 			w.stores[s] = &watched{containers: map[string]seenRecord{}, pods: map[string]uint64{}}
+			s.told.begin()
 		}
 		if err := w.lookAt(ctx, s, w.stores[s]); err != nil {
 			if ctx.Err() != nil {
@@ -153,7 +154,7 @@ func (w *watcher) lookAt(ctx context.Context, s *store, now *watched) error {
 	}
 	if now.begun {
 		w.lookAtHealth(s, now)
-		if v == now.version {
+		if owes := s.told.owes(); v == now.version && !owes {
 			return nil
 		}
 	}
@@ -208,6 +209,7 @@ func (w *watcher) lookAtContainers(ctx context.Context, s *store, now *watched) 
 	for id, was := range now.containers {
 		if !there[id] {
 			delete(now.containers, id)
+			s.told.removed(id)
 			w.removed(ctx, s, id, was)
 		}
 	}
@@ -215,9 +217,15 @@ func (w *watcher) lookAtContainers(ctx context.Context, s *store, now *watched) 
 }
 
 // container looks at one record, and says what has become of it.
-func (w *watcher) container(ctx context.Context, s *store, now *watched, id string) error {
+func (w *watcher) container(ctx context.Context, s *store, now *watched, id string) (err error) {
+	denied := s.told.met(id)
+	defer func() {
+		if denied && err != nil {
+			s.told.deny(id)
+		}
+	}()
 	var r record
-	err := s.view(ctx, func(d database) (err error) {
+	err = s.view(ctx, func(d database) (err error) {
 		r, err = d.container(id)
 		return err
 	})
@@ -226,7 +234,7 @@ func (w *watcher) container(ctx context.Context, s *store, now *watched, id stri
 	}
 	sum := maphash.Bytes(w.seed, r.config) ^ maphash.Bytes(w.seed, r.state)<<1
 	was, known := now.containers[id]
-	if known && was.sum == sum {
+	if known && was.sum == sum && !denied {
 		return nil
 	}
 	d, err := s.translate(&r)

@@ -38,7 +38,17 @@ func (p pod) run(ctx context.Context, party *oracle.Party, work ...string) (stri
 
 func (p pod) remove(ctx context.Context, id string) error {
 	_, err := p.Exec(ctx, "rm", "--force", "--time", "0", id)
-	return err
+	if err == nil {
+		return nil
+	}
+	// A podman that has met another database has forgotten the exits that conmon wrote
+	// down, and waits in vain for that of one that it thinks runs.
+	_, cerr := p.Exec(ctx, "container", "cleanup", id)
+	_, rerr := p.Exec(ctx, "rm", id)
+	if rerr == nil {
+		return nil
+	}
+	return errors.Join(err, cerr, rerr)
 }
 
 // truth is podman's word, but for what it cannot notice: a container whose conmon
