@@ -54,7 +54,7 @@ made() { sources 'bpf/tracer_*' 'api/*.pb.go' 'docs/cli/*' docs/configuration.md
 copies() { made | tar -c -T - | tar -x -C "$1"; }
 
 tidy() { go mod tidy -diff; }
-tidy_tools() { go -C tools mod tidy -diff; }
+tidy_tools() { go -C tools mod tidy -diff && go -C tools/clients mod tidy -diff; }
 
 check gofmt gofmt -l $(sources '*.go')
 check golangci-lint golangci
