@@ -74,7 +74,8 @@ func memory(t *testing.T, pid int, line string) int64 {
 	return kib << 10
 }
 
-// A reader of everything costs the agent little beside what it keeps anyhow.
+// A reader of everything costs the agent little beside what it keeps anyhow. How much
+// is held to without the race detector, as the virtual machines run it.
 func TestASnapshotOfAHundredThousandProcessesTakesLittleMemory(t *testing.T) {
 	socket := tempSocket(t)
 	cmd := exec.Command(os.Args[0]) // it ends with its standard input
@@ -112,7 +113,7 @@ func TestASnapshotOfAHundredThousandProcessesTakesLittleMemory(t *testing.T) {
 	if n[workload.KindContainer] != fullContainers || n[workload.KindProcess] != fullProcesses {
 		t.Errorf("%v came", n)
 	}
-	if most > snapshotMost {
+	if !raced && most > snapshotMost {
 		t.Errorf("%d bytes more at most, more than %d", most, snapshotMost)
 	}
 }
