@@ -221,7 +221,9 @@ func (b *bed) conmonTroubles(p pod) []trouble {
 		},
 		{name: "conmon killed, then the init", begin: begin(syscall.SIGKILL), during: end, end: func() error { return nil }},
 		{name: "conmon killed of one that stays", begin: func() error {
-			return syscall.Kill(p.Conmon(b.stays[0].id), syscall.SIGKILL)
+			kept := b.start("kept", "stay") // of a new one each time: the last one's has gone
+			b.left = append(b.left, kept)
+			return syscall.Kill(p.Conmon(kept.id), syscall.SIGKILL)
 		}, during: b.change, end: func() error { return nil }},
 	}
 }
