@@ -384,7 +384,7 @@ func startAs(t *testing.T, ids [3]int) (cmd *exec.Cmd) {
 
 func TestAProcessIsItsUsersWhereAllOfItsIDsAre(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become other users")
+		t.Fatal("only root can become other users: run the tests as root")
 	}
 	both(t, func(t *testing.T, procfs string) {
 		r, _, _ := newResolver(t, procfs)

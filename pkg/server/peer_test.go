@@ -91,7 +91,7 @@ func pidfsInode(t *testing.T, pid int) uint64 {
 
 func TestWhoMayAskWhat(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become other users")
+		t.Fatal("only root can become other users: run the tests as root")
 	}
 	b := &backend{
 		list: func(context.Context, workload.Selector) seqOf[workload.Entity] {
@@ -169,7 +169,7 @@ func secretive(_ context.Context, _ server.Peer, q workload.Query) workload.Resu
 // configured, and sees no secret of theirs; of all others he learns nothing.
 func TestOthersMayAskAboutTheirOwnProcessesWhereThatIsConfigured(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become other users")
+		t.Fatal("only root can become other users: run the tests as root")
 	}
 	const user, other, unmapped = 4711, 4712, 65534
 	owner := func(k workload.ProcessKey) (uint32, bool) {
@@ -297,7 +297,7 @@ func withCommand(uid, euid uint32) *backend {
 
 func TestACommandLineIsForRootAndItsOwnUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become other users")
+		t.Fatal("only root can become other users: run the tests as root")
 	}
 	const user, other, group = 4711, 4712, 4242
 	for name, c := range map[string]struct {

@@ -20,16 +20,7 @@ import (
 func TestTheSameNamesUnderSystemdAndPureV2(t *testing.T) {
 	g := harness.StartGuest(t)
 	socket := g.Docker()
-	docker := func(ctx context.Context, args ...string) (string, error) {
-		var stderr strings.Builder
-		cmd := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + socket}, args...)...)
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			err = fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, stderr.String())
-		}
-		return strings.TrimSpace(string(out)), err
-	}
+	docker := dockerAt(socket)
 	loadGuestImages(t, docker)
 	for _, f := range forms() {
 		if f.drop {
@@ -41,6 +32,20 @@ func TestTheSameNamesUnderSystemdAndPureV2(t *testing.T) {
 				return docker(ctx, dockerRun(socketDir, want)...)
 			}}, dir)
 		})
+	}
+}
+
+// dockerAt gives the docker client of an engine.
+func dockerAt(socket string) func(ctx context.Context, args ...string) (string, error) {
+	return func(ctx context.Context, args ...string) (string, error) {
+		var stderr strings.Builder
+		cmd := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + socket}, args...)...)
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+		}
+		return strings.TrimSpace(string(out)), err
 	}
 }
 

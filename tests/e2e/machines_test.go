@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -175,13 +174,7 @@ func TestDockerInAMachineIsAChain(t *testing.T) {
 	}
 	leader := g.Register(machines)
 	socket := g.Docker()
-	docker := func(ctx context.Context, args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + socket}, args...)...).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out)), err
-	}
+	docker := dockerAt(socket)
 	loadGuestImages(t, docker)
 	sleeps := map[string]string{"early": "7577", "later": "7578"}
 	start := func(name string) {

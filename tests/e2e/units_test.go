@@ -10,7 +10,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,13 +41,7 @@ const villainUID = "1066"
 func TestEveryHostProcessHasTheUnitThatSystemdSays(t *testing.T) {
 	g := harness.StartGuest(t)
 	socket := g.Docker()
-	docker := func(ctx context.Context, args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + socket}, args...)...).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out)), err
-	}
+	docker := dockerAt(socket)
 	loadGuestImages(t, docker)
 	victim, err := docker(t.Context(), "run", "--detach", "--network=none", "--name=victim", askerImage, "/bin/sleep", "3600")
 	if err != nil {
