@@ -167,18 +167,29 @@ func (c *container) within(o *container) bool {
 	return false
 }
 
-// below reports whether a cgroup of the container's is below one of another's: an
-// engine of the host's put it there. Where another hierarchy shows no more than that
-// a process is below the other's, its own cgroup may not be known or registered yet.
+// below reports whether a cgroup of the container's is below one of another's, or may
+// be: an engine of the host's put it there. Where another hierarchy shows no more than
+// that a process is below the other's, its own cgroup may not be known or registered
+// yet; and where the two are registered in no hierarchy in common, nothing shows where
+// one is seen from the other.
 func (c *container) below(o *container) bool {
-	return c.run != nil && slices.ContainsFunc(c.run.cgroups, func(g *cgroup) bool {
+	if c.run == nil || o.run == nil {
+		return false
+	}
+	common := len(c.run.cgroups) == 0
+	for _, g := range c.run.cgroups {
 		for p := g.parent; p != nil; p = p.parent {
+			if p.reg == o {
+				return true
+			}
 			if p.reg != nil {
-				return p.reg == o
+				common = true // below somebody else
+				break
 			}
 		}
-		return false
-	})
+		common = common || slices.ContainsFunc(o.run.cgroups, func(h *cgroup) bool { return h.id.Hierarchy == g.id.Hierarchy })
+	}
+	return !common
 }
 
 func (c *container) registered() bool {

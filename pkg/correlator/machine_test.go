@@ -590,6 +590,44 @@ func TestAContainerBelowAnotherIsInNoConflictWhileItsCgroupsAreRead(t *testing.T
 	r.want(204, workload.StatusContainer, idB)
 }
 
+// A and B, which an engine of the host's has put below A, are registered in one hierarchy
+// each, and not in the same one: that B's processes are seen below A's cgroup says nothing.
+func TestTwoContainersRegisteredInNoHierarchyInCommonAreInNoConflict(t *testing.T) {
+	r := newRig(t)
+	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
+		p := r.proc(pid, parent, v2, in...)
+		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
+		r.feed(kernel.Event{Type: typ, Process: p})
+	}
+	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
+		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
+	}
+	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
+	mkdir(1, 2, 1, "/docker")
+	for h := range uint32(2) {
+		mkdir(h, 3, 2, outer)
+		mkdir(h, 5, 3, inner)
+	}
+	both(kernel.Fork, 11, 10, 1, 1)
+	both(kernel.Fork, 100, 11, 1, 3, ns(500, 1)) // its move in v2 is not heard yet
+	r.hint(idA, 100, outer)
+	r.want(100, workload.StatusContainer, idA)
+	both(kernel.Fork, 200, 11, 5, 1, ns(600, 1)) // its move in v1
+	r.hint(idB, 200, inner)
+	r.want(200, workload.StatusContainer, idB)
+	both(kernel.Task, 200, 11, 5, 5, ns(600, 1))
+	r.want(200, workload.StatusContainer, idB)
+	both(kernel.Task, 201, 200, 9, 5, ns(600, 2)) // where it is in v2 is read yet
+	r.want(201, workload.StatusContainer, idB)
+	v2 := func(id uint64, path string) workload.CgroupPath {
+		return workload.CgroupPath{CgroupID: workload.CgroupID{ID: id}, Path: path}
+	}
+	r.feed(evLineage{id: v2(9, "").CgroupID, at: r.now, lineage: []workload.CgroupPath{v2(9, inner+"/init.scope"), v2(5, inner), v2(3, outer), v2(2, "/docker"), v2(1, "/")}})
+	r.want(201, workload.StatusContainer, idB)
+	both(kernel.Fork, 202, 200, 5, 3, ns(600, 3)) // but who goes into A's own is in conflict
+	r.want(202, workload.StatusConflict, "")
+}
+
 // The agent comes late: of two hierarchies, the lineage in one is still being
 // read when the runtime's state registers the inner container.
 func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {

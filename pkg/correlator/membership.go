@@ -149,7 +149,7 @@ func (m *machine) provenMember(p *proc, v *verdict) bool {
 	}
 	mount := p.kp.MountNS != 0 && p.kp.MountNS == y.run.init.kp.MountNS
 	if parent := m.lookup(p.kp.Parent); parent != nil && parent != p && startsAs(parent, p.kp.ParentStart) && p.kp.ParentStart != 0 {
-		if parent.member != nil && parent.member != y && !y.within(parent.member) && !p.orphanOf(parent) {
+		if parent.member != nil && parent.member != y && !y.within(parent.member) && !p.orphanOf(parent) && (v.direct || !parent.member.below(y)) {
 			p.taint = "came from " + parent.member.label() + " and is in the cgroup of " + y.label()
 			return false
 		}
