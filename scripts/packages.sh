@@ -26,6 +26,7 @@ needs() {
 		test,bench            bpftrace           command -v bpftrace
 		test                  systemd-container  command -v systemd-nspawn
 		test                  lxc                command -v lxc-start
+		test                  lxd                command -v lxd
 		test                  debootstrap        command -v debootstrap
 		test                  util-linux         command -v nsenter
 		test,lint,generate    git                command -v git

@@ -52,6 +52,8 @@ type AgentConfig struct {
 	SystemdSocket string
 	// LXCPaths are the directories of root's LXC containers.
 	LXCPaths []string
+	// IncusSockets are those of Incus and LXD.
+	IncusSockets []string
 	// MachinesDir is systemd-machined's directory, "auto" or "none".
 	MachinesDir string
 	// OCIRoots are state directories of runc, crun and youki beyond the usual ones.

@@ -39,7 +39,7 @@ func agentOptions(c AgentConfig) agent.Options {
 	o := agent.Options{
 		Procfs: c.ProcFS, Sysfs: c.SysFS, CgroupRoot: c.CgroupRoot, RunDir: c.RunDir,
 		DockerHosts: c.DockerHosts, DockerRoot: c.DockerRoot, NestedDockerHosts: c.NestedDockerHosts, NestedContainerdAddresses: c.NestedContainerdAddresses, ContainerdAddresses: c.ContainerdAddresses, CRIEndpoints: c.CRIEndpoints,
-		LXCPaths: c.LXCPaths, PodmanRoots: c.PodmanRoots, PodmanNoUsers: c.PodmanUsers == "off", OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, Include: c.Include, Exclude: c.Exclude, Access: c.Access, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
+		LXCPaths: c.LXCPaths, IncusSockets: c.IncusSockets, PodmanRoots: c.PodmanRoots, PodmanNoUsers: c.PodmanUsers == "off", OCIRoots: c.OCIRoots, EnvAllow: c.EnvAllow, Include: c.Include, Exclude: c.Exclude, Access: c.Access, NoBPF: c.BPF == "off", PollInterval: c.PollInterval,
 		Grace: c.Grace, Nice: c.Nice, MetricsAddress: c.MetricsAddress, DisablePrograms: c.DisablePrograms,
 	}
 	o.Kubelet, o.ECS = c.Kubelet, c.ECS

@@ -193,6 +193,13 @@ func sourceSettings() []setting {
 			check: func(c *AgentConfig) error { return checkAbs(c.LXCPaths...) },
 		},
 		{
+			key: "incus.sockets", value: "/var/lib/incus/unix.socket,/var/lib/lxd/unix.socket", arg: "SOCKET",
+			field: func(c *AgentConfig) any { return &c.IncusSockets },
+			help:  "sockets of Incus and LXD, for their containers",
+			more:  "One whose path does not name incus is LXD's. What runs is found by its monitors, in the directory that the socket is in; the rest the server says. One that is not there is no error. An empty list turns the source off. Not the socket of the LXD that is a snap: its monitors cannot be told from what a container could make.",
+			check: func(c *AgentConfig) error { return checkSockets(c.IncusSockets) },
+		},
+		{
 			key: "nspawn.machines", value: "auto", arg: "DIR",
 			field: func(c *AgentConfig) any { return &c.MachinesDir },
 			help:  "systemd-machined's directory, for systemd-nspawn's containers; auto or none",

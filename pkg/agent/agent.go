@@ -69,6 +69,8 @@ type Options struct {
 	SystemdSocket string
 	// LXCPaths are the directories of root's LXC containers. Default: lxc.DefaultPath.
 	LXCPaths []string
+	// IncusSockets are those of Incus and LXD. Default: incus.Sockets.
+	IncusSockets []string
 	// MachinesDir is where systemd-machined keeps what it knows of machines, among them
 	// systemd-nspawn's containers. Default: systemd/machines below RunDir. NoMachines:
 	// it is not read.

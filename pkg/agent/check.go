@@ -123,6 +123,8 @@ var gives = map[string]string{
 	"cri":        "pods, names in the pod, labels, attempts, exit reasons",
 	"podman":     "name, pod, image, labels, exit status",
 	"ecs":        "a task's service, launch type, zone, statuses, limits, tags, containers",
+	"incus":      "Incus' containers: name, project, labels, image, mounts, state; registers cgroups",
+	"lxd":        "LXD's containers: name, project, labels, image, mounts, state; registers cgroups",
 	"lxc":        "LXC's running containers: name, host name, root file system; registers cgroups",
 	"nspawn":     "systemd-nspawn's containers: name, unit, root directory; registers cgroups",
 	"systemd":    "a unit's description, state, invocation id, main process",

@@ -11,6 +11,7 @@ import (
 	"github.com/pidigree/pidigree/pkg/collectors/cri"
 	"github.com/pidigree/pidigree/pkg/collectors/docker"
 	"github.com/pidigree/pidigree/pkg/collectors/ecs"
+	"github.com/pidigree/pidigree/pkg/collectors/incus"
 	"github.com/pidigree/pidigree/pkg/collectors/kubelet"
 	"github.com/pidigree/pidigree/pkg/collectors/lxc"
 	"github.com/pidigree/pidigree/pkg/collectors/nested"
@@ -108,6 +109,16 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 	if o.LXCPaths == nil || len(o.LXCPaths) > 0 {
 		all = append(all, lxc.New(lxc.Options{Paths: o.LXCPaths, ProcRoot: o.Procfs, CgroupRoot: o.CgroupRoot}))
 	}
+	named := map[string]bool{}
+	for _, socket := range orElse(o.IncusSockets, incus.Sockets()) {
+		c := incus.New(incus.Options{Socket: strings.TrimPrefix(socket, "unix://"), ProcRoot: o.Procfs, CgroupRoot: o.CgroupRoot})
+		if !named[c.Name()] {
+			all = append(all, c)
+		} else {
+			all = append(all, incusAt{c, c.Name() + "@" + socket})
+		}
+		named[c.Name()] = true
+	}
 	if o.MachinesDir != NoMachines {
 		all = append(all, nspawn.New(nspawn.Options{Dir: o.MachinesDir, RunDir: o.RunDir, ProcRoot: o.Procfs}))
 	}
@@ -154,7 +165,7 @@ func orDefault(addresses []string) []string {
 	return orElse(addresses, []string{""})
 }
 
-// dockerAt, containerdAt and criAt are further engines of a kind, by names of their own.
+// dockerAt, containerdAt, criAt and incusAt are further engines of a kind, by names of their own.
 type dockerAt struct {
 	*docker.Collector
 	name string
@@ -178,3 +189,11 @@ type criAt struct {
 
 // Name implements collectors.Collector.
 func (c criAt) Name() string { return c.name }
+
+type incusAt struct {
+	*incus.Collector
+	name string
+}
+
+// Name implements collectors.Collector.
+func (i incusAt) Name() string { return i.name }

@@ -126,3 +126,77 @@ func defineLXC(t *testing.T, path, name string) {
 		t.Fatal(err)
 	}
 }
+
+// LXD's containers by their own names, in whatever project: those that the agent finds and
+// those that start beside it, again after a restart, and after LXD itself has ended.
+func TestLXDsContainersAreNamed(t *testing.T) {
+	l := collectortest.StartLXD(t)
+	if _, err := l.Exec(t.Context(), "project", "create", "web", "-c", "features.images=false", "-c", "features.profiles=false"); err != nil {
+		t.Fatal(err)
+	}
+	name := l.Name()
+	early := l.Launch(t, name, "--config", "user.team=blue")
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Args: []string{"--incus-sockets", l.Socket}})
+	c := connect(t, agent)
+	later := l.Launch(t, name, "--project", "web")
+	is := func(pid int, project string) {
+		t.Helper()
+		err := harness.Within(patience, func() error {
+			results, err := c.Resolve(t.Context(), workload.Query{PID: workload.PID(pid)})
+			if err != nil || results[0].Err != nil {
+				return errors.Join(err, results[0].Err)
+			}
+			a := results[0].Answer
+			if a.Status == workload.StatusContainer && a.Confidence == workload.Confirmed && len(a.Containers) == 1 {
+				if o := a.Containers[0]; o.Name == name && o.Runtime == "lxd" && o.ID.Namespace == project && (project != "" || o.Labels["user.team"] == "blue") {
+					return nil
+				}
+			}
+			return fmt.Errorf("PID %d is %s, %s, in %+v (%s), want %s of the project %q", pid, a.Status, a.Confidence, a.Containers, a.Reason, name, project)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	check := func(init int, project string) {
+		t.Helper()
+		is(init, project)
+		children := harness.Children(init)
+		if len(children) == 0 {
+			t.Errorf("the init of %s has no children", name)
+		}
+		for _, child := range children {
+			is(child, project)
+		}
+	}
+	check(early, "")
+	check(later, "web")
+	if _, err := l.Exec(t.Context(), "restart", "--force", name); err != nil {
+		t.Fatal(err)
+	}
+	early = l.Init(t, name)
+	check(early, "")
+	l.Kill()
+	t.Cleanup(func() { // the containers' own ends need it
+		if err := l.Start(); err != nil {
+			t.Error(err)
+		}
+	})
+	check(early, "")
+	check(later, "web")
+	err := harness.Within(patience, func() error {
+		st, err := c.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, s := range st.Sources {
+			if s.Name == "lxd" && s.State != "running" {
+				return nil
+			}
+		}
+		return fmt.Errorf("status has %+v", st.Sources)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

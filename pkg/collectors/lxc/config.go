@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
+	"github.com/pidigree/pidigree/internal/lxcmonitor"
 	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 )
@@ -89,33 +89,19 @@ func parse(data string) (c config, err error) {
 	return c, nil
 }
 
-// maxSuffix bounds the numbers that LXC adds to a cgroup's name where that is taken.
-const maxSuffix = 16
-
-// place is where the two cgroups of a container may be, in each hierarchy.
-type place struct{ monitor, payload string }
-
-// places gives the pairs in the order in which LXC tries them.
-func (c config) places(name string) []place {
+// places gives the pairs of cgroups in the order in which LXC tries them.
+func (c config) places(name string) []lxcmonitor.Place {
 	if c.relative {
 		return nil
 	}
 	if c.monitor != "" && c.container != "" {
-		return []place{{"/" + c.monitor, "/" + c.container}}
+		return []lxcmonitor.Place{{Monitor: "/" + c.monitor, Payload: "/" + c.container}}
 	}
 	top := "/"
 	if c.dir != "" {
 		top += c.dir + "/"
 	}
-	list := make([]place, 0, maxSuffix+1)
-	for i := range maxSuffix + 1 {
-		suffix := name
-		if i > 0 {
-			suffix += "-" + strconv.Itoa(i)
-		}
-		list = append(list, place{top + "lxc.monitor." + suffix, top + "lxc.payload." + suffix})
-	}
-	return list
+	return lxcmonitor.Places(top, name)
 }
 
 // isName reports whether a container may be called that, as far as it is looked for:

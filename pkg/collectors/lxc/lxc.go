@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/lxcmonitor"
 	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -62,6 +63,10 @@ func New(opts Options) *Collector {
 	opts.ProcRoot = cmp.Or(opts.ProcRoot, "/proc")
 	opts.CgroupRoot = cmp.Or(opts.CgroupRoot, "/sys/fs/cgroup")
 	return &Collector{opts: opts}
+}
+
+func (c *Collector) host() lxcmonitor.Host {
+	return lxcmonitor.Host{Proc: c.opts.ProcRoot, Cgroup: c.opts.CgroupRoot}
 }
 
 // Name is "lxc".
@@ -148,7 +153,7 @@ func (c *Collector) mine(id workload.ContainerID) ([]string, error) {
 
 // found is a container with what runs of it.
 type found struct {
-	running
+	lxcmonitor.Running
 	id   workload.ContainerID
 	conf config
 }
@@ -162,7 +167,7 @@ func idOf(path, container string) workload.ContainerID {
 }
 
 // look reads a container's configuration and finds what runs of it. ErrNotFound: there
-// is none, it is no configuration, nothing of it runs (begun says that it may soon), or
+// is none, it is no configuration, nothing of it runs (Begun says that it may soon), or
 // maybe, where there is one, says that it is not it by the configuration.
 func (c *Collector) look(path, container string, maybe func(config) bool) (*found, error) {
 	f := &found{id: idOf(path, container)}
@@ -184,11 +189,11 @@ func (c *Collector) look(path, container string, maybe func(config) bool) (*foun
 	case maybe != nil && !maybe(f.conf):
 		return f, collectors.ErrNotFound
 	}
-	f.running, err = c.find(path, container, f.conf)
+	f.Running, err = c.host().Find(path, container, f.conf.places(container))
 	switch {
 	case err != nil:
 		return f, fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
-	case !f.monitor:
+	case !f.Monitor:
 		return f, fmt.Errorf("%w: nothing of it runs", collectors.ErrNotFound)
 	}
 	return f, nil
@@ -208,12 +213,12 @@ func (f *found) describe() *workload.Container {
 	if f.conf.rootfs != "" {
 		out.Annotations = map[string]string{"lxc.rootfs.path": f.conf.rootfs}
 	}
-	if !f.init.IsZero() {
+	if !f.Init.IsZero() {
 		out.State = workload.StateRunning
-		if f.frozen {
+		if f.Frozen {
 			out.State = workload.StatePaused
 		}
-		out.Run = &workload.Run{Init: f.init, ClaimedPaths: []string{f.payload}, Registers: true}
+		out.Run = &workload.Run{Init: f.Init, ClaimedPaths: []string{f.Payload}, Registers: true}
 	}
 	return out
 }
@@ -304,8 +309,8 @@ func (c *Collector) Locate(ctx context.Context, e workload.Evidence) (workload.C
 	var maybe func(string, config) bool
 	if len(e.Cgroups) > 0 { // what is in none of a container's cgroups need not be looked for in /proc
 		maybe = func(container string, conf config) bool {
-			return slices.ContainsFunc(conf.places(container), func(p place) bool {
-				return slices.ContainsFunc(e.Cgroups, func(g workload.CgroupPath) bool { return g.Path == p.payload })
+			return slices.ContainsFunc(conf.places(container), func(p lxcmonitor.Place) bool {
+				return slices.ContainsFunc(e.Cgroups, func(g workload.CgroupPath) bool { return g.Path == p.Payload })
 			})
 		}
 	}

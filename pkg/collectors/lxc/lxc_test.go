@@ -179,7 +179,7 @@ func TestALeftOverCgroupIsNotTheContainers(t *testing.T) {
 	h := newHost(t)
 	c := h.define()
 	for _, kind := range []string{"monitor", "payload"} {
-		for _, top := range h.collector().hierarchies() {
+		for _, top := range h.collector().host().Hierarchies() {
 			dir := top + "/lxc." + kind + "." + c
 			if os.Mkdir(dir, 0o755) == nil {
 				t.Cleanup(func() { _ = unix.Rmdir(dir) }) // LXC may have removed it
@@ -272,7 +272,7 @@ func TestWhoIsInAMonitorsCgroupIsNotTheMonitor(t *testing.T) {
 		}
 		<-time.After(time.Millisecond)
 	}
-	for _, top := range h.collector().hierarchies() {
+	for _, top := range h.collector().host().Hierarchies() {
 		dir := top + "/lxc.monitor." + c
 		if os.Mkdir(dir, 0o755) != nil {
 			continue
@@ -358,7 +358,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, p := range c.places("a") {
-			for _, path := range []string{p.monitor, p.payload} {
+			for _, path := range []string{p.Monitor, p.Payload} {
 				if !strings.HasPrefix(path, "/") || strings.Contains(path+"/", "/../") {
 					t.Errorf("a cgroup at %q", path)
 				}

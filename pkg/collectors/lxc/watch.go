@@ -52,7 +52,7 @@ func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 		fn(collectors.Hint{Err: fmt.Errorf("lxc: watch: %w; a start is heard of from the kernel alone", err)})
 	}
 	defer n.Close()
-	for _, top := range c.hierarchies() {
+	for _, top := range c.host().Hierarchies() {
 		if n.Add(top) == nil {
 			break // LXC makes its cgroups in all of them
 		}
@@ -100,7 +100,7 @@ func (w *watch) one(f *found, err error) {
 		k = &known{}
 		w.seen[f.id] = k
 	}
-	if errors.Is(err, collectors.ErrUnavailable) || err == nil && f.init.IsZero() || err != nil && f.begun {
+	if errors.Is(err, collectors.ErrUnavailable) || err == nil && f.Init.IsZero() || err != nil && f.Begun {
 		w.starting = w.starting || k.tries < startTries
 		k.tries++
 	}
@@ -116,18 +116,18 @@ func (w *watch) one(f *found, err error) {
 		return
 	}
 	k.bad = ""
-	if k.init == f.init && err == nil {
-		if k.frozen != f.frozen {
-			k.frozen = f.frozen
+	if k.init == f.Init && err == nil {
+		if k.frozen != f.Frozen {
+			k.frozen = f.Frozen
 			w.fn(collectors.Hint{Kind: collectors.HintChanged, ID: f.id, Layer: f.describe()})
 		}
 		return
 	}
-	if !k.init.IsZero() && k.init != f.init {
+	if !k.init.IsZero() && k.init != f.Init {
 		w.ended(f.id)
 	}
-	if err == nil && !f.init.IsZero() {
-		k.init, k.frozen, k.tries = f.init, f.frozen, 0
+	if err == nil && !f.Init.IsZero() {
+		k.init, k.frozen, k.tries = f.Init, f.Frozen, 0
 		w.fn(collectors.Hint{Kind: collectors.HintStarted, ID: f.id, Layer: f.describe()})
 	}
 }

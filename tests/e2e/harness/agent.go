@@ -134,7 +134,7 @@ func (a *Agent) flags(opts AgentOptions) []string {
 		containerd = append(containerd, none+"/containerd.sock")
 	}
 	return append([]string{
-		"--socket", a.Socket, "--run-dir", none, "--log-level", "debug", "--lxc-paths", none + "/lxc",
+		"--socket", a.Socket, "--run-dir", none, "--log-level", "debug", "--lxc-paths", none + "/lxc", "--incus-sockets", none + "/lxd.sock",
 		"--docker-host", docker, "--docker-root", root,
 		"--containerd-address", strings.Join(containerd, ","),
 		"--cri-endpoints", cri,

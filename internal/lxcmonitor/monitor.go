@@ -1,6 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package lxc
+// Package lxcmonitor finds the first process of a container that liblxc runs, by the
+// monitor process that each of them has: those of LXC itself, and of Incus and LXD,
+// which start theirs with it.
+//
+// A monitor is a process of the host (root's, in the PID, mount and user namespaces of
+// the host's first process), in the cgroup that liblxc gives the monitor of that name,
+// and it holds the listening command socket of that very container, which only one
+// process in a network namespace can have. The init is its child, the first of a PID
+// namespace and in the cgroup that liblxc gives the payload. A container, whatever
+// cgroups it may make and whatever it may bind, has no process of the host's to be one.
+//
+// All functions may be called concurrently. Nothing is kept.
+package lxcmonitor
 
 import (
 	"bytes"
@@ -27,59 +39,86 @@ const (
 	maxSockets = 8 << 20
 )
 
-// running is what is found of a container that runs.
-type running struct {
-	// monitor: the container's own monitor was found.
-	monitor bool
-	// init and payload are set once it has an init, in its cgroup.
-	init    workload.ProcessKey
-	payload string
-	// frozen: all of it is stopped, by lxc-freeze or whoever else writes to its cgroup.
-	frozen bool
-	// begun: there is a cgroup for a monitor of that name, be anybody in it or not.
-	begun bool
+// Host says where the host's files are.
+type Host struct {
+	// Proc is its procfs, Cgroup where its cgroups are mounted.
+	Proc, Cgroup string
 }
 
-// find looks for a container's monitor and init.
-func (c *Collector) find(path, name string, conf config) (r running, err error) {
-	for _, top := range c.hierarchies() {
-		for _, p := range conf.places(name) {
-			pids, err := procsOf(top + p.monitor)
-			if missing(err) {
+// Place is where the two cgroups of a container may be, in each hierarchy.
+type Place struct{ Monitor, Payload string }
+
+// maxSuffix bounds the numbers that liblxc adds to a cgroup's name where that is taken.
+const maxSuffix = 16
+
+// Places gives the pairs below a cgroup ("/" or "/some/where/") in the order in which
+// liblxc tries them.
+func Places(top, name string) []Place {
+	list := make([]Place, 0, maxSuffix+1)
+	for i := range maxSuffix + 1 {
+		suffix := name
+		if i > 0 {
+			suffix += "-" + strconv.Itoa(i)
+		}
+		list = append(list, Place{top + "lxc.monitor." + suffix, top + "lxc.payload." + suffix})
+	}
+	return list
+}
+
+// Running is what is found of a container that runs.
+type Running struct {
+	// Monitor: the container's own monitor was found.
+	Monitor bool
+	// Init and Payload are set once it has an init, in its cgroup.
+	Init    workload.ProcessKey
+	Payload string
+	// Frozen: all of it is stopped, by lxc-freeze or whoever else writes to its cgroup.
+	Frozen bool
+	// Begun: there is a cgroup for a monitor of that name, be anybody in it or not.
+	Begun bool
+}
+
+// Find looks for a container's monitor and init. path is the directory of containers
+// (lxc.lxcpath) in which it is.
+func (h Host) Find(path, name string, places []Place) (r Running, err error) {
+	for _, top := range h.Hierarchies() {
+		for _, p := range places {
+			pids, err := procsOf(top + p.Monitor)
+			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 				continue
 			}
 			if err != nil {
 				return r, err
 			}
-			r.begun = true
+			r.Begun = true
 			for _, pid := range pids {
-				f, err := c.monitored(path, name, p.payload, pid)
+				f, err := h.monitored(path, name, p.Payload, pid)
 				if procdir.Gone(err) {
 					continue
 				}
-				if err != nil || f.monitor {
-					f.begun, f.frozen = true, f.payload != "" && c.frozen(f.payload)
+				if err != nil || f.Monitor {
+					f.Begun, f.Frozen = true, f.Payload != "" && h.frozen(f.Payload)
 					return f, err
 				}
 			}
 		}
-		if r.begun {
+		if r.Begun {
 			break // the other hierarchies say the same
 		}
 	}
 	return r, nil
 }
 
-// hierarchies gives the mount points below the cgroup root, cgroup2's first.
-func (c *Collector) hierarchies() []string {
+// Hierarchies gives the mount points below the cgroup root, cgroup2's first.
+func (h Host) Hierarchies() []string {
 	var st unix.Statfs_t
-	if err := unix.Statfs(c.opts.CgroupRoot, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return []string{c.opts.CgroupRoot}
+	if err := unix.Statfs(h.Cgroup, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return []string{h.Cgroup}
 	}
-	list := []string{c.opts.CgroupRoot + "/unified", c.opts.CgroupRoot + "/systemd"}
-	dirs, _ := os.ReadDir(c.opts.CgroupRoot) // without one there is nothing to be found
+	list := []string{h.Cgroup + "/unified", h.Cgroup + "/systemd"}
+	dirs, _ := os.ReadDir(h.Cgroup) // without one there is nothing to be found
 	for _, d := range dirs[:min(len(dirs), 32)] {
-		if dir := filepath.Join(c.opts.CgroupRoot, d.Name()); d.IsDir() && !slices.Contains(list, dir) {
+		if dir := filepath.Join(h.Cgroup, d.Name()); d.IsDir() && !slices.Contains(list, dir) {
 			list = append(list, dir)
 		}
 	}
@@ -87,8 +126,8 @@ func (c *Collector) hierarchies() []string {
 }
 
 // frozen reports whether a cgroup is frozen, in the hierarchy that LXC froze it in.
-func (c *Collector) frozen(cgroup string) bool {
-	for _, top := range c.hierarchies() {
+func (h Host) frozen(cgroup string) bool {
+	for _, top := range h.Hierarchies() {
 		// Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst; both
 		// files are a few words. What is not there is not frozen.
 		if text, err := os.ReadFile(top + cgroup + "/freezer.state"); err == nil && string(bytes.TrimSpace(text)) == "FROZEN" {
@@ -122,37 +161,37 @@ func procsOf(dir string) ([]workload.PID, error) {
 }
 
 // monitored gives the init whose monitor a process is, if it is this container's.
-func (c *Collector) monitored(path, name, payload string, pid workload.PID) (running, error) {
-	d, err := procdir.Open(c.opts.ProcRoot, pid)
+func (h Host) monitored(path, name, payload string, pid workload.PID) (Running, error) {
+	d, err := procdir.Open(h.Proc, pid)
 	if err != nil {
-		return running{}, err
+		return Running{}, err
 	}
 	defer d.Close()
-	if ok, err := c.isHosts(d); !ok {
-		return running{}, err
+	if ok, err := h.isHosts(d); !ok {
+		return Running{}, err
 	}
-	inode, err := c.socketOf(pid, path+"/"+name+"/command")
+	inode, err := h.socketOf(pid, path+"/"+name+"/command")
 	if inode == 0 {
-		return running{}, err
+		return Running{}, err
 	}
 	if ok, err := d.HoldsSocket(inode); !ok {
-		return running{}, err
+		return Running{}, err
 	}
-	r := running{monitor: true}
+	r := Running{Monitor: true}
 	children, err := d.Children()
 	if err != nil {
-		return running{}, err
+		return Running{}, err
 	}
 	for _, child := range children {
-		key, ok, err := c.isInit(child, pid, payload)
+		key, ok, err := h.isInit(child, pid, payload)
 		if procdir.Gone(err) {
 			continue
 		}
 		if err != nil {
-			return running{}, err
+			return Running{}, err
 		}
 		if ok {
-			r.init, r.payload = key, payload
+			r.Init, r.Payload = key, payload
 			break
 		}
 	}
@@ -161,7 +200,7 @@ func (c *Collector) monitored(path, name, payload string, pid workload.PID) (run
 }
 
 // isHosts reports whether a process is root's and in no container's namespaces.
-func (c *Collector) isHosts(d *procdir.Dir) (bool, error) {
+func (h Host) isHosts(d *procdir.Dir) (bool, error) {
 	status, err := d.Status()
 	if err != nil || status.UIDs[0] != 0 || len(status.PIDs) != 1 {
 		return false, err
@@ -173,7 +212,7 @@ func (c *Collector) isHosts(d *procdir.Dir) (bool, error) {
 	// The host's first process, or, where that one may not be looked at, the kernel's
 	// threads, which never leave the first namespaces.
 	for _, pid := range []workload.PID{1, 2} {
-		want, herr := c.namespacesAt(pid)
+		want, herr := h.namespacesAt(pid)
 		if herr == nil {
 			return got == want, nil
 		}
@@ -189,8 +228,8 @@ var errHost = errors.New("the host's namespaces are not seen")
 type namespaces struct{ pid, mount, user uint64 }
 
 // namespacesAt gives those of a process that nobody in here has made.
-func (c *Collector) namespacesAt(pid workload.PID) (namespaces, error) {
-	d, err := procdir.Open(c.opts.ProcRoot, pid)
+func (h Host) namespacesAt(pid workload.PID) (namespaces, error) {
+	d, err := procdir.Open(h.Proc, pid)
 	if err != nil {
 		return namespaces{}, err
 	}
@@ -217,8 +256,8 @@ func namespacesOf(d *procdir.Dir) (n namespaces, err error) {
 // socketOf gives the inode of the socket that listens at an abstract name, in the
 // network namespace of a process; 0 where nobody does. A line of /proc/net/unix is
 // address, references, protocol, flags, type, state, inode and name (net/unix/af_unix.c).
-func (c *Collector) socketOf(pid workload.PID, abstract string) (uint64, error) {
-	file := fmt.Sprintf("%s/%d/net/unix", c.opts.ProcRoot, pid)
+func (h Host) socketOf(pid workload.PID, abstract string) (uint64, error) {
+	file := fmt.Sprintf("%s/%d/net/unix", h.Proc, pid)
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, err
@@ -249,8 +288,8 @@ func (c *Collector) socketOf(pid workload.PID, abstract string) (uint64, error) 
 const listening = "00010000"
 
 // isInit reports whether a process is an init that the monitor has made, in the payload's cgroup.
-func (c *Collector) isInit(pid, monitor workload.PID, payload string) (workload.ProcessKey, bool, error) {
-	d, err := procdir.Open(c.opts.ProcRoot, pid)
+func (h Host) isInit(pid, monitor workload.PID, payload string) (workload.ProcessKey, bool, error) {
+	d, err := procdir.Open(h.Proc, pid)
 	if err != nil {
 		return workload.ProcessKey{}, false, err
 	}
