@@ -20,13 +20,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/cgroupdir"
 	"github.com/pidigree/pidigree/internal/procdir"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -81,7 +81,7 @@ type Running struct {
 // Find looks for a container's monitor and init. path is the directory of containers
 // (lxc.lxcpath) in which it is.
 func (h Host) Find(path, name string, places []Place) (r Running, err error) {
-	for _, top := range h.Hierarchies() {
+	for _, top := range cgroupdir.Mounts(h.Cgroup) {
 		for _, p := range places {
 			pids, err := procsOf(top + p.Monitor)
 			if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -97,7 +97,7 @@ func (h Host) Find(path, name string, places []Place) (r Running, err error) {
 					continue
 				}
 				if err != nil || f.Monitor {
-					f.Begun, f.Frozen = true, f.Payload != "" && h.frozen(f.Payload)
+					f.Begun, f.Frozen = true, f.Payload != "" && cgroupdir.Frozen(h.Cgroup, f.Payload)
 					return f, err
 				}
 			}
@@ -107,37 +107,6 @@ func (h Host) Find(path, name string, places []Place) (r Running, err error) {
 		}
 	}
 	return r, nil
-}
-
-// Hierarchies gives the mount points below the cgroup root, cgroup2's first.
-func (h Host) Hierarchies() []string {
-	var st unix.Statfs_t
-	if err := unix.Statfs(h.Cgroup, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return []string{h.Cgroup}
-	}
-	list := []string{h.Cgroup + "/unified", h.Cgroup + "/systemd"}
-	dirs, _ := os.ReadDir(h.Cgroup) // without one there is nothing to be found
-	for _, d := range dirs[:min(len(dirs), 32)] {
-		if dir := filepath.Join(h.Cgroup, d.Name()); d.IsDir() && !slices.Contains(list, dir) {
-			list = append(list, dir)
-		}
-	}
-	return list
-}
-
-// frozen reports whether a cgroup is frozen, in the hierarchy that LXC froze it in.
-func (h Host) frozen(cgroup string) bool {
-	for _, top := range h.Hierarchies() {
-		// Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgroup-v2.rst; both
-		// files are a few words. What is not there is not frozen.
-		if text, err := os.ReadFile(top + cgroup + "/freezer.state"); err == nil && string(bytes.TrimSpace(text)) == "FROZEN" {
-			return true
-		}
-		if text, err := os.ReadFile(top + cgroup + "/cgroup.events"); err == nil && bytes.Contains(text, []byte("frozen 1\n")) {
-			return true
-		}
-	}
-	return false
 }
 
 // procsOf gives the first processes of a cgroup.

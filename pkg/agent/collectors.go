@@ -120,7 +120,7 @@ func (a *Agent) collectors() ([]collectors.Collector, error) {
 		named[c.Name()] = true
 	}
 	if o.MachinesDir != NoMachines {
-		all = append(all, nspawn.New(nspawn.Options{Dir: o.MachinesDir, RunDir: o.RunDir, ProcRoot: o.Procfs}))
+		all = append(all, nspawn.New(nspawn.Options{Dir: o.MachinesDir, RunDir: o.RunDir, ProcRoot: o.Procfs, CgroupRoot: o.CgroupRoot}))
 	}
 	if o.SystemdSocket != NoSystemd {
 		all = append(all, systemd.New(systemd.Options{Socket: o.SystemdSocket, RunDir: o.RunDir}))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pidigree/pidigree/internal/beat"
+	"github.com/pidigree/pidigree/internal/cgroupdir"
 	"github.com/pidigree/pidigree/internal/dirwatch"
 	"github.com/pidigree/pidigree/internal/lxcmonitor"
 	"github.com/pidigree/pidigree/pkg/collectors"
@@ -61,7 +62,7 @@ func (c *Collector) Watch(ctx context.Context, fn func(collectors.Hint)) error {
 		fn(collectors.Hint{Err: fmt.Errorf("%s: watch: %w; a start is heard of from the kernel alone", c.name, err)})
 	}
 	defer n.Close()
-	for _, top := range c.host().Hierarchies() {
+	for _, top := range cgroupdir.Mounts(c.opts.CgroupRoot) {
 		if n.Add(top) == nil {
 			break // liblxc makes its cgroups in all of them
 		}

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/cgroupdir"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -179,7 +180,7 @@ func TestALeftOverCgroupIsNotTheContainers(t *testing.T) {
 	h := newHost(t)
 	c := h.define()
 	for _, kind := range []string{"monitor", "payload"} {
-		for _, top := range h.collector().host().Hierarchies() {
+		for _, top := range cgroupdir.Mounts("/sys/fs/cgroup") {
 			dir := top + "/lxc." + kind + "." + c
 			if os.Mkdir(dir, 0o755) == nil {
 				t.Cleanup(func() { _ = unix.Rmdir(dir) }) // LXC may have removed it
@@ -272,7 +273,7 @@ func TestWhoIsInAMonitorsCgroupIsNotTheMonitor(t *testing.T) {
 		}
 		<-time.After(time.Millisecond)
 	}
-	for _, top := range h.collector().host().Hierarchies() {
+	for _, top := range cgroupdir.Mounts("/sys/fs/cgroup") {
 		dir := top + "/lxc.monitor." + c
 		if os.Mkdir(dir, 0o755) != nil {
 			continue

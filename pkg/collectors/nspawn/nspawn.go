@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pidigree/pidigree/internal/cgroupdir"
 	"github.com/pidigree/pidigree/internal/safefile"
 	"github.com/pidigree/pidigree/pkg/collectors"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -34,6 +35,8 @@ type Options struct {
 	RunDir string
 	// ProcRoot is the host's procfs. Default "/proc".
 	ProcRoot string
+	// CgroupRoot is where the host's cgroups are mounted. Default "/sys/fs/cgroup".
+	CgroupRoot string
 }
 
 // Collector reads machined's files.
@@ -52,6 +55,7 @@ func New(opts Options) *Collector {
 	opts.RunDir = cmp.Or(opts.RunDir, "/run")
 	opts.Dir = cmp.Or(opts.Dir, filepath.Join(opts.RunDir, "systemd/machines"))
 	opts.ProcRoot = cmp.Or(opts.ProcRoot, "/proc")
+	opts.CgroupRoot = cmp.Or(opts.CgroupRoot, "/sys/fs/cgroup")
 	return &Collector{opts: opts}
 }
 
@@ -146,6 +150,9 @@ type found struct {
 	*machine
 	leader
 	stamp safefile.Stamp
+	// frozen: all of it is stopped, by "systemctl freeze" of its unit or whoever else
+	// writes to its cgroup.
+	frozen bool
 }
 
 // look reads a machine and its leader.
@@ -162,6 +169,7 @@ func (c *Collector) look(dir int, name string) (*found, error) {
 	if err != nil {
 		return f, fmt.Errorf("%w: %w", collectors.ErrUnavailable, err)
 	}
+	f.frozen = f.payload != "" && cgroupdir.Frozen(c.opts.CgroupRoot, f.payload)
 	return f, nil
 }
 
@@ -206,6 +214,9 @@ func (f *found) describe() *workload.Container {
 		out.State = workload.StateExited
 	case !f.key.IsZero():
 		out.State = workload.StateRunning
+		if f.frozen {
+			out.State = workload.StatePaused
+		}
 		out.Run = &workload.Run{Init: f.key, ClaimedPaths: []string{f.payload}, Registers: true}
 	}
 	return out

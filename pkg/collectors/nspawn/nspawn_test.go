@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -93,6 +94,50 @@ func TestALeaderIsBelievedOnlyWhereItIsTheOneThatTheFileMeans(t *testing.T) {
 				t.Errorf("run %+v; want the leader %d in %s", got.Run, c.leader, want)
 			}
 		})
+	}
+}
+
+// One whose unit systemd freezes is paused until it is thawed, and told of at the next look.
+func TestAFrozenMachineIsPaused(t *testing.T) {
+	dir := machinesDir(t)
+	c := start(t)
+	put(t, dir, c.name, registered(t, c.name, c.unit, c.leader))
+	var hints []collectors.Hint
+	w := &watch{c: New(Options{Dir: dir}), fn: func(h collectors.Hint) { hints = append(hints, h) }, seen: map[string]*known{}}
+	freeze := func(text string) func() {
+		return func() {
+			unit := c.dirs[len(c.dirs)-1] // cgroup2's
+			if err := os.WriteFile(unit+"/cgroup.freeze", []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			for events := ""; !strings.Contains(events, "frozen "+text+"\n"); {
+				data, err := os.ReadFile(unit + "/payload/cgroup.events")
+				if err != nil {
+					t.Fatal(err)
+				}
+				events = string(data)
+				<-time.After(time.Millisecond)
+			}
+		}
+	}
+	t.Cleanup(freeze("0"))
+	for _, step := range []struct {
+		do   func()
+		kind collectors.HintKind
+		want workload.State
+	}{
+		{func() {}, collectors.HintStarted, workload.StateRunning},
+		{freeze("1"), collectors.HintChanged, workload.StatePaused},
+		{freeze("0"), collectors.HintChanged, workload.StateRunning},
+	} {
+		step.do()
+		hints = nil
+		if err := errors.Join(w.look(t.Context()), w.look(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if len(hints) != 1 || hints[0].Kind != step.kind || hints[0].Layer == nil || hints[0].Layer.State != step.want || hints[0].Layer.Run == nil {
+			t.Errorf("hints %+v, want one that it is %s", hints, step.want)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type known struct {
 	// ours: it is a container of nspawn's, of which hints were given.
 	ours    bool
 	running bool
+	frozen  bool
 	ended   bool
 	tries   int // how often its leader was looked for
 	// bad is the complaint about the file that was given.
@@ -129,8 +130,8 @@ func (w *watch) one(dir int, name string) {
 		w.complain(name, k, stamp, err)
 		return
 	}
-	changed := k.stamp != f.stamp
-	k.stamp, k.bad = f.stamp, ""
+	changed := k.stamp != f.stamp || k.frozen != f.frozen
+	k.stamp, k.frozen, k.bad = f.stamp, f.frozen, ""
 	w.tell(k, f, changed)
 }
 
