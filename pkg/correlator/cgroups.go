@@ -87,10 +87,12 @@ type verdict struct {
 	// known: every lineage is known to its root.
 	known bool
 	// claims are the distinct ids that unregistered names claim.
-	claims    []workload.ContainerID
-	disputed  bool
-	candidate *container
-	service   *workload.Service
+	claims   []workload.ContainerID
+	disputed bool
+	// belowClaim: in some hierarchy it is below the cgroup whose name claims, and not in it.
+	belowClaim bool
+	candidate  *container
+	service    *workload.Service
 }
 
 func (m *machine) cgroupOf(id workload.CgroupID) *cgroup {
@@ -644,6 +646,7 @@ func (m *machine) addTo(v *verdict, g *cgroup) {
 		reg = p.reg
 		if reg == nil && !p.claim.IsZero() && !beside {
 			v.claim(p)
+			v.belowClaim = v.belowClaim || p != g
 		}
 		beside = p.beside
 		if reg == nil && p.candidate != nil && p.candidate.run != nil && m.bugs.has(bugNameTrusted) {

@@ -1186,6 +1186,35 @@ func (r *rig) located() (paths []string) {
 
 // What a container's neighbours leave behind in its cgroup dies with it, and then
 // every source denies the name.
+// A container that its sources have denied, a moment ago, has begun again, and an engine
+// of the host's makes another one below its cgroup: the first processes of that one are the
+// host's in all their namespaces, and no more of the claimed one than of anybody.
+func TestANameIsNotBelievedOfWhoComesFromTheHostBelowIt(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(90, 10, 3, ns(500, 1))
+	for range 2 {
+		r.asHost(r.proc(90, 10, 3, ns(500, 1)))
+	}
+	r.want(90, workload.StatusContainer, idA)
+	r.fork(91, 10, 1)
+	r.feed(kernel.Event{Type: kernel.CgroupAttach, Process: r.proc(91, 10, 4), Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: 4}}})
+	lineage := func() {
+		e := evLineage{id: workload.CgroupID{ID: 4}, at: r.now}
+		for i, path := range []string{"/docker/" + idA + "/odd", "/docker/" + idA, "/docker", "/"} {
+			e.lineage = append(e.lineage, workload.CgroupPath{CgroupID: workload.CgroupID{ID: 4 - uint64(i)}, Path: path})
+		}
+		r.feed(e)
+	}
+	lineage()
+	r.want(91, workload.StatusUnknown, "")
+	for range 2 {
+		r.asHost(r.proc(90, 10, 3, ns(500, 1)), r.proc(91, 10, 4))
+		lineage()
+	}
+	r.want(91, workload.StatusUnknown, "")
+}
+
 func TestANameIsNotBelievedOfWhoEndedBeforeItWasDenied(t *testing.T) {
 	r := newRig(t)
 	r.mkdir(3, 2, "/docker/"+idA)

@@ -281,6 +281,9 @@ func (m *machine) judgeClaim(p *proc, v *verdict) {
 	case m.looksContained(p) && new && (p.set.located < maxLocate || p.set.locating > 0):
 		p.reason = "its cgroup's name claims " + shortID(v.claims[0].ID) + "; the sources are being asked whose it is"
 		m.locateSoon(p.set)
+	case v.belowClaim && !m.looksContained(p):
+		// As with a registered one's: an engine of the host's may make a container of its own there.
+		p.reason = "in a cgroup below one whose name claims " + shortID(v.claims[0].ID)
 	case p.exit == nil && new && m.namesOlder(p):
 		p.reason = "its cgroup's name claimed " + shortID(v.claims[0].ID) + " before it came there; it is being read again"
 	case new && m.unreadSince(p, p.set.deniedAt):

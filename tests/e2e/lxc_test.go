@@ -27,13 +27,7 @@ func TestLXCsContainersAreNamed(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(path) })
 	lxc := func(program, name string, args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, program, append([]string{"-P", path, "-n", name}, args...)...).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%s: %w: %s", program, err, out)
-		}
-		return strings.TrimSpace(string(out)), err
+		return lxcCommand(program, path, name, args...)
 	}
 	start := func(name string) (init int) {
 		t.Helper()
@@ -53,7 +47,9 @@ func TestLXCsContainersAreNamed(t *testing.T) {
 	}
 	early, later := fmt.Sprintf("early%d", os.Getpid()), fmt.Sprintf("later%d", os.Getpid())
 	for _, name := range []string{early, later} {
-		defineLXC(t, path, name)
+		if err := defineLXC(path, name, "/bin/start"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	inits := map[string]int{early: start(early)}
 	agent := harness.StartAgent(t, programs, harness.AgentOptions{Args: []string{"--lxc-paths", path}})
@@ -101,30 +97,36 @@ func TestLXCsContainersAreNamed(t *testing.T) {
 	check(later)
 }
 
-// defineLXC makes a container of a busybox that has a child.
-func defineLXC(t *testing.T, path, name string) {
-	t.Helper()
+// lxcCommand runs one of LXC's programs on a container.
+func lxcCommand(program, path, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, append([]string{"-P", path, "-n", name}, args...)...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s -n %s: %w: %s", program, name, err, out)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// defineLXC makes a container with a busybox, and /bin/start, which has a child, to begin
+// with if it is told to. extra are further lines of its configuration.
+func defineLXC(path, name, init string, extra ...string) error {
 	img, err := collectortest.Busybox()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	root := path + "/" + name + "/rootfs"
 	for _, d := range []string{"bin", "proc", "sys", "dev", "tmp", "etc"} {
-		if err := os.MkdirAll(root+"/"+d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		err = errors.Join(err, os.MkdirAll(root+"/"+d, 0o755))
 	}
 	script := "#!/bin/busybox sh\n/bin/busybox sleep 601 &\nexec /bin/busybox sleep 602\n"
-	config := "lxc.uts.name = box\nlxc.rootfs.path = dir:" + root + "\nlxc.net.0.type = empty\nlxc.mount.auto = proc:mixed sys:mixed\n" +
-		"lxc.apparmor.profile = unconfined\nlxc.init.cmd = /bin/start\n"
-	err = errors.Join(
+	config := append([]string{"lxc.uts.name = box", "lxc.rootfs.path = dir:" + root, "lxc.net.0.type = empty", "lxc.mount.auto = proc:mixed sys:mixed",
+		"lxc.apparmor.profile = unconfined", "lxc.init.cmd = " + init}, extra...)
+	return errors.Join(err,
 		harness.CopyFile(img.Files["bin/busybox"], root+"/bin/busybox"),
 		os.WriteFile(root+"/bin/start", []byte(script), 0o755),
-		os.WriteFile(path+"/"+name+"/config", []byte(config), 0o644),
+		os.WriteFile(path+"/"+name+"/config", []byte(strings.Join(config, "\n")+"\n"), 0o644),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // LXD's containers by their own names, in whatever project: those that the agent finds and

@@ -55,6 +55,7 @@ type truthEngines struct {
 	containerd *collectortest.Containerd
 	podman     *collectortest.Podman
 	rootless   *collectortest.Podman
+	lxd        *collectortest.LXD
 	// kube is an engine as the kubelet uses it, with one pod.
 	kube    *collectortest.CRI
 	sandbox string
@@ -108,6 +109,7 @@ func TestTheOracleHearsNoWrongAnswer(t *testing.T) {
 		containerd: collectortest.StartContainerd(t, collectortest.EngineOptions{}),
 		podman:     collectortest.StartPodman(t, collectortest.EngineOptions{}),
 		rootless:   collectortest.StartRootlessPodman(t, collectortest.EngineOptions{}),
+		lxd:        collectortest.StartLXD(t),
 		kube:       collectortest.StartCRI(t, collectortest.EngineOptions{}),
 	}
 	var err error
@@ -312,6 +314,7 @@ func (b *truthBed) env() []string {
 	o := b.agentOptions(truthForm{})
 	return []string{
 		"PIDIGREE_RUN_DIR=" + o.RunDir, "PIDIGREE_DOCKER_HOST=" + o.DockerHosts[0], "PIDIGREE_DOCKER_ROOT=" + o.DockerRoot,
+		"PIDIGREE_LXC_PATHS=" + strings.Join(o.LXCPaths, ","), "PIDIGREE_INCUS_SOCKETS=" + strings.Join(o.IncusSockets, ","),
 		"PIDIGREE_PODMAN_ROOTS=" + strings.Join(o.PodmanRoots, ","), "PIDIGREE_PODMAN_USERS=auto",
 		"PIDIGREE_CONTAINERD_ADDRESS=" + strings.Join(o.ContainerdAddresses, ","), "PIDIGREE_CRI_ENDPOINTS=" + strings.Join(o.CRIEndpoints, ","), "PIDIGREE_OCI_ROOTS=" + strings.Join(o.OCIRoots, ","),
 	}
@@ -323,6 +326,8 @@ func (b *truthBed) agentOptions(f truthForm) agent.Options {
 	o := agent.Options{
 		RunDir: b.dir + "/none", Socket: b.socket(), DockerHosts: []string{docker.Socket}, DockerRoot: docker.Root,
 		PodmanRoots:         []string{b.engines.podman.Root},
+		LXCPaths:            []string{b.dir + "/lxc"},
+		IncusSockets:        []string{b.engines.lxd.Socket},
 		ContainerdAddresses: []string{docker.Containerd, containerd.Address, kube.Address},
 		CRIEndpoints:        []string{kube.Address},
 		OCIRoots:            []string{docker.RuncRoot, containerd.RuncRoot + "/*", kube.RuncRoot + "/*", b.engines.podman.RuncRoot, b.dir + "/state"},
@@ -389,6 +394,9 @@ func (b *truthBed) clear() {
 	if err != nil {
 		b.t.Error(err)
 	}
+	if err := errors.Join(b.engines.lxd.DeleteAll(ctx), b.clearLXC()); err != nil {
+		b.t.Error(err)
+	}
 	ids, err := b.engines.docker.Exec(ctx, "ps", "--all", "--quiet")
 	if err == nil && ids != "" {
 		_, err = b.engines.docker.Exec(ctx, append([]string{"rm", "--force"}, strings.Fields(ids)...)...)
@@ -411,6 +419,17 @@ func (b *truthBed) clear() {
 			_, _ = b.engines.containerd.Exec(ctx, "--namespace", ns, "containers", "rm", id)
 		}
 	}
+}
+
+// clearLXC ends LXC's containers.
+func (b *truthBed) clearLXC() (err error) {
+	dirs, _ := os.ReadDir(b.dir + "/lxc") // none, if the test ended before
+	for _, d := range dirs {
+		_, _ = b.lxc("lxc-stop", d.Name(), "--kill")
+		_, werr := b.lxc("lxc-wait", d.Name(), "-s", "STOPPED", "-t", "20")
+		err = errors.Join(err, werr)
+	}
+	return err
 }
 
 // The start functions register a container and start it in the background.
@@ -464,6 +483,50 @@ func (b *truthBed) kubeRunErr(ctx context.Context, kind string, work ...string) 
 		p.SetID(id)
 	}
 	return p, err
+}
+
+// lxcRun starts a container of LXC's; lxcStart is for other goroutines than the test's.
+func (b *truthBed) lxcRun(work ...string) *oracle.Party {
+	b.t.Helper()
+	p, err := b.lxcStart("lxc", work...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+func (b *truthBed) lxcStart(kind string, work ...string) (*oracle.Party, error) {
+	name := b.name(kind)
+	p := b.o.Container(oracle.Truth{ID: name, Name: name, NoLabels: true})
+	err := defineLXC(b.dir+"/lxc", name, strings.Join(append([]string{oracle.Work}, work...), " "),
+		"lxc.mount.entry = "+p.Dir+" "+strings.TrimPrefix(oracle.Dir, "/")+" none bind,ro,create=dir 0 0")
+	if err == nil {
+		_, err = b.lxc("lxc-start", name)
+	}
+	return p, err
+}
+
+func (b *truthBed) lxc(program, name string, args ...string) (string, error) {
+	return lxcCommand(program, b.dir+"/lxc", name, args...)
+}
+
+// lxdRun starts a container of LXD's, unprivileged; lxdStart is for other goroutines.
+func (b *truthBed) lxdRun(work ...string) *oracle.Party {
+	b.t.Helper()
+	p, err := b.lxdStart(b.t.Context(), "lxd", work...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return p
+}
+
+func (b *truthBed) lxdStart(ctx context.Context, kind string, work ...string) (*oracle.Party, error) {
+	name := b.name(kind)
+	p := b.o.Container(oracle.Truth{ID: name, Name: name, NoLabels: true}) // its keys begin with user., and the oracle's own does not
+	if err := os.Chmod(filepath.Dir(p.Dir), 0o711); err != nil { // its root is another user
+		return p, err
+	}
+	return p, b.engines.lxd.Create(ctx, name, p.Dir, oracle.Dir, p.Truth().Labels, append([]string{oracle.Work}, work...)...)
 }
 
 func (b *truthBed) runcRun(work ...string) *oracle.Party {
@@ -541,6 +604,8 @@ func (b *truthBed) stayers() []*oracle.Party {
 		b.podmanRun(b.engines.podman, nil, tree...),
 		b.podmanRun(b.engines.podman, []string{"--pid", "host"}, tree...),
 		b.podmanRun(b.engines.rootless, nil, tree...),
+		b.lxcRun(tree...),
+		b.lxdRun(tree...),
 	}
 	around := b.dockerRun(nil, tree...)
 	all = append(all, around, b.dockerRun([]string{"--cgroup-parent", "/docker/" + around.Truth().ID}, tree...))
@@ -566,6 +631,8 @@ func (b *truthBed) streams() {
 	b.kubeRun(kinds...)
 	b.runcRun(kinds...)
 	b.podmanRun(b.engines.podman, nil, kinds...)
+	b.lxcRun(kinds...)
+	b.lxdRun(kinds...)
 
 	reuse := []string{"reuse", "-rate", "60", "-pids", reusedPIDs(b.t, few)}
 	host.RunHost(reuse[0], reuse[1:]...)
@@ -599,6 +666,29 @@ func (b *truthBed) churn() {
 	keeper := b.dockerRun(nil, "stay")
 	b.repeat(func(ctx context.Context) error {
 		_, err := b.engines.docker.Exec(ctx, "exec", keeper.Truth().Name, oracle.Work, "once")
+		return err
+	})
+	b.repeat(func(context.Context) error {
+		p, err := b.lxcStart("brief-lxc", "stream", "-count", "6", "-kind", "fork,exec,daemon")
+		if err != nil {
+			return err
+		}
+		_, err = b.lxc("lxc-wait", p.Truth().ID, "-s", "STOPPED", "-t", "50")
+		return err
+	})
+	attached := b.lxcRun("stay")
+	b.repeat(func(context.Context) error {
+		_, err := b.lxc("lxc-attach", attached.Truth().ID, "--", oracle.Work, "once")
+		return err
+	})
+	entered := b.lxdRun("stay")
+	b.repeat(func(ctx context.Context) error {
+		_, err := b.engines.lxd.Exec(ctx, "exec", entered.Truth().ID, "--", oracle.Work, "once")
+		return err
+	})
+	b.repeat(func(ctx context.Context) error {
+		p, err := b.lxdStart(ctx, "brief-lxd", "stream", "-count", "6", "-kind", "fork,exec,daemon")
+		b.engines.lxd.Delete(p.Truth().ID)
 		return err
 	})
 	b.repeat(func(ctx context.Context) error {

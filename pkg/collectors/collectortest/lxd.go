@@ -132,6 +132,30 @@ func (l *LXD) Launch(tb testing.TB, name string, args ...string) int {
 	return l.Init(tb, name, args...)
 }
 
+// Create makes a container that sees a directory of the host's at another path, and
+// whose init is the command, and starts it. Delete ends it.
+func (l *LXD) Create(ctx context.Context, name, dir, at string, labels map[string]string, init ...string) error {
+	args := []string{"init", lxdImage, name, "--quiet", "--config", "raw.lxc=lxc.init.cmd = " + strings.Join(init, " ")}
+	for k, v := range labels {
+		args = append(args, "--config", k+"="+v)
+	}
+	for _, args := range [][]string{args, {"config", "device", "add", name, "shared", "disk", "source=" + dir, "path=" + at, "readonly=true"}, {"start", name}} {
+		if _, err := l.Exec(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteAll ends all containers of the default project and removes them.
+func (l *LXD) DeleteAll(ctx context.Context) error {
+	out, err := l.Exec(ctx, "list", "--format", "csv", "--columns", "n")
+	if names := strings.Fields(out); err == nil && len(names) > 0 {
+		_, err = l.Exec(ctx, append([]string{"delete", "--force"}, names...)...)
+	}
+	return err
+}
+
 // Init gives the init of a container that runs. Of args, a project is looked at.
 func (l *LXD) Init(tb testing.TB, name string, args ...string) int {
 	tb.Helper()
