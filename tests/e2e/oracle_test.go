@@ -523,10 +523,10 @@ func (b *truthBed) lxdRun(work ...string) *oracle.Party {
 func (b *truthBed) lxdStart(ctx context.Context, kind string, work ...string) (*oracle.Party, error) {
 	name := b.name(kind)
 	p := b.o.Container(oracle.Truth{ID: name, Name: name, NoLabels: true}) // its keys begin with user., and the oracle's own does not
-	if err := os.Chmod(filepath.Dir(p.Dir), 0o711); err != nil { // its root is another user
+	if err := os.Chmod(filepath.Dir(p.Dir), 0o711); err != nil {           // its root is another user
 		return p, err
 	}
-	return p, b.engines.lxd.Create(ctx, name, p.Dir, oracle.Dir, p.Truth().Labels, append([]string{oracle.Work}, work...)...)
+	return p, b.engines.lxd.Create(ctx, name, p.Dir, oracle.Dir, append([]string{oracle.Work}, work...)...)
 }
 
 func (b *truthBed) runcRun(work ...string) *oracle.Party {
@@ -641,11 +641,22 @@ func (b *truthBed) streams() {
 	}
 }
 
-// reusedPIDs is a range of few PIDs at the end of all, where the kernel comes by seldom.
+// reusedPIDs is a range of few PIDs at the end of all, where the kernel comes by seldom,
+// that nobody has now: who stays may have been started there.
 func reusedPIDs(t *testing.T, few int) string {
 	t.Helper()
-	n := harness.PIDMax(t)
-	return fmt.Sprintf("%d-%d", n-32-few, n-33)
+	free := 0
+	for pid := harness.PIDMax(t) - 33; pid > 1000; pid-- {
+		if _, err := os.Lstat("/proc/" + strconv.Itoa(pid)); err == nil { // a thread's, too
+			free = 0
+			continue
+		}
+		if free++; free == few {
+			return fmt.Sprintf("%d-%d", pid, pid+few-1)
+		}
+	}
+	t.Fatalf("there are no %d PIDs in a row that nobody has", few)
+	return ""
 }
 
 // churn starts and ends containers one after the other, side by side, until

@@ -134,12 +134,12 @@ func (l *LXD) Launch(tb testing.TB, name string, args ...string) int {
 
 // Create makes a container that sees a directory of the host's at another path, and
 // whose init is the command, and starts it. Delete ends it.
-func (l *LXD) Create(ctx context.Context, name, dir, at string, labels map[string]string, init ...string) error {
-	args := []string{"init", lxdImage, name, "--quiet", "--config", "raw.lxc=lxc.init.cmd = " + strings.Join(init, " ")}
-	for k, v := range labels {
-		args = append(args, "--config", k+"="+v)
-	}
-	for _, args := range [][]string{args, {"config", "device", "add", name, "shared", "disk", "source=" + dir, "path=" + at, "readonly=true"}, {"start", name}} {
+func (l *LXD) Create(ctx context.Context, name, dir, at string, init ...string) error {
+	for _, args := range [][]string{
+		{"init", lxdImage, name, "--quiet", "--config", "raw.lxc=lxc.init.cmd = " + strings.Join(init, " ")},
+		{"config", "device", "add", name, "shared", "disk", "source=" + dir, "path=" + at, "readonly=true"},
+		{"start", name},
+	} {
 		if _, err := l.Exec(ctx, args...); err != nil {
 			return err
 		}
