@@ -147,13 +147,18 @@ func (l *LXD) Create(ctx context.Context, name, dir, at string, init ...string) 
 	return nil
 }
 
-// DeleteAll ends all containers of the default project and removes them.
+// DeleteAll ends all containers of the default project and removes them. One that is
+// being stopped may not be told so twice, and is told again.
 func (l *LXD) DeleteAll(ctx context.Context) error {
-	out, err := l.Exec(ctx, "list", "--format", "csv", "--columns", "n")
-	if names := strings.Fields(out); err == nil && len(names) > 0 {
-		_, err = l.Exec(ctx, append([]string{"delete", "--force"}, names...)...)
-	}
-	return err
+	return poll(ctx, func() error {
+		out, err := l.Exec(ctx, "list", "--format", "csv", "--columns", "n")
+		names := strings.Fields(out)
+		for _, name := range names {
+			_, derr := l.Exec(ctx, "delete", "--force", name)
+			err = errors.Join(err, derr)
+		}
+		return err
+	})
 }
 
 // Init gives the init of a container that runs. Of args, a project is looked at.
