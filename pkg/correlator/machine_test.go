@@ -628,6 +628,47 @@ func TestTwoContainersRegisteredInNoHierarchyInCommonAreInNoConflict(t *testing.
 	r.want(202, workload.StatusConflict, "")
 }
 
+// The runtime's word comes between the init's moves in two hierarchies: the second is
+// registered with that move.
+func TestWhereTheInitComesAfterItsRegistrationIsRegisteredToo(t *testing.T) {
+	r := newRig(t)
+	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
+		p := r.proc(pid, parent, v2, in...)
+		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
+		r.feed(kernel.Event{Type: typ, Process: p})
+	}
+	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
+		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
+	}
+	path := "/docker/" + idA
+	mkdir(1, 2, 1, "/docker")
+	for h := range uint32(2) {
+		mkdir(h, 3, 2, path)
+	}
+	both(kernel.Fork, 11, 10, 1, 1)
+	both(kernel.Fork, 100, 11, 3, 1, ns(500, 1))
+	r.hint(idA, 100, path)
+	cgroups := func() (n int) {
+		for _, c := range r.cont {
+			n = len(c.Run.Cgroups)
+		}
+		return n
+	}
+	if n := cgroups(); n != 1 {
+		t.Fatalf("%d cgroups are registered, not 1", n)
+	}
+	both(kernel.Exec, 100, 11, 3, 3, ns(500, 1)) // nothing else tells of its move
+	if n := cgroups(); n != 2 {
+		t.Errorf("%d cgroups are registered, not 2", n)
+	}
+	mkdir(1, 4, 1, "/elsewhere")
+	both(kernel.Exec, 100, 11, 3, 4, ns(500, 1))
+	if n := cgroups(); n != 2 {
+		t.Errorf("%d cgroups are registered after a move to another one, not 2", n)
+	}
+	r.want(100, workload.StatusContainer, idA)
+}
+
 // The agent comes late: of two hierarchies, the lineage in one is still being
 // read when the runtime's state registers the inner container.
 func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {

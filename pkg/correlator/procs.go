@@ -474,6 +474,7 @@ func (m *machine) place(p *proc, key kernel.CgroupSet, at workload.KTime) {
 		p.placedAt = m.placing(at)
 		p.countOuter()
 		m.dirtyProc(p)
+		m.initPlaced(p)
 	}
 	m.settle(p)
 }

@@ -265,6 +265,25 @@ func (m *machine) registerRest(c *container, i int, r *workload.Run, p *proc) {
 	}
 }
 
+// initPlaced registers what was not where the init was when its run was registered:
+// the runtime's word may come between two of its moves, or before those are heard.
+func (m *machine) initPlaced(p *proc) {
+	c := m.runOf(p)
+	if c == nil || len(c.run.paths) == 0 || c.run.exit != nil {
+		return
+	}
+	l := c.layers[c.run.source]
+	if l == nil || l.Run == nil || !sameInit(p, l.Run.Init) || !slices.ContainsFunc(p.set.cgroups, func(g *cgroup) bool { return !c.registeredIn(g.id.Hierarchy) }) {
+		return
+	}
+	m.registerRest(c, c.run.source, l.Run, p)
+}
+
+// registeredIn reports whether a cgroup of a hierarchy is registered for the run.
+func (c *container) registeredIn(hierarchy uint32) bool {
+	return slices.ContainsFunc(c.run.cgroups, func(g *cgroup) bool { return g.id.Hierarchy == hierarchy })
+}
+
 // startOf makes keys of different PIDs comparable by their start.
 func startOf(p *proc) workload.ProcessKey {
 	return workload.ProcessKey{Start: p.kp.Key.Start, Ticks: p.kp.Key.Ticks}

@@ -206,6 +206,7 @@ func hearTheTruth(t *testing.T, engines *truthEngines, f truthForm, noted *lastW
 	}
 	b.o.WaitKnown(patience, settled...)
 	early := b.o.Score()
+	b.o.ForgetDoubts()
 	if long() {
 		b.siege = b.besiege(proxy, settled[1:3])
 	}

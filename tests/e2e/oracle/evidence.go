@@ -57,6 +57,13 @@ func (o *Oracle) Doubts() []string {
 	return slices.Clone(o.tally.doubts)
 }
 
+// ForgetDoubts begins Doubts anew, for a score that begins now.
+func (o *Oracle) ForgetDoubts() {
+	o.tally.mu.Lock()
+	defer o.tally.mu.Unlock()
+	o.tally.doubts = nil
+}
+
 // evidence gathers what can be seen now.
 func (o *Oracle) evidence(b *pending, why string) evidence {
 	p := b.p
