@@ -669,6 +669,26 @@ func TestWhereTheInitComesAfterItsRegistrationIsRegisteredToo(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+// Nobody tells of moves: an init that its source has elsewhere is read.
+func TestAnInitThatIsNotWhereItsSourceSaysIsRead(t *testing.T) {
+	r := newRig(t)
+	r.mkdir(3, 2, "/docker/"+idA)
+	r.fork(100, 10, 2, ns(500, 1))
+	r.reqs = nil
+	r.hint(idA, 100, "/docker/"+idA)
+	r.after(10)
+	if n := r.asked(reqProcess, 0); n != 0 {
+		t.Errorf("it was read %d times within 10 ms: its move may be on its way", n)
+	}
+	r.after(100)
+	if n := r.asked(reqProcess, 0); n != 1 {
+		t.Fatalf("it was read %d times within 110 ms", n)
+	}
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(100, 10, 3, ns(500, 1)), at: r.now})
+	r.after(500)
+	r.want(100, workload.StatusContainer, idA)
+}
+
 // The agent comes late: of two hierarchies, the lineage in one is still being
 // read when the runtime's state registers the inner container.
 func TestALineageThatComesAfterTheRegistrationIsRegisteredToo(t *testing.T) {

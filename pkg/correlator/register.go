@@ -172,6 +172,10 @@ func (m *machine) registerRun(c *container, i int, r *workload.Run, p *proc) {
 	}
 	gs := m.cgroupsToRegister(c, r, p)
 	if len(gs) == 0 || len(r.ClaimedPaths) == 0 && slices.ContainsFunc(gs, func(g *cgroup) bool { return g.belowClaim(c) }) {
+		if c.registerTries >= missedMove && p.exit == nil && !p.read {
+			p.read = true
+			m.request(request{kind: reqProcess, pid: p.kp.Key.PID})
+		}
 		m.registerLater(c, i, r, p)
 		return
 	}
@@ -311,6 +315,10 @@ func (m *machine) registerLater(c *container, i int, r *workload.Run, p *proc) {
 	c.registerTries++
 	m.at(m.now+pause, again)
 }
+
+// missedMove is after how many tries, some 30 ms, an init that is not where its source
+// says is read: its move there may have been lost, or nobody tells of moves.
+const missedMove = 5
 
 // lineageKnown registers who has waited for a lineage, once all of its init's are
 // known: the next try may be a second away.

@@ -530,6 +530,28 @@ func (b *truthBed) lxdStart(ctx context.Context, kind string, work ...string) (*
 	return p, b.engines.lxd.Create(ctx, name, p.Dir, oracle.Dir, append([]string{oracle.Work}, work...)...)
 }
 
+// machineRun starts a container of systemd-nspawn's, of which it tells the agent as
+// machined would. It ends with the form.
+func (b *truthBed) machineRun(work ...string) *oracle.Party {
+	b.t.Helper()
+	p := b.o.Container(oracle.Truth{NoLabels: true}).NoCgroups() // in most hierarchies it is in the host's
+	m := collectortest.StartMachine(b.t, collectortest.MachineOptions{
+		Args: []string{"--bind-ro=" + p.Dir + ":" + oracle.Dir}, Command: append([]string{oracle.Work}, work...),
+	})
+	p.Renamed(m.Name)
+	p.SetID(m.Name)
+	dir := b.agentOptions(truthForm{}).RunDir + "/systemd/machines"
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = os.WriteFile(dir+"/"+m.Name, []byte(m.File(b.t)), 0o644)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = os.Remove(dir + "/" + m.Name) })
+	return p
+}
+
 func (b *truthBed) runcRun(work ...string) *oracle.Party {
 	b.t.Helper()
 	id := b.name("bare")
@@ -607,6 +629,7 @@ func (b *truthBed) stayers() []*oracle.Party {
 		b.podmanRun(b.engines.rootless, nil, tree...),
 		b.lxcRun(tree...),
 		b.lxdRun(tree...),
+		b.machineRun(tree...),
 	}
 	around := b.dockerRun(nil, tree...)
 	all = append(all, around, b.dockerRun([]string{"--cgroup-parent", "/docker/" + around.Truth().ID}, tree...))
@@ -634,6 +657,7 @@ func (b *truthBed) streams() {
 	b.podmanRun(b.engines.podman, nil, kinds...)
 	b.lxcRun(kinds...)
 	b.lxdRun(kinds...)
+	b.machineRun(kinds...)
 
 	reuse := []string{"reuse", "-rate", "60", "-pids", reusedPIDs(b.t, few)}
 	host.RunHost(reuse[0], reuse[1:]...)

@@ -28,15 +28,15 @@ func TestConformance(t *testing.T) {
 		New: func(testing.TB) collectors.Collector { return New(Options{Dir: dir}) },
 		Start: func(tb testing.TB) *collectortest.Started {
 			c := start(tb)
-			put(tb, dir, c.name, registered(tb, c.name, c.unit, c.leader))
-			tb.Cleanup(func() { _ = os.Remove(filepath.Join(dir, c.name)) })
+			put(tb, dir, c.Name, c.File(tb))
+			tb.Cleanup(func() { _ = os.Remove(filepath.Join(dir, c.Name)) })
 			return &collectortest.Started{
 				Want: &workload.Container{
-					ID: workload.ContainerID{Runtime: "nspawn", ID: c.name}, Name: c.name, Runtime: "nspawn", State: workload.StateRunning,
-					Run: &workload.Run{Init: workload.ProcessKey{PID: c.leader}},
+					ID: workload.ContainerID{Runtime: "nspawn", ID: c.Name}, Name: c.Name, Runtime: "nspawn", State: workload.StateRunning,
+					Run: &workload.Run{Init: workload.ProcessKey{PID: c.Leader}},
 				},
-				Evidence: workload.Evidence{Claims: []workload.ContainerID{{ID: c.name}}, Cgroups: c.cgroups},
-				Stop:     func() { c.stop(); _ = os.Remove(filepath.Join(dir, c.name)) },
+				Evidence: workload.Evidence{Claims: []workload.ContainerID{{ID: c.Name}}, Cgroups: c.Cgroups},
+				Stop:     func() { c.Stop(); _ = os.Remove(filepath.Join(dir, c.Name)) },
 				Remove:   func() {},
 			}
 		},
@@ -48,8 +48,8 @@ func TestALeaderIsBelievedOnlyWhereItIsTheOneThatTheFileMeans(t *testing.T) {
 	dir := machinesDir(t)
 	c := start(t)
 	other := start(t)
-	good := registered(t, c.name, c.unit, c.leader)
-	inode := inodeOf(t, c.leader)
+	good := c.File(t)
+	inode := inodeOf(t, c.Leader)
 	set := func(key string, value any) string {
 		var b strings.Builder
 		for line := range strings.Lines(good) {
@@ -70,16 +70,16 @@ func TestALeaderIsBelievedOnlyWhereItIsTheOneThatTheFileMeans(t *testing.T) {
 		"the file does not say when the leader was there":  {set("MONOTONIC", 0), workload.StateExited},
 		"a PID that nobody has":                            {set("LEADER", 4194304), workload.StateExited},
 		"a process of the host":                            {set("LEADER", os.Getpid()), workload.StateUnknown},
-		"nspawn itself":                                    {set("LEADER", c.supervisor.Process.Pid), workload.StateUnknown},
-		"the leader of another machine":                    {set("LEADER", other.leader), workload.StateUnknown},
-		"a process in the container that is not its first": {set("LEADER", childOf(t, c.leader)), workload.StateUnknown},
+		"nspawn itself":                                    {set("LEADER", c.Supervisor.Process.Pid), workload.StateUnknown},
+		"the leader of another machine":                    {set("LEADER", other.Leader), workload.StateUnknown},
+		"a process in the container that is not its first": {set("LEADER", childOf(t, c.Leader)), workload.StateUnknown},
 		"a unit that the leader is not in":                 {set("SCOPE", "machine-else.scope"), workload.StateUnknown},
 		"a slice that the leader is in, which is no unit":  {set("SCOPE", "machine.slice"), workload.StateUnknown},
-		"a unit with a way out in its name":                {set("SCOPE", "../"+c.name), workload.StateUnknown},
+		"a unit with a way out in its name":                {set("SCOPE", "../"+c.Name), workload.StateUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
-			put(t, dir, c.name, tc.file)
-			got, err := New(Options{Dir: dir}).Lookup(t.Context(), idOf(c.name))
+			put(t, dir, c.Name, tc.file)
+			got, err := New(Options{Dir: dir}).Lookup(t.Context(), idOf(c.Name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,9 +89,9 @@ func TestALeaderIsBelievedOnlyWhereItIsTheOneThatTheFileMeans(t *testing.T) {
 			if got.Run == nil {
 				return
 			}
-			want := "/machine.slice/" + c.unit + "/payload"
-			if !got.Run.Registers || got.Run.Init.PID != c.leader || got.Run.Init.Start == 0 || len(got.Run.ClaimedPaths) != 1 || got.Run.ClaimedPaths[0] != want {
-				t.Errorf("run %+v; want the leader %d in %s", got.Run, c.leader, want)
+			want := "/machine.slice/" + c.Unit + "/payload"
+			if !got.Run.Registers || got.Run.Init.PID != c.Leader || got.Run.Init.Start == 0 || len(got.Run.ClaimedPaths) != 1 || got.Run.ClaimedPaths[0] != want {
+				t.Errorf("run %+v; want the leader %d in %s", got.Run, c.Leader, want)
 			}
 		})
 	}
@@ -101,12 +101,12 @@ func TestALeaderIsBelievedOnlyWhereItIsTheOneThatTheFileMeans(t *testing.T) {
 func TestAFrozenMachineIsPaused(t *testing.T) {
 	dir := machinesDir(t)
 	c := start(t)
-	put(t, dir, c.name, registered(t, c.name, c.unit, c.leader))
+	put(t, dir, c.Name, c.File(t))
 	var hints []collectors.Hint
 	w := &watch{c: New(Options{Dir: dir}), fn: func(h collectors.Hint) { hints = append(hints, h) }, seen: map[string]*known{}}
 	freeze := func(text string) func() {
 		return func() {
-			unit := c.dirs[len(c.dirs)-1] // cgroup2's
+			unit := c.Dirs[len(c.Dirs)-1] // cgroup2's
 			if err := os.WriteFile(unit+"/cgroup.freeze", []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -172,8 +172,8 @@ func childOf(t *testing.T, pid workload.PID) workload.PID {
 func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 	dir := machinesDir(t)
 	c := start(t)
-	good := registered(t, c.name, c.unit, c.leader)
-	put(t, dir, c.name, good)
+	good := c.File(t)
+	put(t, dir, c.Name, good)
 	bad := map[string]string{
 		"empty":    "",
 		"html":     "<html>\n<body>503</body>\n",
@@ -184,7 +184,7 @@ func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 		"huge":     "NAME=huge\nLEADER=99999999999999999999\n",
 		"escape":   "NAME=escape\nSCOPE=a\\nb\n",
 		"large":    "NAME=large\n" + strings.Repeat("A=b\n", maxFile),
-		"writable": strings.ReplaceAll(good, "NAME="+c.name, "NAME=writable"),
+		"writable": strings.ReplaceAll(good, "NAME="+c.Name, "NAME=writable"),
 		"link":     "",
 	}
 	for name, data := range bad {
@@ -196,10 +196,10 @@ func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(c.name, filepath.Join(dir, "link")); err != nil {
+	if err := os.Symlink(c.Name, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(c.name, filepath.Join(dir, "unit:"+c.unit)); err != nil {
+	if err := os.Symlink(c.Name, filepath.Join(dir, "unit:"+c.Unit)); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
@@ -208,7 +208,7 @@ func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 	bad["fifo"] = ""
 	as := func(name, key, value string) {
 		was := map[string]string{"CLASS": "container", "SERVICE": "systemd-nspawn"}[key]
-		file := strings.ReplaceAll(good, "NAME="+c.name, "NAME="+name)
+		file := strings.ReplaceAll(good, "NAME="+c.Name, "NAME="+name)
 		if was == "" {
 			file += key + "=" + value + "\n"
 		}
@@ -227,18 +227,18 @@ func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 		}
 		listed = append(listed, got.Name)
 	}
-	if len(listed) != 1 || listed[0] != c.name {
-		t.Errorf("List has %q, want %q alone", listed, c.name)
+	if len(listed) != 1 || listed[0] != c.Name {
+		t.Errorf("List has %q, want %q alone", listed, c.Name)
 	}
 	for _, name := range []string{"vm", "libvirt", "users", "html", "another", "writable", "link", "fifo"} {
 		if got, err := col.Lookup(t.Context(), idOf(name)); !errors.Is(err, collectors.ErrNotFound) {
 			t.Errorf("Lookup of %s = %+v, %v; want ErrNotFound", name, got, err)
 		}
 	}
-	if id, err := col.Locate(t.Context(), workload.Evidence{Cgroups: c.cgroups}); err != nil || id != idOf(c.name) {
+	if id, err := col.Locate(t.Context(), workload.Evidence{Cgroups: c.Cgroups}); err != nil || id != idOf(c.Name) {
 		t.Errorf("Locate beside nonsense = %v, %v", id, err)
 	}
-	if id, err := col.Locate(t.Context(), workload.Evidence{Claims: []workload.ContainerID{{ID: c.name}}, Init: workload.ProcessKey{PID: 1, Start: 5}}); !errors.Is(err, collectors.ErrNotFound) {
+	if id, err := col.Locate(t.Context(), workload.Evidence{Claims: []workload.ContainerID{{ID: c.Name}}, Init: workload.ProcessKey{PID: 1, Start: 5}}); !errors.Is(err, collectors.ErrNotFound) {
 		t.Errorf("Locate of a name that another process bears = %v, %v; want ErrNotFound", id, err)
 	}
 
@@ -256,7 +256,7 @@ func TestFilesThatAreNoContainersOfNspawns(t *testing.T) {
 				cancel()
 			}
 			put(t, dir, "more", "NAME=more\n") // another look
-		case h.ID != idOf(c.name):
+		case h.ID != idOf(c.Name):
 			t.Errorf("a hint %s of %v", h.Kind, h.ID)
 		}
 	})
