@@ -65,6 +65,9 @@ func (a *app) check(ctx context.Context, c AgentConfig) error {
 
 // runAgent runs until it is told to stop, which is no failure.
 func (a *app) runAgent(ctx context.Context, c AgentConfig) error {
+	if onAnotherHost(c.Socket) {
+		return usagef("--socket %s is for asking an agent: this one makes a unix socket, and serves other hosts at tls.listen", c.Socket)
+	}
 	err := a.env.RunAgent(ctx, c)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

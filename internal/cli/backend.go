@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -31,10 +32,16 @@ type LocalOptions struct {
 }
 
 // askAgent connects to the agent.
-func (a *app) askAgent(ctx context.Context, socket string) (Backend, error) {
-	a.asked = "the agent at " + socket
-	return a.env.Dial(ctx, socket)
+func (a *app) askAgent(ctx context.Context, c AgentConfig) (Backend, error) {
+	a.asked = "the agent at " + c.Socket
+	return a.env.Dial(ctx, c)
 }
+
+// onAnotherHost reports whether a socket is the address of an agent on another host.
+func onAnotherHost(socket string) bool { return strings.HasPrefix(socket, overTLS) }
+
+// overTLS begins such an address.
+const overTLS = "tls://"
 
 // noAgent reports whether an error of Dial means that no agent runs, as opposed
 // to one that this user may not ask, or should not believe.
@@ -53,11 +60,11 @@ func (a *app) open(ctx context.Context, c AgentConfig) (Backend, error) {
 		}
 		return b, err
 	}
-	b, err := a.askAgent(ctx, c.Socket)
+	b, err := a.askAgent(ctx, c)
 	if err == nil {
 		return b, nil
 	}
-	if !noAgent(err) {
+	if !noAgent(err) || onAnotherHost(c.Socket) { // this host has no answer for another
 		return nil, &exitError{ExitFailed, err}
 	}
 	if b, err = a.local(ctx, c); err != nil {
@@ -93,7 +100,7 @@ func (a *app) local(ctx context.Context, c AgentConfig) (Backend, error) {
 
 // needAgent is for the commands that mean nothing without one.
 func (a *app) needAgent(ctx context.Context, c AgentConfig) (Backend, error) {
-	b, err := a.askAgent(ctx, c.Socket)
+	b, err := a.askAgent(ctx, c)
 	if err != nil {
 		return nil, &exitError{ExitFailed, err}
 	}

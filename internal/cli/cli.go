@@ -40,7 +40,7 @@ type Env struct {
 	// The rest is what the commands do to the host; nil means the real thing (host.go).
 
 	// Dial connects to the agent. Its errors match those of package client.
-	Dial func(ctx context.Context, socket string) (Backend, error)
+	Dial func(ctx context.Context, c AgentConfig) (Backend, error)
 	// Local answers without an agent.
 	Local func(ctx context.Context, o LocalOptions) (Backend, error)
 	// RunAgent runs until the context ends, CheckAgent prints what would be collected and what is missing.
@@ -236,10 +236,13 @@ func flagError(cmd *cobra.Command, err error) error {
 // microseconds, and a stopped agent accepts connections and says nothing.
 const defaultTimeout = 5 * time.Second
 
+// askSettings say whom a command asks.
+var askSettings = []string{"socket", "tls.cert", "tls.key", "tls.ca"}
+
 // askFlags adds what every asking command has.
 func (a *app) askFlags(cmd *cobra.Command, local bool) {
 	flags := cmd.Flags()
-	addFlags(flags, func(s setting) bool { return s.key == "socket" })
+	addFlags(flags, func(s setting) bool { return slices.Contains(askSettings, s.key) })
 	if local {
 		flags.BoolVar(&a.noAgent, "no-agent", false, "answer from /proc, cgroups and runtimes even if an agent runs")
 	}

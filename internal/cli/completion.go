@@ -71,7 +71,7 @@ func (a *app) completeContainers(cmd *cobra.Command, _ []string, prefix string) 
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
 	defer cancel()
-	b, err := a.askAgent(ctx, c.Socket)
+	b, err := a.askAgent(ctx, c)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

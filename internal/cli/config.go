@@ -52,6 +52,8 @@ type AgentConfig struct {
 	SystemdSocket string
 	// LXCPaths are the directories of root's LXC containers.
 	LXCPaths []string
+	// TLS is for those who ask from other hosts, and for asking an agent on another one.
+	TLS agent.TLS
 	// IncusSockets are those of Incus and LXD.
 	IncusSockets []string
 	// MachinesDir is systemd-machined's directory, "auto" or "none".

@@ -82,7 +82,7 @@ func sample(s setting) string {
 		return "https://10.0.0.7:10250"
 	case strings.HasPrefix(s.key, "ecs."):
 		return "http://127.0.0.1:51679"
-	case s.key == "metrics-address":
+	case s.key == "metrics-address", s.key == "tls.listen":
 		return "127.0.0.1:9464"
 	}
 	return map[string]string{"number": "7", "duration": "42s", "list": "/x", "text": "/x"}[s.kind()]

@@ -291,7 +291,7 @@ func TestAFullDiskIsAFailure(t *testing.T) {
 		var stderr strings.Builder
 		code := Main(t.Context(), Env{
 			Args: args, Stdout: full{}, Stderr: &stderr, Local: noLocal, RunAgent: noRun, CheckAgent: noCheck,
-			Dial: func(context.Context, string) (Backend, error) { return testAgent(), nil },
+			Dial: func(context.Context, AgentConfig) (Backend, error) { return testAgent(), nil },
 		})
 		if code != ExitFailed || !strings.Contains(stderr.String(), "no space") {
 			t.Errorf("%v: %d %s", args, code, stderr.String())

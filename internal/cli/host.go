@@ -22,12 +22,14 @@ import (
 // for the functions that the caller left out.
 
 // dialHost connects to the agent. Its errors are the client's, one line each.
-func dialHost(ctx context.Context, socket string) (Backend, error) {
+func dialHost(ctx context.Context, cfg AgentConfig) (Backend, error) {
 	timeout := 24 * time.Hour // --timeout 0: as good as for ever
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = max(time.Until(deadline), time.Millisecond)
 	}
-	c, err := client.New(client.Options{Socket: socket, Timeout: timeout})
+	c, err := client.New(client.Options{
+		Socket: cfg.Socket, Timeout: timeout, TLS: client.TLS{Certificate: cfg.TLS.Certificate, Key: cfg.TLS.Key, CA: cfg.TLS.CA},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +64,7 @@ func runHost(ctx context.Context, version string, c AgentConfig) error {
 	o := agentOptions(c)
 	o.Version = version
 	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
+	o.TLS = c.TLS
 	o.CommandLines = c.CommandLines == "all"
 	o.Others, o.OthersLabels = map[string]agent.Others{"self": agent.OthersSelf, "own": agent.OthersOwn}[c.Others], c.OthersLabels
 	o.StateDir = c.stateDir()

@@ -74,7 +74,8 @@ func (w *world) mainContext(ctx context.Context, args ...string) outcome {
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
-func (w *world) dial(_ context.Context, socket string) (Backend, error) {
+func (w *world) dial(_ context.Context, c AgentConfig) (Backend, error) {
+	socket := c.Socket
 	w.dialled = socket
 	switch {
 	case w.dialErr != nil:

@@ -53,8 +53,8 @@ func socketSettings() []setting {
 			key: "socket", value: "/run/pidigree/pidigree.sock", arg: "PATH",
 			field: func(c *AgentConfig) any { return &c.Socket },
 			help:  "unix socket of the agent",
-			more:  "The agent makes its directory (mode 0750) and the socket (0660); the other commands ask there.",
-			check: func(c *AgentConfig) error { return checkSocketPath(c.Socket) },
+			more:  "The agent makes its directory (mode 0750) and the socket (0660); the other commands ask there. They also take `tls://HOST:PORT`, for an agent on another host whose `tls.listen` that is; they need `tls.cert`, `tls.key` and `tls.ca` then.",
+			check: func(c *AgentConfig) error { return checkAgentAt(c.Socket) },
 		},
 		{
 			key: "socket-group", arg: "GROUP",
@@ -79,6 +79,37 @@ func socketSettings() []setting {
 				_, err := filter.NewKeys(c.OthersLabels)
 				return err
 			},
+		},
+		{
+			key: "tls.cert", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.TLS.Certificate },
+			help:  "certificate of this end, in PEM",
+			more:  "Of the agent, for `tls.listen`; of the caller, for `--socket tls://HOST:PORT`. Read again when it changes; what cannot be read leaves the one from before in force.",
+		},
+		{
+			key: "tls.key", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.TLS.Key },
+			help:  "key of the certificate",
+			more:  "Read again with it.",
+		},
+		{
+			key: "tls.ca", arg: "FILE",
+			field: func(c *AgentConfig) any { return &c.TLS.CA },
+			help:  "authority that vouches for the other end, in PEM",
+			more:  "It is the only one that is believed; use one that signs for nothing else, or `tls.allow`. Read again when it changes.",
+		},
+		{
+			key: "tls.allow", arg: "NAME",
+			field: func(c *AgentConfig) any { return &c.TLS.Allow },
+			help:  "names of which a caller's certificate has to have one",
+			more:  "Its DNS names, its URIs (`spiffe://...`) and its common name count, whole. Empty: every certificate that `tls.ca` vouches for.",
+		},
+		{
+			key: "tls.listen", arg: "HOST:PORT",
+			field: func(c *AgentConfig) any { return &c.TLS.Listen },
+			help:  "where other hosts may ask the agent, by TLS alone; empty: nowhere",
+			more:  "TLS 1.3, with a certificate on both sides. Whoever is let in may ask everything that the group of the socket may. `:7443` is every address of the host. Needs `tls.cert`, `tls.key` and `tls.ca`.",
+			check: func(c *AgentConfig) error { return checkListen(c.TLS.Listen) },
 		},
 		{
 			key: "command-lines", value: "own", arg: "WHOSE", oneOf: []string{"own", "all"},
@@ -590,6 +621,26 @@ func checkSocketPath(path string) error {
 		return fmt.Errorf("%q is longer than the %d bytes that a unix socket's path can have", path, maxSocketPath)
 	}
 	return checkAbs(path)
+}
+
+// checkAgentAt accepts a path, and tls://HOST:PORT.
+func checkAgentAt(socket string) error {
+	address, ok := strings.CutPrefix(socket, overTLS)
+	if !ok {
+		return checkSocketPath(socket)
+	}
+	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+		return fmt.Errorf("%q is not tls://HOST:PORT", socket)
+	}
+	return nil
+}
+
+// checkListen accepts HOST:PORT, :PORT and nothing.
+func checkListen(address string) error {
+	if _, port, err := net.SplitHostPort(address); address != "" && (err != nil || port == "") {
+		return fmt.Errorf("%q is not HOST:PORT", address)
+	}
+	return nil
 }
 
 // checkSockets accepts paths, with or without unix://.

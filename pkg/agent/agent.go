@@ -69,6 +69,8 @@ type Options struct {
 	SystemdSocket string
 	// LXCPaths are the directories of root's LXC containers. Default: lxc.DefaultPath.
 	LXCPaths []string
+	// TLS is for those who ask from other hosts. Default: nobody may.
+	TLS TLS
 	// IncusSockets are those of Incus and LXD. Default: incus.Sockets.
 	IncusSockets []string
 	// MachinesDir is where systemd-machined keeps what it knows of machines, among them
@@ -162,6 +164,16 @@ type ECS struct {
 	Tags              bool
 }
 
+// TLS says where other hosts may ask and who, all in PEM; see server.TLSOptions.
+type TLS struct {
+	// Listen is HOST:PORT; empty: nowhere.
+	Listen string
+	// Certificate and Key are the agent's own, CA vouches for those who ask.
+	Certificate, Key, CA string
+	// Allow are names of which a certificate has to have one.
+	Allow []string
+}
+
 // Agent is a running pidigree. Methods may be called concurrently.
 type Agent struct {
 	opts         Options
@@ -179,6 +191,7 @@ type Agent struct {
 	resolver     *resolve.Resolver
 	sources      []collectors.Collector // those that New made
 	listener     net.Listener
+	remote       net.Listener // of those who ask from other hosts
 	metrics      net.Listener
 	tombs        *tombs // nil: not kept
 	ready        chan struct{}
@@ -227,6 +240,14 @@ func (a *Agent) listen() (err error) {
 	if a.opts.Socket != "" {
 		if a.listener, err = server.Listen(a.opts.Socket, a.opts.SocketGroup, a.opts.Others != OthersNone); err != nil {
 			return err
+		}
+	}
+	if t := a.opts.TLS; t.Listen != "" {
+		if err = server.CheckTLS(a.tlsOptions()); err != nil {
+			return fmt.Errorf("serve other hosts: %w", err)
+		}
+		if a.remote, err = net.Listen("tcp", t.Listen); err != nil {
+			return fmt.Errorf("serve other hosts: %w", err)
 		}
 	}
 	if a.opts.MetricsAddress != "" {
@@ -358,13 +379,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.correlator.Run(ctx) })
 	g.Go(func() error { a.remember(ctx); return nil })
-	if a.listener != nil {
+	if a.listener != nil || a.remote != nil {
 		s, err := server.New(a.serverOptions())
 		if err != nil {
 			return err
 		}
 		s.SetReady(false)
-		g.Go(func() error { return s.Serve(ctx, a.listener) })
+		if a.listener != nil {
+			g.Go(func() error { return s.Serve(ctx, a.listener) })
+		}
+		if a.remote != nil {
+			a.log.Info("other hosts may ask", "address", a.remote.Addr())
+			g.Go(func() error { return s.ServeTLS(ctx, a.remote, a.tlsOptions()) })
+		}
 		g.Go(func() error { a.announce(ctx, s); return nil })
 	}
 	if a.metrics != nil {
@@ -374,6 +401,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+func (a *Agent) tlsOptions() server.TLSOptions {
+	t := a.opts.TLS
+	return server.TLSOptions{Certificate: t.Certificate, Key: t.Key, ClientCA: t.CA, Allow: t.Allow}
 }
 
 func (a *Agent) serverOptions() server.Options {

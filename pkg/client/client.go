@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,16 +28,25 @@ const (
 
 // Options say how to reach the agent. The zero value reaches the host's own.
 type Options struct {
-	// Socket is the agent's unix socket. Default: PIDIGREE_SOCKET, else DefaultSocket.
+	// Socket is the agent's unix socket, or tls://HOST:PORT for an Address. Default:
+	// PIDIGREE_SOCKET, else DefaultSocket.
 	Socket string
 	// Timeout bounds how long to wait for an agent that does not react. Default 5 s.
 	Timeout time.Duration
+	// Address is HOST:PORT of an agent on another host, which is asked in place of Socket:
+	// by TLS alone, and not about the caller itself.
+	Address string
+	// TLS is needed with Address.
+	TLS TLS
 	// AnyOwner also trusts a socket that belongs to neither root nor the caller.
 	AnyOwner bool
 }
 
 func (o Options) withDefaults() Options {
 	o.Socket = cmp.Or(o.Socket, os.Getenv(SocketEnv), DefaultSocket)
+	if address, ok := strings.CutPrefix(o.Socket, "tls://"); ok && o.Address == "" {
+		o.Address = address
+	}
 	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
 	return o
 }
@@ -54,14 +64,21 @@ type Client struct {
 func New(opt Options) (*Client, error) {
 	opt = opt.withDefaults()
 	d := &dialer{opt: opt}
+	if opt.Address != "" {
+		var err error
+		if d.remote, err = newOtherHost(opt); err != nil {
+			return nil, err
+		}
+	}
 	if err := d.first(); err != nil {
 		return nil, err
 	}
 	conn, err := newConn(opt, d)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to %s: %w", opt.Socket, err), d.close())
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", d.where(), err), d.close())
 	}
-	return &Client{opt: opt, dialer: d, conn: conn, lines: lines{dialer: d}}, nil
+	// Lines are for the host's own processes: who the other end is, the kernel says.
+	return &Client{opt: opt, dialer: d, conn: conn, lines: lines{dialer: d, closed: d.remote != nil}}, nil
 }
 
 // Close ends the connections and with them all calls.
@@ -70,8 +87,8 @@ func (c *Client) Close() error {
 	return errors.Join(c.conn.Close(), c.dialer.close())
 }
 
-// Socket is the path that the client talks to.
-func (c *Client) Socket() string { return c.opt.Socket }
+// Socket is the path that the client talks to, or the address.
+func (c *Client) Socket() string { return c.dialer.where() }
 
 // Resolve answers questions, in their order. The error is about the call as a
 // whole; what is wrong with one question is in its Result.

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
@@ -36,8 +37,8 @@ const (
 func newConn(opt Options, d *dialer) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///pidigree",
 		grpc.WithContextDialer(d.dial),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), // the kernel vouches for both sides of a unix socket
-		grpc.WithAuthority("pidigree"),
+		grpc.WithTransportCredentials(d.credentials()),
+		grpc.WithAuthority(d.authority()),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithNoProxy(),
@@ -55,10 +56,35 @@ func newConn(opt Options, d *dialer) (*grpc.ClientConn, error) {
 	)
 }
 
+// credentials are none on a unix socket: the kernel vouches for both sides.
+func (d *dialer) credentials() credentials.TransportCredentials {
+	if d.remote != nil {
+		return d.remote.credentials(d)
+	}
+	return insecure.NewCredentials()
+}
+
+// authority is what gRPC calls the agent by.
+func (d *dialer) authority() string {
+	if d.remote != nil {
+		return d.remote.name
+	}
+	return "pidigree"
+}
+
+// where names the agent.
+func (d *dialer) where() string {
+	if d.remote != nil {
+		return d.opt.Address
+	}
+	return d.opt.Socket
+}
+
 // dialer makes the connections of one client and remembers why the last one
 // failed, which gRPC passes on as text only.
 type dialer struct {
-	opt Options
+	opt    Options
+	remote *otherHost // nil: the agent is on this host
 
 	mu    sync.Mutex // guards all below
 	ready net.Conn   // made by New, for who needs it first
@@ -69,6 +95,9 @@ type dialer struct {
 func (d *dialer) first() error {
 	ctx, cancel := context.WithTimeout(context.Background(), d.opt.Timeout)
 	defer cancel()
+	if d.remote != nil {
+		return d.remote.try(ctx, d.opt.Address)
+	}
 	conn, err := d.connect(ctx)
 	d.ready = conn
 	return err
@@ -100,10 +129,15 @@ func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
 		return conn, nil
 	}
 	conn, err := d.connect(ctx)
-	d.mu.Lock()
-	d.last = err
-	d.mu.Unlock()
+	d.failed(err)
 	return conn, err
+}
+
+// failed remembers why a connection was not made; nil: one was.
+func (d *dialer) failed(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last = err
 }
 
 func (d *dialer) lastError() error {
@@ -124,6 +158,9 @@ func (d *dialer) close() error {
 }
 
 func (d *dialer) connect(ctx context.Context) (net.Conn, error) {
+	if d.remote != nil {
+		return d.remote.connect(ctx, d.opt.Address)
+	}
 	path := d.opt.Socket
 	if err := d.check(path); err != nil {
 		return nil, err

@@ -27,6 +27,9 @@
 // Follow streams what changes and goes on by itself after an agent's restart; a
 // Mirror is a copy that is kept up by it, for those who ask too often for a call.
 //
+// An agent on another host, Options.Address, is asked over TLS with a certificate on
+// both sides, by gRPC alone, and about anybody but the caller.
+//
 // PIDs are those of the host's initial PID namespace. A process in a container
 // does not know its own: it asks Self. That speaks of the process that made the
 // connection, so a Client must not be shared with a forked child.

@@ -51,21 +51,21 @@ func (c *Client) callError(ctx, used context.Context, op string, err error) erro
 		if dial := c.dialer.lastError(); dial != nil {
 			return fmt.Errorf("%s: %w", op, dial)
 		}
-		return fmt.Errorf("%s: ask %s: %w: %s", op, c.opt.Socket, ErrDead, firstLine(s.Message()))
+		return fmt.Errorf("%s: ask %s: %w: %s", op, c.dialer.where(), ErrDead, firstLine(s.Message()))
 	case codes.DeadlineExceeded:
 		if sameDeadline(ctx, used) {
 			return fmt.Errorf("%s: %w", op, context.DeadlineExceeded)
 		}
 		return c.timedOut(op)
 	case codes.Unimplemented:
-		return fmt.Errorf("%s: the agent at %s is %w: %s", op, c.opt.Socket, ErrTooOld, firstLine(s.Message()))
+		return fmt.Errorf("%s: the agent at %s is %w: %s", op, c.dialer.where(), ErrTooOld, firstLine(s.Message()))
 	default:
 		return fmt.Errorf("%s: %w", op, wire.NewError(s.Code(), firstLine(s.Message())))
 	}
 }
 
 func (c *Client) timedOut(op string) error {
-	return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.opt.Socket, ErrDead, c.opt.Timeout)
+	return fmt.Errorf("%s: ask %s: %w within %s: is it stopped? restart it", op, c.dialer.where(), ErrDead, c.opt.Timeout)
 }
 
 // sameDeadline reports whether the caller's deadline came before ours. The agent

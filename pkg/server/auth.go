@@ -40,7 +40,7 @@ func (a authorizer) mayAll(p Peer) bool { return a.trusted(p) && !a.contained(p)
 // contained reports whether a peer is in a container that was granted nothing.
 func (a authorizer) contained(p Peer) bool {
 	switch {
-	case a.standing == nil:
+	case a.standing == nil, p.Remote != "":
 		return false
 	case p.standing == nil:
 		return a.standing(p) == Contained
@@ -48,9 +48,10 @@ func (a authorizer) contained(p Peer) bool {
 	return p.standing.contained(p, a.standing)
 }
 
-// trusted reports whether a peer is of a user or a group that may ask everything.
+// trusted reports whether a peer is of a user or a group that may ask everything. One
+// on another host, whom its certificate let in, is.
 func (a authorizer) trusted(p Peer) bool {
-	return p.UID == 0 || p.UID == a.uid || p.GID == a.gid || slices.Contains(p.Groups, a.gid)
+	return p.Remote != "" || p.UID == 0 || p.UID == a.uid || p.GID == a.gid || slices.Contains(p.Groups, a.gid)
 }
 
 // checkMethod says who may make a call at all. Health and reflection tell
@@ -68,6 +69,8 @@ func (a authorizer) checkMethod(p Peer, method string) error {
 func (a authorizer) checkQueries(p Peer, queries []workload.Query) (only bool, err error) {
 	others := slices.ContainsFunc(queries, func(q workload.Query) bool { return !q.Self })
 	switch {
+	case p.Remote != "" && slices.ContainsFunc(queries, func(q workload.Query) bool { return q.Self }):
+		return false, fmt.Errorf("%w: who asks from another host has no process on this one to ask about", workload.ErrInvalid)
 	case !others || a.mayAll(p):
 		return false, nil
 	case !a.mayOwn(p) || slices.ContainsFunc(queries, func(q workload.Query) bool { return !q.Self && q.PID == 0 && q.Key.IsZero() }):

@@ -47,6 +47,9 @@ type Peer struct {
 	namespace uint64
 	// standing is the connection's, nil for a Peer that has none.
 	standing *standing
+	// Remote is the name in the verified certificate of a peer on another host, of which
+	// nothing else is known; empty for a process of this one.
+	Remote string
 }
 
 // InNamespace reports whether the peer is in the agent's own PID namespace.

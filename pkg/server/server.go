@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -143,12 +144,23 @@ func New(opt Options) (*Server, error) {
 		conns:    newConnections(opt, auth),
 		stopping: make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(s.grpcOptions()...)
+	s.grpc = s.newGRPC(peerCredentials{frames: s.serveFrames}, keepalive.ServerParameters{Time: time.Minute, Timeout: time.Minute})
 	s.SetReady(true)
-	s.grpc.RegisterService(serviceDesc(), s)
-	healthpb.RegisterHealthServer(s.grpc, s.health)
-	reflection.Register(s.grpc)
 	return s, nil
+}
+
+// newGRPC makes the service for connections of one kind.
+func (s *Server) newGRPC(creds credentials.TransportCredentials, keep keepalive.ServerParameters) *grpc.Server {
+	g := grpc.NewServer(s.grpcOptions(creds, keep)...)
+	g.RegisterService(serviceDesc(), s)
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// hourly is what a connection from another host is kept by: see ServeTLS.
+func hourly() keepalive.ServerParameters {
+	return keepalive.ServerParameters{Time: time.Minute, Timeout: time.Minute, MaxConnectionAge: time.Hour, MaxConnectionAgeGrace: 10 * time.Second}
 }
 
 // Flow-control windows, on this side: what a peer may send before it is read.
@@ -160,10 +172,10 @@ const (
 	readBuffer = 4 << 10
 )
 
-func (s *Server) grpcOptions() []grpc.ServerOption {
+func (s *Server) grpcOptions(creds credentials.TransportCredentials, keep keepalive.ServerParameters) []grpc.ServerOption {
 	g := guard{auth: s.auth, log: s.opt.Logger}
 	return []grpc.ServerOption{
-		grpc.Creds(peerCredentials{frames: s.serveFrames}),
+		grpc.Creds(creds),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
 		grpc.ForceServerCodecV2(wire.Codec{}),
@@ -177,7 +189,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.ConnectionTimeout(s.opt.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A peer that stopped reading: the kernel's buffer fills and the ping gets no answer.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: time.Minute}),
+		grpc.KeepaliveParams(keep),
 		grpc.WaitForHandlers(true),
 	}
 }
@@ -188,14 +200,18 @@ func (s *Server) SetReady(ready bool) { s.health.setReady(ready) }
 
 // Serve answers until ctx ends, and gives nil then. It closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.serve(ctx, s.grpc, peerListener{Listener: l, conns: s.conns})
+}
+
+func (s *Server) serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		s.stop()
+		s.stop(g)
 	})
-	err := s.grpc.Serve(peerListener{Listener: l, conns: s.conns})
+	err := g.Serve(l)
 	if stop() {
-		s.stop()
+		s.stop(g)
 	} else {
 		<-done
 	}
@@ -206,15 +222,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // stop ends streams at once and gives calls the grace to end.
-func (s *Server) stop() {
+func (s *Server) stop(g *grpc.Server) {
 	s.health.Shutdown()
 	s.stopOnce.Do(func() { close(s.stopping) })
 	s.sessions.stop()
 	timer := time.AfterFunc(s.opt.Grace, func() {
 		s.sessions.cut()
-		s.grpc.Stop()
+		g.Stop()
 	})
 	defer timer.Stop()
-	s.grpc.GracefulStop()
+	g.GracefulStop()
 	s.sessions.all.Wait()
 }

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/mtls/mtlstest"
 	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/tests/e2e/harness"
 )
@@ -100,5 +102,47 @@ func TestAUserMayAskAboutHisOwnProcessesWhereThatIsConfigured(t *testing.T) {
 		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(text, c.err) || c.not != "" && strings.Contains(out+text, c.not) {
 			t.Errorf("%q: exit code %d, output %q, error %q", c.args, code, out, text)
 		}
+	}
+}
+
+// Who is on another host asks with a certificate, and this host answers in place of no
+// agent on another one.
+func TestAnotherHostAsksOverTLS(t *testing.T) {
+	docker := collectortest.StartDockerd(t, collectortest.EngineOptions{})
+	pid := strconv.Itoa(docker.InitPID(docker.Run("--name", "far", collectortest.BusyboxImage, "/bin/busybox", "sleep", "7332")))
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ca := mtlstest.New(t, "ca")
+	cert, key := ca.Issue("node1", nil)
+	agent := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker, Args: []string{
+		"--tls-listen", at, "--tls-cert", cert, "--tls-key", key, "--tls-ca", ca.CA, "--tls-allow", "gateway,sensor",
+	}})
+	as := func(name string, args ...string) harness.Output {
+		cert, key := ca.Issue(name, nil)
+		return harness.Command(t.Context(), programs, "", append([]string{args[0], "--socket", "tls://" + at, "--tls-cert", cert, "--tls-key", key, "--tls-ca", ca.CA}, args[1:]...)...)
+	}
+	for _, args := range [][]string{{"list"}, {"who", pid}, {"explain", pid}} {
+		if out := as("gateway", args...); out.Code != 0 || !strings.Contains(out.Stdout, "far") {
+			t.Errorf("%s: %+v", args, out)
+		}
+	}
+	if out := as("gateway", "status"); out.Code != 0 || !strings.Contains(out.Stdout, strconv.Itoa(agent.PID())) {
+		t.Errorf("status: %+v", out)
+	}
+	if out := as("gateway", "who", "self"); out.Code == 0 || !strings.Contains(out.Stderr, "has no process on this one") {
+		t.Errorf("who of itself: %+v", out)
+	}
+	if out := as("stranger", "list"); out.Code == 0 || out.Stdout != "" || !strings.Contains(out.Stderr, "does not take this certificate") {
+		t.Errorf("a stranger: %+v", out)
+	}
+	agent.Stop()
+	if out := as("gateway", "who", pid); out.Code == 0 || out.Stdout != "" || !strings.Contains(out.Stderr, "connect to "+at) {
+		t.Errorf("without an agent there: %+v", out)
 	}
 }

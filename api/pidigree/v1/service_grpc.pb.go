@@ -44,7 +44,8 @@ const (
 // user who is not in a container may ask those two about the living processes of
 // his own, too, by PID or key: answers have no environment, detail, family or
 // explanation, and few labels; each question about another process, or none, is
-// answered with PERMISSION_DENIED.
+// answered with PERMISSION_DENIED. Where tls.listen is set, a client on another
+// host with a certificate that is let in may ask everything but about itself.
 type PidigreeServiceClient interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
@@ -173,7 +174,8 @@ func (c *pidigreeServiceClient) Status(ctx context.Context, in *StatusRequest, o
 // user who is not in a container may ask those two about the living processes of
 // his own, too, by PID or key: answers have no environment, detail, family or
 // explanation, and few labels; each question about another process, or none, is
-// answered with PERMISSION_DENIED.
+// answered with PERMISSION_DENIED. Where tls.listen is set, a client on another
+// host with a certificate that is let in may ask everything but about itself.
 type PidigreeServiceServer interface {
 	// Resolve answers questions about processes, cgroups and containers. The call
 	// fails only as a whole (not allowed, too many questions); what is wrong with
