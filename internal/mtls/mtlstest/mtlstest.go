@@ -27,6 +27,7 @@ type Authority struct {
 	CA   string // the file
 }
 
+// New makes an authority whose files go with the test.
 func New(tb testing.TB, name string) *Authority {
 	tb.Helper()
 	a := &Authority{tb: tb, Dir: tb.TempDir()}

@@ -152,8 +152,7 @@ func (l *LXD) Create(ctx context.Context, name, dir, at string, init ...string) 
 func (l *LXD) DeleteAll(ctx context.Context) error {
 	return poll(ctx, func() error {
 		out, err := l.Exec(ctx, "list", "--format", "csv", "--columns", "n")
-		names := strings.Fields(out)
-		for _, name := range names {
+		for name := range strings.FieldsSeq(out) {
 			_, derr := l.Exec(ctx, "delete", "--force", name)
 			err = errors.Join(err, derr)
 		}
