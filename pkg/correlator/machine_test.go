@@ -669,6 +669,30 @@ func TestWhereTheInitComesAfterItsRegistrationIsRegisteredToo(t *testing.T) {
 	r.want(100, workload.StatusContainer, idA)
 }
 
+// Neither A's removal was heard nor what has the id of its cgroup now: the source that has
+// B there disputes the name, which is read again.
+func TestANameThatASourceDisputesIsReadAgain(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.idsComeAgain = true
+	r.startA()
+	r.feed(kernel.Event{Type: kernel.Exit, Process: r.proc(100, 10, 3, ns(500, 1)), Exit: workload.Exit{Known: true}})
+	r.after(100)
+	r.reqs = nil
+	r.fork(200, 10, 3, ns(600, 1))
+	r.hint(idB, 200, "/docker/"+idB)
+	if p := r.m.procs[200]; p.status != workload.StatusUnknown && p.status != workload.StatusConflict {
+		t.Errorf("it is %s", p.status)
+	}
+	cgroup := func(id uint64, path string) workload.CgroupPath {
+		return workload.CgroupPath{CgroupID: workload.CgroupID{ID: id}, Path: path}
+	}
+	q := r.take(reqLineage, 0)
+	r.feed(evLineage{id: q.cgroup, lineage: []workload.CgroupPath{cgroup(3, "/docker/"+idB), cgroup(2, "/docker"), cgroup(1, "/")}, at: r.now})
+	r.feed(evProcess{pid: r.take(reqProcess, 0).pid, proc: r.proc(200, 10, 3, ns(600, 1)), at: r.now})
+	r.after(500)
+	r.want(200, workload.StatusContainer, idB)
+}
+
 // Nobody tells of moves: an init that its source has elsewhere is read.
 func TestAnInitThatIsNotWhereItsSourceSaysIsRead(t *testing.T) {
 	r := newRig(t)

@@ -364,7 +364,7 @@ func (m *machine) cgroupsToRegister(c *container, r *workload.Run, p *proc) []*c
 	for _, g := range p.set.cgroups {
 		for a := g; a != nil && !a.root && a.named; a = a.parent {
 			if a.namedFor(c) && !m.bugs.has(bugLyingInitRegisters) {
-				m.dispute(a)
+				m.dispute(a, p)
 				break
 			}
 			if m.bugs.has(bugLyingInitRegisters) || a.matches(claimed) || len(r.ClaimedPaths) == 0 && c.has(a.claim.ID) {
@@ -398,12 +398,16 @@ func (g *cgroup) belowClaim(c *container) bool {
 }
 
 // dispute remembers that a source has put another container into a cgroup than
-// its name says: the name is not to be believed.
-func (m *machine) dispute(g *cgroup) {
+// its name says: the name is not to be believed. One that was known before the init
+// came there may be an earlier cgroup's of that id, whose removal was not heard.
+func (m *machine) dispute(g *cgroup, init *proc) {
 	if !g.disputed {
 		g.disputed = true
 		m.gen++
 		m.resettle(g)
+		if g.knownAt < init.arrived() {
+			m.askLineage(g)
+		}
 	}
 }
 
