@@ -58,6 +58,9 @@ type Options struct {
 	// FilesOnly names the collectors that have nothing but files: reading them
 	// again costs no runtime anything. Default: "oci", "nspawn", "lxc".
 	FilesOnly []string
+	// Homeless names the collectors whose containers may have no cgroup of their own: a
+	// process beside others of the host's may be one's init. Default: podman.
+	Homeless []string
 	// NoImages lists no images.
 	NoImages bool
 	// HostMountNS is the inode of the host's mount namespace, 0 if unknown.
@@ -121,6 +124,9 @@ func New(o Options) (*Correlator, error) {
 	if o.Tick <= 0 {
 		o.Tick = time.Second
 	}
+	if o.Homeless == nil {
+		o.Homeless = []string{"podman"}
+	}
 	if o.FilesOnly == nil {
 		o.FilesOnly = []string{"oci", "nspawn", "lxc"}
 	}
@@ -168,7 +174,7 @@ func (c *Correlator) config() config {
 		_, lists := col.(collectors.Lister)
 		c.index[col.Name()] = i
 		c.names = append(c.names, col.Name())
-		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, units: units, nested: nested, files: slices.Contains(c.opts.FilesOnly, col.Name())})
+		cfg.sources = append(cfg.sources, sourceInfo{name: col.Name(), prefill: prefill, pods: pods, tasks: tasks, lists: lists, units: units, nested: nested, files: slices.Contains(c.opts.FilesOnly, col.Name()), homeless: slices.Contains(c.opts.Homeless, col.Name())})
 	}
 	return cfg
 }

@@ -11,7 +11,9 @@ import (
 // Who is in the roots alone is in no cgroup that a source could be asked about. An
 // init that was moved out of all of its own is such a one, and nothing that is seen
 // of it tells it from a sandbox of the host's. The low-level runtime's state does: it
-// names each init by PID and start, so it is asked about those.
+// names each init by PID and start, so it is asked about those. So is one in cgroups
+// of the host's who has a PID namespace: a user's engine leaves its containers there,
+// and what was asked about those cgroups was asked about somebody else in them.
 
 // initAsk is where the machine is with asking whose init a process is.
 type initAsk struct {
@@ -22,19 +24,20 @@ type initAsk struct {
 	deniedAt workload.KTime
 }
 
-// mayBeInit reports whether a process in the roots alone, with namespaces of its
-// own, may be an init that the files know, and has them asked. They are asked once:
-// who denies it after it was young has its state, if there is any.
+// mayBeInit reports whether a process with namespaces of its own, in the roots alone
+// or the first of a PID namespace, may be an init that the files know or that has no
+// cgroup, and has the sources asked. They are asked once: who denies it after it was
+// young has its state, if there is any.
 func (m *machine) mayBeInit(p *proc) bool {
 	a := &p.init
-	if p.exit != nil || !p.set.inRoots() || !m.looksContained(p) || p.hostIn == p.set || a.deniedAt != 0 {
+	if p.exit != nil || !p.set.inRoots() && (p.kp.PIDNSLevel == 0 || innermost(p).PID != 1) || !m.looksContained(p) || p.hostIn == p.set || a.deniedAt != 0 {
 		return false
 	}
 	if a.asking > 0 || a.waits {
 		return true
 	}
 	for i, s := range m.cfg.sources {
-		if s.files {
+		if s.files || s.homeless {
 			a.asking++
 			m.request(request{kind: reqLocate, source: i, evidence: workload.Evidence{Init: p.kp.Key}, init: p})
 		}

@@ -20,6 +20,8 @@ type sourceInfo struct {
 	// files: the source has nothing but files, so it is never asked twice for
 	// the same run and may be retried often.
 	files bool
+	// homeless: its containers may have no cgroup of their own.
+	homeless bool
 	// pods: the source can be asked about pods.
 	pods bool
 	// lists: the source lists what it has by itself.

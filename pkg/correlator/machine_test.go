@@ -2154,6 +2154,50 @@ func TestWhoIsReadAloneIsJudgedOnceAllAreRead(t *testing.T) {
 }
 
 // Who cannot say whether a process is an init has not denied it, and is asked again.
+// A user's engine leaves its container in cgroups of the host's, where a service with a
+// mount namespace of its own is, too: what the sources deny of that one, they do not deny
+// of the container's init.
+func TestWhoIsBesideAnotherInTheHostsCgroupsIsAskedAbout(t *testing.T) {
+	r := newRig(t)
+	r.m.cfg.sources[docker].homeless = true
+	r.feed(evListEnd{source: oci, complete: true, began: r.now})
+	r.mkdir(7, 1, "/session")
+	r.task(20, 1, 7, nil)
+	service := r.proc(140, 20, 7)
+	service.MountNS = 55
+	r.feed(kernel.Event{Type: kernel.Task, Process: service})
+	r.whole()
+	init := r.proc(150, 20, 7, ns(700, 1))
+	r.feed(kernel.Event{Type: kernel.Fork, Process: init})
+	asked := map[int]bool{}
+	for range 20 {
+		reqs := r.reqs
+		r.reqs = nil
+		for _, q := range reqs {
+			switch {
+			case q.kind == reqLocate && q.source != containerd && q.evidence.Init.PID == 150:
+				asked[q.source] = true
+				r.answer(q, nil, collectors.ErrUnavailable)
+			case q.kind == reqPrefill, q.kind == reqLookup, q.kind == reqLocate:
+				r.answer(q, nil, collectors.ErrNotFound)
+			case q.kind == reqLineage:
+				r.feed(evLineage{id: q.cgroup, lineage: r.lineage(q.cgroup), at: r.now})
+			case q.kind == reqSnapshot:
+				r.whole()
+			case q.kind == reqProcess:
+				p := map[workload.PID]kernel.Process{140: service, 150: init, 20: r.proc(20, 1, 7)}[q.pid]
+				r.feed(evProcess{pid: q.pid, proc: p, at: r.now})
+			}
+		}
+		r.after(500)
+	}
+	if !asked[oci] || !asked[docker] {
+		t.Errorf("asked about the init itself were %v", asked)
+	}
+	r.want(140, workload.StatusHost, "")
+	r.want(150, workload.StatusUnknown, "")
+}
+
 func TestWhoMayBeAnInitIsTheHostsOnceTheFilesHaveDeniedIt(t *testing.T) {
 	r := newRig(t)
 	r.feed(evListEnd{source: oci, complete: true, began: r.now})

@@ -389,7 +389,7 @@ func (m *machine) judgeHost(p *proc) {
 		return
 	}
 	if m.mayBeInit(p) {
-		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and no cgroup; the runtimes are being asked whether it is an init"
+		p.status, p.reason = workload.StatusUnknown, "in namespaces of its own and no container's cgroup; the runtimes are being asked whether it is an init"
 		return
 	}
 	if m.unread(p) {
