@@ -86,8 +86,10 @@ func (r *rig) after(ms int) {
 	}
 }
 
-func (r *rig) mkdir(id, parent uint64, path string) {
-	r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
+func (r *rig) mkdir(id, parent uint64, path string) { r.mkdirIn(0, id, parent, path) }
+
+func (r *rig) mkdirIn(hierarchy uint32, id, parent uint64, path string) {
+	r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
 }
 
 func (r *rig) proc(pid, parent workload.PID, cgroup uint64, ns ...workload.PIDNamespace) kernel.Process {
@@ -98,6 +100,13 @@ func (r *rig) proc(pid, parent workload.PID, cgroup uint64, ns ...workload.PIDNa
 		p.MountNS = ns[0].Inum + 1
 	}
 	return p
+}
+
+// both is an event of a process in two hierarchies, v2 and one of v1.
+func (r *rig) both(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
+	p := r.proc(pid, parent, v2, in...)
+	p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
+	r.feed(kernel.Event{Type: typ, Process: p})
 }
 
 func (r *rig) task(pid, parent workload.PID, cgroup uint64, ns []workload.PIDNamespace) {
@@ -547,39 +556,31 @@ func TestWhoEntersACgroupBelowAContainersIsAMemberOnceInItsNamespaces(t *testing
 // that it is below A's: nobody is in conflict, and none of its children.
 func TestAContainerBelowAnotherIsInNoConflictWhileItsCgroupsAreRead(t *testing.T) {
 	r := newRig(t)
-	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
-		p := r.proc(pid, parent, v2, in...)
-		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
-		r.feed(kernel.Event{Type: typ, Process: p})
-	}
-	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
-		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
-	}
 	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
-	mkdir(1, 2, 1, "/docker")
+	r.mkdirIn(1, 2, 1, "/docker")
 	for h := range uint32(2) {
-		mkdir(h, 3, 2, outer)
+		r.mkdirIn(h, 3, 2, outer)
 	}
-	both(kernel.Task, 11, 1, 1, 1)
-	both(kernel.Fork, 100, 11, 3, 3, ns(500, 1))
+	r.both(kernel.Task, 11, 1, 1, 1)
+	r.both(kernel.Fork, 100, 11, 3, 3, ns(500, 1))
 	r.hint(idA, 100, outer)
-	mkdir(0, 5, 3, inner)
-	both(kernel.Fork, 200, 11, 5, 5, ns(600, 1))
+	r.mkdirIn(0, 5, 3, inner)
+	r.both(kernel.Fork, 200, 11, 5, 5, ns(600, 1))
 	r.hint(idB, 200, inner)
 	r.want(200, workload.StatusContainer, idB)
-	mkdir(1, 5, 3, inner)
+	r.mkdirIn(1, 5, 3, inner)
 	r.want(200, workload.StatusContainer, idB)
-	mkdir(0, 6, 5, inner+"/child")
-	both(kernel.Fork, 201, 200, 6, 5, ns(600, 2))
-	both(kernel.Fork, 202, 200, 9, 5, ns(600, 3)) // nothing is known of where it is in v2
+	r.mkdirIn(0, 6, 5, inner+"/child")
+	r.both(kernel.Fork, 201, 200, 6, 5, ns(600, 2))
+	r.both(kernel.Fork, 202, 200, 9, 5, ns(600, 3)) // nothing is known of where it is in v2
 	r.want(201, workload.StatusContainer, idB)
 	if p := r.m.procs[202]; p.status == workload.StatusConflict {
 		t.Errorf("it is in conflict: %s", p.reason)
 	}
-	both(kernel.Fork, 203, 200, 5, 3, ns(600, 4)) // but who goes into A's own is
+	r.both(kernel.Fork, 203, 200, 5, 3, ns(600, 4)) // but who goes into A's own is
 	r.want(203, workload.StatusConflict, "")
-	mkdir(1, 8, 3, inner+"2")
-	both(kernel.Task, 204, 99, 10, 8, ns(600, 5)) // how it came is not known, nor where it is in v2
+	r.mkdirIn(1, 8, 3, inner+"2")
+	r.both(kernel.Task, 204, 99, 10, 8, ns(600, 5)) // how it came is not known, nor where it is in v2
 	if p := r.m.procs[204]; p.status != workload.StatusUnknown {
 		t.Errorf("it is %s: %s", p.status, p.reason)
 	}
@@ -594,37 +595,29 @@ func TestAContainerBelowAnotherIsInNoConflictWhileItsCgroupsAreRead(t *testing.T
 // each, and not in the same one: that B's processes are seen below A's cgroup says nothing.
 func TestTwoContainersRegisteredInNoHierarchyInCommonAreInNoConflict(t *testing.T) {
 	r := newRig(t)
-	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
-		p := r.proc(pid, parent, v2, in...)
-		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
-		r.feed(kernel.Event{Type: typ, Process: p})
-	}
-	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
-		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
-	}
 	outer, inner := "/docker/"+idA, "/docker/"+idA+"/"+idB
-	mkdir(1, 2, 1, "/docker")
+	r.mkdirIn(1, 2, 1, "/docker")
 	for h := range uint32(2) {
-		mkdir(h, 3, 2, outer)
-		mkdir(h, 5, 3, inner)
+		r.mkdirIn(h, 3, 2, outer)
+		r.mkdirIn(h, 5, 3, inner)
 	}
-	both(kernel.Fork, 11, 10, 1, 1)
-	both(kernel.Fork, 100, 11, 1, 3, ns(500, 1)) // its move in v2 is not heard yet
+	r.both(kernel.Fork, 11, 10, 1, 1)
+	r.both(kernel.Fork, 100, 11, 1, 3, ns(500, 1)) // its move in v2 is not heard yet
 	r.hint(idA, 100, outer)
 	r.want(100, workload.StatusContainer, idA)
-	both(kernel.Fork, 200, 11, 5, 1, ns(600, 1)) // its move in v1
+	r.both(kernel.Fork, 200, 11, 5, 1, ns(600, 1)) // its move in v1
 	r.hint(idB, 200, inner)
 	r.want(200, workload.StatusContainer, idB)
-	both(kernel.Task, 200, 11, 5, 5, ns(600, 1))
+	r.both(kernel.Task, 200, 11, 5, 5, ns(600, 1))
 	r.want(200, workload.StatusContainer, idB)
-	both(kernel.Task, 201, 200, 9, 5, ns(600, 2)) // where it is in v2 is read yet
+	r.both(kernel.Task, 201, 200, 9, 5, ns(600, 2)) // where it is in v2 is read yet
 	r.want(201, workload.StatusContainer, idB)
 	v2 := func(id uint64, path string) workload.CgroupPath {
 		return workload.CgroupPath{CgroupID: workload.CgroupID{ID: id}, Path: path}
 	}
 	r.feed(evLineage{id: v2(9, "").CgroupID, at: r.now, lineage: []workload.CgroupPath{v2(9, inner+"/init.scope"), v2(5, inner), v2(3, outer), v2(2, "/docker"), v2(1, "/")}})
 	r.want(201, workload.StatusContainer, idB)
-	both(kernel.Fork, 202, 200, 5, 3, ns(600, 3)) // but who goes into A's own is in conflict
+	r.both(kernel.Fork, 202, 200, 5, 3, ns(600, 3)) // but who goes into A's own is in conflict
 	r.want(202, workload.StatusConflict, "")
 }
 
@@ -632,21 +625,13 @@ func TestTwoContainersRegisteredInNoHierarchyInCommonAreInNoConflict(t *testing.
 // registered with that move.
 func TestWhereTheInitComesAfterItsRegistrationIsRegisteredToo(t *testing.T) {
 	r := newRig(t)
-	both := func(typ kernel.Type, pid, parent workload.PID, v2, v1 uint64, in ...workload.PIDNamespace) {
-		p := r.proc(pid, parent, v2, in...)
-		p.Cgroups.N, p.Cgroups.IDs[1] = 2, workload.CgroupID{Hierarchy: 1, ID: v1}
-		r.feed(kernel.Event{Type: typ, Process: p})
-	}
-	mkdir := func(hierarchy uint32, id, parent uint64, path string) {
-		r.feed(kernel.Event{Type: kernel.CgroupMkdir, Cgroup: kernel.Cgroup{ID: workload.CgroupID{Hierarchy: hierarchy, ID: id}, Parent: parent, Level: uint32(strings.Count(path, "/")), Path: path}})
-	}
 	path := "/docker/" + idA
-	mkdir(1, 2, 1, "/docker")
+	r.mkdirIn(1, 2, 1, "/docker")
 	for h := range uint32(2) {
-		mkdir(h, 3, 2, path)
+		r.mkdirIn(h, 3, 2, path)
 	}
-	both(kernel.Fork, 11, 10, 1, 1)
-	both(kernel.Fork, 100, 11, 3, 1, ns(500, 1))
+	r.both(kernel.Fork, 11, 10, 1, 1)
+	r.both(kernel.Fork, 100, 11, 3, 1, ns(500, 1))
 	r.hint(idA, 100, path)
 	cgroups := func() (n int) {
 		for _, c := range r.cont {
@@ -657,12 +642,12 @@ func TestWhereTheInitComesAfterItsRegistrationIsRegisteredToo(t *testing.T) {
 	if n := cgroups(); n != 1 {
 		t.Fatalf("%d cgroups are registered, not 1", n)
 	}
-	both(kernel.Exec, 100, 11, 3, 3, ns(500, 1)) // nothing else tells of its move
+	r.both(kernel.Exec, 100, 11, 3, 3, ns(500, 1)) // nothing else tells of its move
 	if n := cgroups(); n != 2 {
 		t.Errorf("%d cgroups are registered, not 2", n)
 	}
-	mkdir(1, 4, 1, "/elsewhere")
-	both(kernel.Exec, 100, 11, 3, 4, ns(500, 1))
+	r.mkdirIn(1, 4, 1, "/elsewhere")
+	r.both(kernel.Exec, 100, 11, 3, 4, ns(500, 1))
 	if n := cgroups(); n != 2 {
 		t.Errorf("%d cgroups are registered after a move to another one, not 2", n)
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -194,6 +193,3 @@ func projectOf(args []string) string {
 	}
 	return "default"
 }
-
-// Containers is where it has a link for each container.
-func (l *LXD) Containers() string { return filepath.Join(l.Dir, "containers") }

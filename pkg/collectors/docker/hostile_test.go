@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -18,34 +16,22 @@ import (
 	"github.com/docker/docker/api/types/events"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // engineThat serves a made-up engine on a socket.
 func engineThat(t *testing.T, root string, answer http.HandlerFunc) *Collector {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pdf") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := net.Listen("unix", dir+"/d.sock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	socket := collectortest.ServeHTTP(t, "pdf", func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/_ping") {
 			w.Header().Set("Api-Version", "1.41")
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		answer(w, r)
-	}))
-	_ = srv.Listener.Close()
-	srv.Listener = l
-	srv.Start()
-	t.Cleanup(srv.Close)
-	c, err := New(Options{Host: dir + "/d.sock", Root: root, Interval: 10 * time.Millisecond, CallTimeout: time.Second})
+	})
+	c, err := New(Options{Host: socket, Root: root, Interval: 10 * time.Millisecond, CallTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -195,21 +192,7 @@ func TestAChangedSettingIsToldOf(t *testing.T) {
 // serverThat serves a made-up server at a path that names Incus.
 func serverThat(t *testing.T, answer http.HandlerFunc) *Collector {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "incus") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := net.Listen("unix", dir+"/unix.socket")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewUnstartedServer(answer)
-	_ = srv.Listener.Close()
-	srv.Listener = l
-	srv.Start()
-	t.Cleanup(srv.Close)
-	return New(Options{Socket: dir + "/unix.socket"})
+	return New(Options{Socket: collectortest.ServeHTTP(t, "incus", answer)})
 }
 
 func TestAServerThatTalksNonsenseIsUnavailable(t *testing.T) {
