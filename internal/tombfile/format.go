@@ -94,7 +94,7 @@ func (e *encoder) header(boot BootID, run workload.Revision) {
 func (e *encoder) change(c workload.Change, since workload.KTime) bool {
 	start := e.open(kindChange)
 	e.buf = binary.LittleEndian.AppendUint64(e.buf, uint64(since))
-	e.buf = wire.AppendChange(e.buf, c)
+	e.buf = wire.AppendChange(e.buf, &c)
 	return e.close(start)
 }
 

@@ -290,7 +290,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		if list, err := DecodeChanges(msg); err == nil {
 			for _, c := range list {
-				through(t, AppendChange(nil, c), &pb.StreamEntitiesResponse{})
+				through(t, AppendChange(nil, &c), &pb.StreamEntitiesResponse{})
 			}
 		}
 		fuzzReply(b)

@@ -29,8 +29,8 @@ func DecodeEntities(msg *Bytes) ([]workload.Entity, error) {
 }
 
 // AppendChange adds a change to a StreamEntitiesResponse.
-func AppendChange(b []byte, c workload.Change) []byte {
-	return changeMessage.nested(b, 1, &c)
+func AppendChange(b []byte, c *workload.Change) []byte {
+	return changeMessage.nested(b, 1, c)
 }
 
 // DecodeChanges reads a StreamEntitiesResponse.

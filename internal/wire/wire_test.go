@@ -249,7 +249,7 @@ func TestAnEntityAndAChangeOfEachKindSurvive(t *testing.T) {
 			var c workload.Change
 			newFiller(seed).fillKind(reflect.ValueOf(&c).Elem())
 			keepOnly(&c.Entity, field.Name)
-			b := AppendChange(AppendChange(nil, c), workload.Change{Type: workload.ChangeBookmark, Revision: 7})
+			b := AppendChange(AppendChange(nil, &c), &workload.Change{Type: workload.ChangeBookmark, Revision: 7})
 			changes, err := DecodeChanges(&Bytes{in: string(through(t, b, &pb.StreamEntitiesResponse{}))})
 			want := []workload.Change{c, {Type: workload.ChangeBookmark, Revision: 7}}
 			if diff := cmp.Diff(want, changes, cmpopts.EquateEmpty()); err != nil || diff != "" {

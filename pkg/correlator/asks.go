@@ -36,6 +36,9 @@ type ask struct {
 	// the init that it has named ever since, confirmAt when it was asked once more
 	// whether that is so still: see confirmed.
 	toldOf, namedAt, confirmAt workload.KTime
+	// event is what it told last of the state by itself, and eventAt when.
+	event   *workload.Container
+	eventAt workload.KTime
 }
 
 type askStage uint8
@@ -192,8 +195,13 @@ func (m *machine) answer(e evAnswer) {
 	again := a.again
 	a.again = false
 	if e.err == nil && e.container != nil && about(e.container, e.req.id) && m.confined(e.req.source, e.container) {
-		m.answered(c, e.req.source, e.container)
-		if max(a.deletedAt, a.confirmAt) > a.sentAt && !a.busy { // of before that, or of a next one of its id
+		l := e.container
+		overtaken := a.overtaken(l, a.sentAt)
+		if overtaken {
+			l = overlay(l, a.event)
+		}
+		m.answered(c, e.req.source, l)
+		if (overtaken || max(a.deletedAt, a.confirmAt) > a.sentAt) && !a.busy { // of before that, or of a next one of its id
 			a.stage, again = askSecond, true
 		}
 	} else {
@@ -237,6 +245,12 @@ func (m *machine) answered(c *container, i int, l *workload.Container) {
 		m.retry(c, i) // files that do not register yet: read again
 	}
 	m.setLayer(c, i, l)
+}
+
+// overtaken reports whether what a source said, to a question or in a list of then,
+// may be of before an event that it has told since, which has the state otherwise.
+func (a *ask) overtaken(l *workload.Container, then workload.KTime) bool {
+	return a.event != nil && a.eventAt >= then && a.event.State != l.State
 }
 
 // started reports whether the user's program runs, so that engines answer in full.

@@ -161,6 +161,9 @@ func (m *machine) hintLayer(c *container, i int, l *workload.Container) {
 		m.setLayer(c, i, l)
 		return
 	}
+	if l.State != "" {
+		c.asks[i].event, c.asks[i].eventAt = l, m.now
+	}
 	m.putLayer(c, i, overlay(c.layers[i], l), false)
 }
 
@@ -252,7 +255,8 @@ func (m *machine) listed(i int, l *workload.Container) {
 // listEnd ends a complete list: what the source described before the list began
 // and did not list is deleted there. Whatever it lists although it has told, since
 // the list began, that it is deleted, is asked about: the list may have it from before.
-// So is what it could not speak of, where the list does not say all.
+// So is what it could not speak of, where the list does not say all, and whose state
+// an event has changed since the list began.
 func (m *machine) listEnd(e evListEnd) {
 	for _, c := range slices.Clone(m.all) {
 		a := &c.asks[e.source]
@@ -260,10 +264,11 @@ func (m *machine) listEnd(e evListEnd) {
 			c.back = true
 			m.dirtyContainer(c)
 		}
+		overtaken := a.listed && c.layers[e.source] != nil && a.overtaken(c.layers[e.source], e.began)
 		a.listed = false
 		relisted := a.deletedAt >= e.began && a.deletedAt != 0 && c.layers[e.source] != nil && !c.gone[e.source]
 		owed := !e.complete && a.silent && a.stage == askDone && c.goneAt == 0
-		if relisted || owed {
+		if relisted || owed || overtaken {
 			m.askOnceMore(c, e.source)
 		}
 	}

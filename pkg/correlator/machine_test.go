@@ -2201,3 +2201,52 @@ func TestWhoMayBeAnInitIsTheHostsOnceTheFilesHaveDeniedIt(t *testing.T) {
 		t.Errorf("asked %d times more", n)
 	}
 }
+
+// The engine is asked, it is paused, and the answer comes last.
+func TestAnAnswerFromBeforeAnEventDoesNotTakeItBack(t *testing.T) {
+	r := newRig(t)
+	said := func(s workload.State) *workload.Container {
+		return &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: idA}, State: s}
+	}
+	event := func(k collectors.HintKind, s workload.State) {
+		r.feed(evHint{source: docker, hint: collectors.Hint{Kind: k, ID: said(s).ID, Layer: said(s)}})
+	}
+	is := func(want workload.State) {
+		t.Helper()
+		if l := r.srcs["docker "+idA]; l == nil || l.State != want {
+			t.Errorf("it is %+v, not %q", l, want)
+		}
+	}
+	r.startA()
+	r.answer(r.take(reqPrefill, docker), said(workload.StateRunning), nil)
+	q := r.take(reqLookup, docker)
+	r.after(5)
+	event(collectors.HintStarted, workload.StateRunning)
+	r.answer(q, said(workload.StateRunning), nil)
+	is(workload.StateRunning)
+	if n := r.asked(reqLookup, docker); n != 0 {
+		t.Errorf("asked %d times more, though the answer is what the event told", n)
+	}
+
+	event(collectors.HintChanged, workload.StatePaused)
+	r.feed(evHint{source: docker, hint: collectors.Hint{Kind: collectors.HintChanged, ID: said("").ID}}) // has it asked
+	q = r.take(reqLookup, docker)
+	r.after(5)
+	event(collectors.HintChanged, workload.StateRunning)
+	r.answer(q, said(workload.StatePaused), nil)
+	is(workload.StateRunning)
+	r.answer(r.take(reqLookup, docker), said(workload.StateRunning), nil)
+	is(workload.StateRunning)
+
+	began := r.now
+	r.after(5)
+	event(collectors.HintChanged, workload.StatePaused)
+	r.feed(evListed{source: docker, container: said(workload.StateRunning)})
+	r.feed(evListEnd{source: docker, began: began, complete: true})
+	r.answer(r.take(reqLookup, docker), said(workload.StatePaused), nil)
+	is(workload.StatePaused)
+	r.after(10_000)
+	if n := r.asked(reqLookup, docker); n != 0 {
+		t.Errorf("asked %d times more", n)
+	}
+}

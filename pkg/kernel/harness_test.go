@@ -123,18 +123,32 @@ func (r *recorder) flushed(match func(Event) bool) []Event {
 // await waits for a matching event without asking for it.
 func (r *recorder) await(match func(Event) bool) Event {
 	r.t.Helper()
+	e, _ := r.awaitUnless(match, func() bool { return false })
+	return e
+}
+
+// awaitUnless is await where the kernel may have skipped the program: then, as
+// skipped says, there is no such event.
+func (r *recorder) awaitUnless(match func(Event) bool, skipped func() bool) (e Event, ok bool) {
+	r.t.Helper()
 	late := time.After(patience)
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
 	for {
 		r.mu.Lock()
 		news := r.news
 		i := slices.IndexFunc(r.events, match)
 		if i >= 0 {
 			defer r.mu.Unlock()
-			return r.events[i]
+			return r.events[i], true
 		}
 		r.mu.Unlock()
 		select {
 		case <-news:
+		case <-look.C:
+			if skipped() {
+				return Event{}, false
+			}
 		case <-late:
 			r.t.Fatal("the event never came")
 		}

@@ -32,18 +32,18 @@ type encoding struct {
 }
 
 // append adds a change to a message. A nil receiver shares nothing.
-func (e *encodings) append(b []byte, c workload.Change) []byte {
+func (e *encodings) append(b []byte, c *workload.Change) []byte {
 	if e == nil || c.Type != workload.ChangeSet && c.Type != workload.ChangeUnset {
 		return wire.AppendChange(b, c)
 	}
 	slot := &e.slots[c.Revision%sharedChanges]
-	if had := slot.Load(); had != nil && had.change == c {
+	if had := slot.Load(); had != nil && had.change == *c {
 		return append(b, had.wire...)
 	}
 	before := len(b)
 	b = wire.AppendChange(b, c)
 	if own := b[before:]; len(own) <= sharedSize {
-		slot.Store(&encoding{change: c, wire: append([]byte(nil), own...)})
+		slot.Store(&encoding{change: *c, wire: append([]byte(nil), own...)})
 	}
 	return b
 }

@@ -27,16 +27,16 @@ func TestAChangeIsEncodedOnceAndNeverTakenForAnother(t *testing.T) {
 		first, first, gone, first, setTo(1, "b"), setTo(1+sharedChanges, "c"), first,
 		setTo(2, strings.Repeat("x", sharedSize)), {Type: workload.ChangeBookmark, Revision: 1},
 	} {
-		want := wire.AppendChange([]byte("before"), c)
+		want := wire.AppendChange([]byte("before"), &c)
 		for range 2 {
-			if got := e.append([]byte("before"), c); !bytes.Equal(got, want) {
+			if got := e.append([]byte("before"), &c); !bytes.Equal(got, want) {
 				t.Fatalf("%s at %d: %q, not %q", c.Type, c.Revision, got, want)
 			}
 		}
 	}
 	room := make([]byte, 0, 1<<10)
-	e.append(room, first)
-	if n := testing.AllocsPerRun(100, func() { e.append(room, first) }); n != 0 {
+	e.append(room, &first)
+	if n := testing.AllocsPerRun(100, func() { e.append(room, &first) }); n != 0 {
 		t.Errorf("a change that was encoded before costs %v allocations", n)
 	}
 	if e.slots[2].Load() != nil {
@@ -72,7 +72,7 @@ func BenchmarkAppendChange(b *testing.B) {
 	for name, e := range map[string]*encodings{"shared": new(encodings), "own": nil} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				e.append(room, c)
+				e.append(room, &c)
 			}
 		})
 	}

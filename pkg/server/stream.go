@@ -96,8 +96,8 @@ func (s *Server) streamEntities(ctx context.Context, req *wire.Bytes, out *chunk
 	for batch := range s.opt.Backend.Watch(watchCtx, sel) {
 		shared := s.shared()
 		out.expect(len(batch))
-		for _, ch := range batch {
-			if err := out.add(shared.append(out.b, ch)); err != nil {
+		for i := range batch {
+			if err := out.add(shared.append(out.b, &batch[i])); err != nil {
 				return err
 			}
 		}

@@ -199,7 +199,11 @@ func (w *walker) collect(ctx context.Context) (hits []hit, more, ok bool) {
 		if round > 0 {
 			hits = slices.DeleteFunc(hits, func(h hit) bool { return said(fresh, h.what) })
 		}
-		hits = append(hits, fresh...)
+		if hits == nil {
+			hits = fresh
+		} else {
+			hits = append(hits, fresh...)
+		}
 		if end < to {
 			return hits, true, true
 		}
@@ -250,7 +254,9 @@ func (w *walker) walk(windows [maxLogs]*logWindow, to workload.Revision, room in
 	end = to
 	for i := range w.logs {
 		n := len(hits)
-		for _, e := range windows[i].after(w.cursor, to) {
+		entries := windows[i].after(w.cursor, to)
+		hits = slices.Grow(hits, min(room, len(entries)))
+		for _, e := range entries {
 			if e.rev > end {
 				break
 			}
