@@ -54,6 +54,8 @@ type AgentConfig struct {
 	LXCPaths []string
 	// TLS is for those who ask from other hosts, and for asking an agent on another one.
 	TLS agent.TLS
+	// RemoteAddress is where another pidigree is, RemoteCopy "on" or "off".
+	RemoteAddress, RemoteCopy string
 	// IncusSockets are those of Incus and LXD.
 	IncusSockets []string
 	// MachinesDir is systemd-machined's directory, "auto" or "none".

@@ -53,6 +53,7 @@ type exitJSON struct {
 type provenanceJSON struct {
 	Source string `json:"source"`
 	AtNs   int64  `json:"atNs"`
+	Stale  bool   `json:"stale,omitempty"`
 }
 
 type hopJSON struct {
@@ -105,6 +106,8 @@ type processJSON struct {
 	Cgroups           []cgroupJSON `json:"cgroups,omitempty"`
 	ExecNs            int64        `json:"execNs,omitempty"`
 	Exit              *exitJSON    `json:"exit,omitempty"`
+	Source            string       `json:"source,omitempty"` // "remote": another pidigree says so
+	Stale             bool         `json:"stale,omitempty"`  // which is away
 	// What was read of it for this answer, where that was asked for.
 	*detailJSON
 }
@@ -308,7 +311,7 @@ func processObject(p *workload.Process) processJSON {
 		ForeignNamespaces: p.ForeignNamespaces, Reason: p.Reason, Service: serviceObject(p.Service),
 		PIDNamespaces:  convert(p.PIDNamespaces, pidnsObject),
 		MountNamespace: p.MountNS, Cgroups: convert(p.Cgroups, cgroupObject), ExecNs: int64(p.Exec), Exit: exitObject(p.Exit),
-		detailJSON: detailObject(p.Detail),
+		Source: p.Source, Stale: p.Stale, detailJSON: detailObject(p.Detail),
 	}
 	if !p.Container.IsZero() {
 		o.Container = p.Container.String()
@@ -325,7 +328,7 @@ func exitObject(e *workload.Exit) *exitJSON {
 
 func provenance(p []workload.Provenance) []provenanceJSON {
 	return list(convert(p, func(p workload.Provenance) provenanceJSON {
-		return provenanceJSON{Source: p.Source, AtNs: int64(p.At)}
+		return provenanceJSON{Source: p.Source, AtNs: int64(p.At), Stale: p.Stale}
 	}))
 }
 

@@ -61,10 +61,9 @@ func agentOptions(c AgentConfig) agent.Options {
 
 // runHost runs the agent until ctx ends.
 func runHost(ctx context.Context, version string, c AgentConfig) error {
-	o := agentOptions(c)
+	o := withOthers(agentOptions(c), c)
 	o.Version = version
 	o.Socket, o.SocketGroup, o.Notify = c.Socket, c.SocketGroup, true
-	o.TLS = c.TLS
 	o.CommandLines = c.CommandLines == "all"
 	o.Others, o.OthersLabels = map[string]agent.Others{"self": agent.OthersSelf, "own": agent.OthersOwn}[c.Others], c.OthersLabels
 	o.StateDir = c.stateDir()
@@ -79,7 +78,14 @@ func runHost(ctx context.Context, version string, c AgentConfig) error {
 
 // checkHost writes what an agent would collect and what it misses.
 func checkHost(ctx context.Context, c AgentConfig, w io.Writer) error {
-	return agent.Check(ctx, agentOptions(c), w)
+	return agent.Check(ctx, withOthers(agentOptions(c), c), w)
+}
+
+// withOthers adds other hosts and another agent, which a look at this host needs not.
+func withOthers(o agent.Options, c AgentConfig) agent.Options {
+	o.TLS = c.TLS
+	o.Remote = agent.Remote{Address: c.RemoteAddress, Copy: c.RemoteCopy == "on"}
+	return o
 }
 
 // localHost answers in this process: an agent that takes one look at the host.

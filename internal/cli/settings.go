@@ -112,6 +112,33 @@ func socketSettings() []setting {
 			check: func(c *AgentConfig) error { return checkListen(c.TLS.Listen) },
 		},
 		{
+			key: "remote.address", arg: "ADDRESS",
+			field: func(c *AgentConfig) any { return &c.RemoteAddress },
+			help:  "another pidigree that is a source of this one: its socket, or tls://HOST:PORT; empty: none",
+			more: "What it knows and this host's own sources do not is in lists, streams and answers as of the source `remote`, and never in place of what they say. " +
+				"Processes are taken only where PIDs mean the same: in the same boot and PID namespace. Of another host come containers, pods, tasks and images. " +
+				"While it is away, what it has said of the living is marked as stale. Over TLS it needs `tls.cert`, `tls.key` and `tls.ca`.",
+			check: func(c *AgentConfig) error {
+				if c.RemoteAddress == "" {
+					return nil
+				}
+				return checkAgentAt(c.RemoteAddress)
+			},
+		},
+		{
+			key: "remote.copy", value: "off", arg: "WHEN", oneOf: []string{"on", "off"},
+			field: func(c *AgentConfig) any { return &c.RemoteCopy },
+			help:  "be a copy of the pidigree at remote.address, and nothing else",
+			more: "The agent then looks at nothing of its own host, needs no privileges, and answers about the other one's PIDs: for an unprivileged tool, a container, a gateway. " +
+				"It answers from what it was told: not about who asks (`who self`), not about the past (`--at`), and those of this host who may ask are told by user and group alone.",
+			check: func(c *AgentConfig) error {
+				if c.RemoteCopy == "on" && c.RemoteAddress == "" {
+					return fmt.Errorf("needs remote.address: what to be a copy of")
+				}
+				return nil
+			},
+		},
+		{
 			key: "command-lines", value: "own", arg: "WHOSE", oneOf: []string{"own", "all"},
 			field: func(c *AgentConfig) any { return &c.CommandLines },
 			help:  "whose command lines those see who may ask and are not root: own or all",

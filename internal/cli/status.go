@@ -234,6 +234,9 @@ type statusJSON struct {
 	Tasks      int          `json:"tasks"`
 	Images     int          `json:"images"`
 	Watchers   int          `json:"watchers"`
+	Host       string       `json:"host,omitempty"`
+	BootID     string       `json:"bootId,omitempty"`
+	PIDNS      uint32       `json:"pidNamespace,omitempty"`
 	Sources    []sourceJSON `json:"sources"`
 	Kernel     kernelJSON   `json:"kernel"`
 }
@@ -271,7 +274,8 @@ func statusObject(st workload.AgentStatus) statusJSON {
 	return statusJSON{
 		Version: st.Version, PID: uint32(st.PID), Started: timeObject(st.Started), Ready: st.Ready, Mode: st.Mode,
 		ModeReason: st.ModeReason, CgroupMode: st.CgroupMode, Revision: uint64(st.Revision), Containers: st.Containers,
-		Processes: st.Processes, Pods: st.Pods, Tasks: st.Tasks, Images: st.Images, Watchers: st.Watchers, Sources: list(convert(st.Sources, sourceObject)),
+		Processes: st.Processes, Pods: st.Pods, Tasks: st.Tasks, Images: st.Images, Watchers: st.Watchers,
+		Host: st.Host, BootID: st.BootID, PIDNS: st.PIDNamespace, Sources: list(convert(st.Sources, sourceObject)),
 		Kernel: kernelJSON{
 			Events: object(k.Events), Seen: object(k.Seen), Filtered: object(k.Filtered), Lost: object(k.Lost), Skipped: object(k.Skipped), Programs: object(k.Programs),
 			Detached: object(k.Detached), Stolen: k.Stolen, Repairs: k.Repairs, LagNs: int64(k.Lag),

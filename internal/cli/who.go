@@ -474,6 +474,9 @@ func sourcesCell(c *workload.Container) string {
 	names := make([]string, len(c.Sources))
 	for i, s := range c.Sources {
 		names[i] = s.Source
+		if s.Stale {
+			names[i] += " (stale)"
+		}
 	}
 	return strings.Join(names, ",")
 }
@@ -516,6 +519,9 @@ func statusWords(ans workload.Answer) string {
 	if missing := ans.Missing(); len(missing) > 0 {
 		text += ", waiting for " + strings.Join(missing, ", ")
 	}
+	if stale(ans) {
+		text += ", stale: the pidigree that said so is away"
+	}
 	if c := ans.Container(); c != nil && c.Filtered {
 		text += ", hidden by the agent's configuration"
 	}
@@ -523,6 +529,15 @@ func statusWords(ans workload.Answer) string {
 		text += ": " + ans.Reason
 	}
 	return text
+}
+
+// stale reports whether what is said was so when another pidigree was last heard.
+func stale(ans workload.Answer) bool {
+	if p := ans.Process; p != nil && p.Stale {
+		return true
+	}
+	c := ans.Container()
+	return c != nil && !ans.Exited && len(c.Sources) > 0 && !slices.ContainsFunc(c.Sources, func(s workload.Provenance) bool { return !s.Stale && s.Source != "kernel" })
 }
 
 // exitWords says how what was asked for ended, empty while it lives.

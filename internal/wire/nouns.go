@@ -92,6 +92,7 @@ var podRefMessage = table(
 var provenanceMessage = table(
 	text(1, func(p *workload.Provenance) *string { return &p.Source }),
 	number(2, func(p *workload.Provenance) *workload.KTime { return &p.At }),
+	boolean(3, func(p *workload.Provenance) *bool { return &p.Stale }),
 )
 
 var markMessage = table(

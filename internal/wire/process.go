@@ -92,7 +92,8 @@ func appendOwn(b []byte, p *workload.Process) []byte {
 	if p.Detail != nil {
 		b = processDetailMessage.nested(b, 20, p.Detail)
 	}
-	return b
+	b = appendString(b, 21, p.Source)
+	return appendTrue(b, 22, p.Stale)
 }
 
 func parseProcess(p *workload.Process, s string) error {
@@ -160,6 +161,11 @@ func takeRest(p *workload.Process, in *scanner) error {
 		return parseInto(&p.Exit, exitMessage, in.bytes())
 	case 20<<3 | typeBytes:
 		return parseInto(&p.Detail, processDetailMessage, in.bytes())
+	case 21<<3 | typeBytes:
+		p.Source = in.bytes()
+		return checkText(*in)
+	case 22<<3 | typeVarint:
+		p.Stale = in.n != 0
 	}
 	return nil
 }

@@ -55,6 +55,9 @@ var statusMessage = table(
 	number(14, func(s *workload.AgentStatus) *int { return &s.Pods }),
 	number(15, func(s *workload.AgentStatus) *int { return &s.Tasks }),
 	number(16, func(s *workload.AgentStatus) *int { return &s.Images }),
+	text(17, func(s *workload.AgentStatus) *string { return &s.Host }),
+	text(18, func(s *workload.AgentStatus) *string { return &s.BootID }),
+	number(19, func(s *workload.AgentStatus) *uint32 { return &s.PIDNamespace }),
 )
 
 var statusResponse = table(

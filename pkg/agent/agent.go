@@ -25,6 +25,7 @@ import (
 	"github.com/pidigree/pidigree/internal/filter"
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
 	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/remote"
 	"github.com/pidigree/pidigree/pkg/correlator"
 	"github.com/pidigree/pidigree/pkg/kernel"
 	"github.com/pidigree/pidigree/pkg/resolve"
@@ -71,6 +72,8 @@ type Options struct {
 	LXCPaths []string
 	// TLS is for those who ask from other hosts. Default: nobody may.
 	TLS TLS
+	// Remote is another pidigree whose store is a source of this one. Default: none.
+	Remote Remote
 	// IncusSockets are those of Incus and LXD. Default: incus.Sockets.
 	IncusSockets []string
 	// MachinesDir is where systemd-machined keeps what it knows of machines, among them
@@ -190,6 +193,7 @@ type Agent struct {
 	correlator   *correlator.Correlator
 	resolver     *resolve.Resolver
 	sources      []collectors.Collector // those that New made
+	other        *remote.Source         // nil: there is none
 	listener     net.Listener
 	remote       net.Listener // of those who ask from other hosts
 	metrics      net.Listener
@@ -261,6 +265,10 @@ func (a *Agent) listen() (err error) {
 // openSource takes BPF where it can, and says why where it cannot.
 func (a *Agent) openSource() error {
 	o := a.opts
+	if o.Remote.Copy && !o.OneShot {
+		a.source, a.mode = nowhere{}, ModeCopy
+		return nil
+	}
 	disable, err := eventTypes(o.DisablePrograms)
 	if err != nil {
 		return err
@@ -326,8 +334,11 @@ func (a *Agent) wire() (err error) {
 		return fmt.Errorf("start agent: %w", err)
 	}
 	a.openTombs(base)
+	if err := a.openRemote(); err != nil {
+		return err
+	}
 	cols := a.opts.Collectors
-	if cols == nil {
+	if cols == nil && a.mode != ModeCopy {
 		if cols, err = a.collectors(); err != nil {
 			return err
 		}
@@ -341,7 +352,7 @@ func (a *Agent) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	a.resolver, err = resolve.New(resolve.Options{Store: a.store, Cgroups: a.cgroups, Observer: a.correlator, Procfs: a.opts.Procfs})
+	a.resolver, err = resolve.New(resolve.Options{Store: a.store, Cgroups: a.cgroups, Observer: a.correlator, Procfs: a.opts.Procfs, Copy: a.mode == ModeCopy})
 	return err
 }
 
@@ -379,6 +390,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.correlator.Run(ctx) })
 	g.Go(func() error { a.remember(ctx); return nil })
+	if a.other != nil {
+		g.Go(func() error { return a.other.Run(ctx) })
+	}
 	if a.listener != nil || a.remote != nil {
 		s, err := server.New(a.serverOptions())
 		if err != nil {

@@ -65,6 +65,12 @@ func (b backend) now(ctx context.Context, peer server.Peer, qs []workload.Query,
 }
 
 func (b backend) some(ctx context.Context, peer server.Peer, qs []workload.Query, out []workload.Result) {
+	if b.a.mode == ModeCopy {
+		for i, q := range qs {
+			out[i] = b.one(ctx, peer, q)
+		}
+		return
+	}
 	if !slices.ContainsFunc(qs, func(q workload.Query) bool { return q.Self }) {
 		b.a.resolver.ResolveAll(ctx, qs, out)
 		return
@@ -84,6 +90,9 @@ func (b backend) some(ctx context.Context, peer server.Peer, qs []workload.Query
 }
 
 func (b backend) one(ctx context.Context, peer server.Peer, q workload.Query) workload.Result {
+	if q.Self && b.a.mode == ModeCopy {
+		return workload.Result{Query: q, Err: fmt.Errorf("this agent is a copy of another one, and knows nothing of who asks it: %w", workload.ErrUnavailable)}
+	}
 	res := b.a.resolver.Resolve(ctx, about(peer, q))
 	answered(peer, q, &res)
 	return res
@@ -125,11 +134,17 @@ const standingPatience = time.Second
 
 // standing says whether a peer is in a container that was granted nothing.
 func (b backend) standing(p server.Peer) server.Standing {
+	if b.a.mode == ModeCopy {
+		return b.a.standingAtCopy(p)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*standingPatience)
 	defer cancel()
 	r := b.one(ctx, p, workload.Query{Self: true})
 	if r.Err == nil && r.Answer.Status == workload.StatusUnknown && p.InNamespace() {
 		r = b.one(ctx, p, workload.Query{Self: true, Wait: standingPatience})
+	}
+	if p := r.Answer.Process; p != nil && p.Source == workload.SourceRemote {
+		r.Answer.Status = workload.StatusUnknown // who may ask, another host does not say
 	}
 	switch {
 	case r.Err != nil: // it has ended, or cannot be seen

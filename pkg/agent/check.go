@@ -19,7 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	pcgroup "github.com/pidigree/pidigree/pkg/cgroup"
+	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/collectors/remote"
 	"github.com/pidigree/pidigree/pkg/kernel"
 )
 
@@ -30,6 +32,12 @@ const probeTimeout = 3 * time.Second
 // missing, and starts nothing. The error is one of looking; what is missing is text.
 func Check(ctx context.Context, o Options, w io.Writer) error {
 	o.Procfs, o.Sysfs, o.RunDir = cmp.Or(o.Procfs, "/proc"), cmp.Or(o.Sysfs, "/sys"), cmp.Or(o.RunDir, "/run")
+	a := &Agent{opts: o, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}
+	p := &checkPage{}
+	if o.Remote.Copy {
+		p.add(a.checkRemote(ctx))
+		return p.write(w)
+	}
 	caps, err := kernel.Probe(kernel.ProbeOptions{Procfs: o.Procfs, Sysfs: o.Sysfs})
 	if err != nil {
 		return fmt.Errorf("check kernel: %w", err)
@@ -39,10 +47,8 @@ func Check(ctx context.Context, o Options, w io.Writer) error {
 		return fmt.Errorf("check cgroups: %w", err)
 	}
 	defer fs.Close()
-	p := &checkPage{}
 	p.kernel(caps, o.NoBPF)
 	p.add(checkRow{"cgroups", string(fs.Mode()), cmp.Or(o.CgroupRoot, "every mount"), "", "which process is in which cgroup", fmt.Sprintf("%d hierarchies", len(fs.Hierarchies())), ""})
-	a := &Agent{opts: o, log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler))}
 	cols, err := a.collectors()
 	if err != nil {
 		return err
@@ -50,6 +56,9 @@ func Check(ctx context.Context, o Options, w io.Writer) error {
 	defer closeAll(cols)
 	for _, c := range cols {
 		p.add(checkSource(ctx, c))
+	}
+	if o.Remote.Address != "" {
+		p.add(a.checkRemote(ctx))
 	}
 	return p.write(w)
 }
@@ -129,6 +138,22 @@ var gives = map[string]string{
 	"nspawn":     "systemd-nspawn's containers: name, unit, root directory; registers cgroups",
 	"systemd":    "a unit's description, state, invocation id, main process",
 	"kubelet":    "a pod's owners, phase, conditions, QoS, containers, volumes",
+}
+
+// checkRemote looks at the other pidigree.
+func (a *Agent) checkRemote(ctx context.Context) checkRow {
+	r := checkRow{what: remote.Name, state: "found", where: a.opts.Remote.Address, gives: "what another pidigree knows, and nobody here"}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	st, detail, err := remote.New(a.remoteOptions()).Probe(ctx)
+	switch r.version, r.detail = st.Version, detail; {
+	case errors.Is(err, client.ErrNoAgent):
+		r.state, r.detail = "absent", reason(err)+"; found when it appears"
+	case err != nil:
+		r.state, r.detail = "failing", reason(err)
+	}
+	r.missing = lacks(r.where, err)
+	return r
 }
 
 // checkSource looks at one source as the supervisor does before it starts it.

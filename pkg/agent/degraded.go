@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pidigree/pidigree/pkg/collectors/remote"
 	"github.com/pidigree/pidigree/pkg/kernel"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -23,7 +24,11 @@ const (
 // makes up for it; empty where it has everything. Answers are the same then,
 // only later.
 func (a *Agent) Degraded() string {
-	return a.degraded(a.source.Stats(), a.correlator.Sources())
+	sources := a.correlator.Sources()
+	if a.other != nil {
+		sources = append(sources, a.other.Status())
+	}
+	return a.degraded(a.source.Stats(), sources)
 }
 
 func (a *Agent) degraded(ks kernel.Stats, sources []workload.SourceStatus) string {
@@ -43,6 +48,10 @@ func (a *Agent) degraded(ks kernel.Stats, sources []workload.SourceStatus) strin
 			lossShown, ks.LostTotal()))
 	}
 	for _, s := range sources {
+		if s.Name == remote.Name && (s.State == "failing" || s.State == "absent" && a.mode == ModeCopy) {
+			parts = append(parts, fmt.Sprintf("the pidigree at %s is away: %s; what it said is stale after a second", s.Where, cmp.Or(firstLine(s.LastError), "no reason given")))
+			continue
+		}
 		if s.State == "failing" {
 			parts = append(parts, fmt.Sprintf("%s fails: %s; what only it knows comes later", s.Name, cmp.Or(firstLine(s.LastError), "no reason given")))
 		}

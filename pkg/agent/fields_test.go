@@ -221,7 +221,7 @@ func sourcePackages(t *testing.T) (names []string, imports map[string]bool) {
 	}
 	imports = map[string]bool{}
 	for _, d := range dirs {
-		if !d.IsDir() || d.Name() == "collectortest" || d.Name() == "runtimespec" || d.Name() == "nested" || d.Name() == "testdata" {
+		if !d.IsDir() || d.Name() == "collectortest" || d.Name() == "runtimespec" || d.Name() == "nested" || d.Name() == "remote" || d.Name() == "testdata" {
 			continue
 		}
 		names = append(names, d.Name())

@@ -19,6 +19,10 @@ func (a *Agent) Status() workload.AgentStatus {
 		Watchers: counts.Watchers, Sources: a.correlator.Sources(), Kernel: kernelStatus(ks),
 	}
 	s.Kernel.Repairs, s.Kernel.Lag = cs.Repairs, cs.Lag
+	s.BootID, s.PIDNamespace, s.Host = hostID(a.opts.Procfs)
+	if a.other != nil {
+		s.Sources = append(s.Sources, a.other.Status())
+	}
 	if s.ModeReason = a.degraded(ks, s.Sources); a.mode == ModeOneShot {
 		s.ModeReason = a.modeReason
 	}

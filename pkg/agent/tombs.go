@@ -37,7 +37,7 @@ type tombs struct {
 // openTombs never fails the start: an agent that cannot keep tombstones forgets
 // them with its end, and says so.
 func (a *Agent) openTombs(base workload.Revision) {
-	if a.opts.StateDir == "" || a.opts.OneShot {
+	if a.opts.StateDir == "" || a.opts.OneShot || a.mode == ModeCopy {
 		return
 	}
 	t := &tombs{at: time.Now(), path: a.opts.StateDir}
@@ -72,9 +72,17 @@ func (a *Agent) remember(ctx context.Context) {
 	if a.tombs == nil || a.tombs.file == nil {
 		select {
 		case <-ctx.Done():
+			return
 		case <-a.correlator.Ready():
-			close(a.ready)
 		}
+		if a.mode == ModeCopy {
+			select {
+			case <-ctx.Done():
+				return
+			case <-a.other.Whole():
+			}
+		}
+		close(a.ready)
 		return
 	}
 	loaded := make(chan *tombfile.Past, 1)

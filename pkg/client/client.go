@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ type Options struct {
 	Address string
 	// TLS is needed with Address.
 	TLS TLS
+	// MaxMessage bounds one reply of the agent, in bytes. Default: 2 GiB, as lists come in
+	// parts of 1 MiB and the agent is trusted.
+	MaxMessage int
 	// AnyOwner also trusts a socket that belongs to neither root nor the caller.
 	AnyOwner bool
 }
@@ -48,6 +52,7 @@ func (o Options) withDefaults() Options {
 		o.Address = address
 	}
 	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.MaxMessage = cmp.Or(o.MaxMessage, math.MaxInt32)
 	return o
 }
 

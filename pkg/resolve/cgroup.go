@@ -17,6 +17,9 @@ func (r *Resolver) cgroup(ctx context.Context, id workload.CgroupID) (workload.A
 	if a, ok := r.store.CgroupAnswer(id); ok {
 		return a, nil
 	}
+	if r.copy {
+		return workload.Answer{}, fmt.Errorf("cgroup %s: %w", id, workload.ErrNotFound)
+	}
 	l, err := r.cgroups.Lineage(id)
 	if err != nil {
 		return workload.Answer{}, fmt.Errorf("cgroup %s: %w", id, notFound(err))
@@ -87,6 +90,9 @@ func (r *Resolver) inhabitants(ctx context.Context, id workload.CgroupID) string
 func (r *Resolver) cgroupPath(ctx context.Context, path string) (workload.Answer, error) {
 	if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) || len(path) > pcgroup.MaxPath {
 		return workload.Answer{}, fmt.Errorf("cgroup %q: give an absolute path: %w", path, workload.ErrInvalid)
+	}
+	if r.copy {
+		return r.pastPath(path)
 	}
 	if h, in, ok := r.cgroups.StripMount(path); ok {
 		id, err := r.cgroups.ID(h, in)

@@ -49,6 +49,10 @@ type Options struct {
 	Observer Observer
 	// Procfs is the host's /proc. Default "/proc".
 	Procfs string
+	// Copy: the store is a copy of another host's, whose PIDs and cgroups are asked about.
+	// They are answered from the store alone: a PID for the newest process known to have
+	// had it, and nothing about the past.
+	Copy bool
 }
 
 // Resolver answers questions.
@@ -57,6 +61,7 @@ type Resolver struct {
 	cgroups  *pcgroup.FS
 	observer Observer
 	procfs   string
+	copy     bool
 	// pidfs: a pidfd's inode is the process's own (6.9 and later).
 	pidfs bool
 	held  *held // used where there is pidfs
@@ -74,8 +79,8 @@ func New(o Options) (*Resolver, error) {
 		o.Procfs = "/proc"
 	}
 	return &Resolver{
-		store: o.Store, cgroups: o.Cgroups, observer: o.Observer, procfs: o.Procfs,
-		pidfs: o.Procfs == "/proc" && hasPidfs(), held: newHeld(mayHold()),
+		store: o.Store, cgroups: o.Cgroups, observer: o.Observer, procfs: o.Procfs, copy: o.Copy,
+		pidfs: !o.Copy && o.Procfs == "/proc" && hasPidfs(), held: newHeld(mayHold()),
 		details: details{slots: make(chan struct{}, readers)},
 	}, nil
 }
@@ -215,10 +220,22 @@ func (r *Resolver) PID(ctx context.Context, pid workload.PID) (workload.Answer, 
 	if pid == 0 || pid > workload.MaxPID {
 		return workload.Answer{}, invalidPID(pid)
 	}
+	if r.copy {
+		return r.copied(pid)
+	}
 	if r.pidfs {
 		return r.byPidfd(ctx, pid)
 	}
 	return r.byProc(ctx, pid)
+}
+
+// copied answers for a PID of another host.
+func (r *Resolver) copied(pid workload.PID) (workload.Answer, error) {
+	a, ok := r.store.PID(pid)
+	if !ok {
+		return a, fmt.Errorf("process %d: %w", pid, workload.ErrNotFound)
+	}
+	return a, nil
 }
 
 func invalidPID(pid workload.PID) error {
@@ -349,6 +366,9 @@ func sameCgroups(a, b []workload.CgroupPath) bool {
 func (r *Resolver) past(pid workload.PID, at time.Time) (workload.Answer, error) {
 	if pid > workload.MaxPID {
 		return workload.Answer{}, invalidPID(pid)
+	}
+	if r.copy {
+		return workload.Answer{}, fmt.Errorf("the past is kept by the agent that this one is a copy of: ask there: %w", workload.ErrUnavailable)
 	}
 	if at.After(time.Now()) {
 		return workload.Answer{}, fmt.Errorf("%s is in the future: %w", at.Format(time.RFC3339), workload.ErrInvalid)

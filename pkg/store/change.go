@@ -18,6 +18,8 @@ type Change struct {
 	Image *ImageChange
 	// Service puts or replaces a unit, or ends it.
 	Service *ServiceChange
+	// Remote is what another pidigree says of one entity.
+	Remote *RemoteChange
 	// Expire drops the tombstones that are older than the grace period at this instant.
 	Expire workload.KTime
 }

@@ -44,6 +44,7 @@ type cell struct {
 	id     workload.ContainerID
 	nodes  int         // process versions that point here
 	claims []*contItem // containers with this id
+	left   *view       // the last of those that were known here, where it was kept to its end
 	loose  bool        // not in the index: of restored processes, see pastCell
 }
 
@@ -62,6 +63,7 @@ type contItem struct {
 	// restored: by Restore, until the writer says anything of one of its ids.
 	restored bool
 	ids      []workload.ContainerID
+	far      bool // it got its ids while nobody here knew it
 	cgroups  []workload.CgroupID
 	parent   workload.ContainerID
 	pod      string // the uid of its pod
@@ -95,6 +97,10 @@ func (v *view) told() workload.Revision {
 // changeContainer applies one change. For the writer, locked.
 func (s *Store) changeContainer(ch *ContainerChange) {
 	it := s.byKey[ch.ID]
+	if it != nil && it.remote() && it.dead() && ch.Source != RemoteSource && ch.Layer != nil {
+		s.removeContainer(it, false) // what is known here begins
+		it = nil
+	}
 	if it != nil && it.restored {
 		if ch.Layer != nil && !ch.Forget {
 			s.removeContainer(it, false)
@@ -114,7 +120,12 @@ func (s *Store) changeContainer(ch *ContainerChange) {
 	}
 	if ch.Forget {
 		s.publishNow(it) // watchers hear of what was never published neither coming nor going
+		far := farLayer(it.layers)
 		s.removeContainer(it, false)
+		if far != nil {
+			s.publishPending() // so that the one that it was merged into has its ids
+			s.remoteContainer(far, false, false)
+		}
 		return
 	}
 	was := it.dead()
@@ -150,11 +161,11 @@ func (i *contItem) change(ch *ContainerChange, now workload.KTime) bool {
 	case ch.Source == "":
 	case ch.Layer != nil:
 		same = !i.putLayer(ch.Source, ch.Layer)
-		if i.empty || i.gone && ch.Gone == 0 && revives(ch) {
+		if i.empty || i.gone && ch.Gone == 0 && (revives(ch) || i.remote()) {
 			i.gone, i.empty = false, false
 		}
 	case !dead: // a tombstone keeps what it was
-		if len(i.layers) == 1 && i.layers[0].source == ch.Source {
+		if last(i.layers, ch.Source) {
 			i.empty, i.since = true, now
 			break
 		}
@@ -207,6 +218,9 @@ func (s *Store) publish(it *contItem) {
 	it.unpublished = false
 	gone := it.dead()
 	merged := merge(it.key, it.layers, gone)
+	if s.far != nil && s.absorb(it, idsOf(it.key, merged)) {
+		merged = merge(it.key, it.layers, gone)
+	}
 	old := it.latest.Load()
 	if old != nil && old.gone == gone && reflect.DeepEqual(old.merged, merged) {
 		s.settleContTomb(it, old) // the same, but perhaps as of another instant
@@ -246,6 +260,7 @@ func idsOf(key workload.ContainerID, merged *workload.Container) []workload.Cont
 func (s *Store) setIDs(it *contItem, ids []workload.ContainerID) {
 	was := it.ids
 	it.ids = ids
+	s.setBare(it, was, ids)
 	for _, id := range ids {
 		if c := s.cell(id); !slices.Contains(c.claims, it) {
 			c.claims = append(c.claims, it)
@@ -257,6 +272,25 @@ func (s *Store) setIDs(it *contItem, ids []workload.ContainerID) {
 	for _, id := range was {
 		if !slices.Contains(ids, id) {
 			s.unclaim(s.ids.get(id), it, nil)
+		}
+	}
+	it.far = it.remote()
+}
+
+// setBare keeps byBare.
+func (s *Store) setBare(it *contItem, was, is []workload.ContainerID) {
+	for _, id := range was {
+		if !id.Everywhere() || !slices.Contains(s.byBare[id.ID], it) {
+			continue
+		}
+		left := slices.DeleteFunc(s.byBare[id.ID], func(o *contItem) bool { return o == it })
+		if s.byBare[id.ID] = left; len(left) == 0 {
+			delete(s.byBare, id.ID)
+		}
+	}
+	for _, id := range is {
+		if id.Everywhere() && !slices.Contains(s.byBare[id.ID], it) {
+			s.byBare[id.ID] = append(s.byBare[id.ID], it)
 		}
 	}
 }
@@ -274,6 +308,11 @@ func (s *Store) cell(id workload.ContainerID) *cell {
 // given, processes and inner containers keep leading to last.
 func (s *Store) unclaim(c *cell, it *contItem, last *view) {
 	c.claims = slices.DeleteFunc(c.claims, func(o *contItem) bool { return o == it })
+	if !it.far {
+		c.left = last
+	} else if c.left != nil {
+		last = c.left // who came and went there does not take it away
+	}
 	s.settleCell(c)
 	if last != nil && len(c.claims) == 0 {
 		c.view.Store(last)
@@ -294,6 +333,9 @@ func (s *Store) settleCell(c *cell) {
 		return
 	}
 	c.view.Store(nil)
+	if c.left != nil && !slices.ContainsFunc(c.claims, func(o *contItem) bool { return !o.remote() }) {
+		c.view.Store(c.left)
+	}
 }
 
 func (c *cell) owner() *contItem {
@@ -342,15 +384,19 @@ func (s *Store) release(c *cell) {
 func (s *Store) settleContTomb(it *contItem, v *view) {
 	switch {
 	case !v.gone && it.tomb != nil:
-		s.contTombs.remove(it.tomb)
+		it.tomb.in.remove(it.tomb)
 		it.tomb = nil
 		s.contsGone.Add(-1)
 	case v.gone && it.tomb != nil && it.since != 0:
-		s.contTombs.move(it.tomb, it.since)
+		it.tomb.in.move(it.tomb, it.since)
 	case v.gone && it.tomb == nil:
-		it.tomb = s.contTombs.add(&tomb{since: it.since, cont: it})
+		queue := &s.contTombs
+		if it.remote() {
+			queue = &s.farTombs.conts
+		}
+		it.tomb = queue.add(&tomb{since: it.since, cont: it})
 		s.contsGone.Add(1)
-		for d := s.contTombs.excess(); d != nil; d = s.contTombs.excess() {
+		for d := queue.excess(); d != nil; d = queue.excess() {
 			s.dropped.Add(1)
 			s.removeContainer(d.cont, true)
 		}
@@ -361,7 +407,7 @@ func (s *Store) settleContTomb(it *contItem, v *view) {
 // last view where it was kept to its end, and nowhere where it was forgotten.
 func (s *Store) removeContainer(it *contItem, keep bool) {
 	if it.tomb != nil {
-		s.contTombs.remove(it.tomb)
+		it.tomb.in.remove(it.tomb)
 		it.tomb = nil
 		s.contsGone.Add(-1)
 	}
@@ -374,6 +420,7 @@ func (s *Store) removeContainer(it *contItem, keep bool) {
 	last := *was
 	last.rev, last.dropped, last.ended = s.next(), true, was.told()
 	it.latest.Store(&last)
+	s.setBare(it, it.ids, nil)
 	s.setParent(it, workload.ContainerID{})
 	s.setCgroups(it, nil)
 	s.pods.hold(&it.pod, "")

@@ -19,6 +19,8 @@ type groupKind[E any] struct {
 	// put makes an entity of one; named is what is left of one: what its key is made of.
 	put   func(*workload.Entity, *E)
 	named func(key string, was *E) *E
+	// keyOf is what a layer calls the entity.
+	keyOf func(*E) string
 	// sources gives the provenance of a layer, which is no news by itself.
 	sources func(*E) *[]workload.Provenance
 }
@@ -37,6 +39,7 @@ type groups[E any] struct {
 	// The writer's.
 	byKey    map[string]*groupItem[E]
 	tombs    tombs
+	farTombs tombs // see Store.farTombs
 	markers  *markers[string]
 	restored int // what Restore brought and is still there
 }
@@ -48,6 +51,7 @@ func newGroups[E any](s *Store, kind groupKind[E], tombs tombs) *groups[E] {
 		log:   newChangeLog(s.opt.Base),
 		byKey: map[string]*groupItem[E]{},
 	}
+	g.farTombs = tombs
 	g.markers = newMarkers[string](g.log, tombs.max)
 	return g
 }
@@ -140,6 +144,10 @@ type groupChange[E any] struct {
 // change applies one change. For the writer, locked.
 func (g *groups[E]) change(ch groupChange[E]) {
 	it := g.byKey[ch.key]
+	if it != nil && onlyRemote(it.layers) && it.dead() && ch.source != RemoteSource && ch.layer != nil {
+		g.remove(it, false) // what is known here begins
+		it = nil
+	}
 	if it != nil && it.restored {
 		if ch.layer != nil && !ch.forget {
 			g.remove(it, false)
@@ -159,7 +167,12 @@ func (g *groups[E]) change(ch groupChange[E]) {
 	}
 	if ch.forget {
 		g.publishNow(it)
+		far := farLayer(it.layers)
 		g.remove(it, false)
+		if far != nil {
+			g.s.publishPending()
+			g.changeRemote(far, false, false)
+		}
 		return
 	}
 	was := it.dead()
@@ -195,11 +208,11 @@ func (i *groupItem[E]) change(ch groupChange[E], now workload.KTime) bool {
 	case ch.source == "":
 	case ch.layer != nil:
 		same = !i.putLayer(ch.source, ch.layer)
-		if i.empty || i.gone && ch.gone == 0 && ch.source == KernelSource {
+		if i.empty || i.gone && ch.gone == 0 && (ch.source == KernelSource || onlyRemote(i.layers)) {
 			i.gone, i.empty = false, false
 		}
 	case !dead: // a tombstone keeps what it was
-		if len(i.layers) == 1 && i.layers[0].source == ch.source {
+		if last(i.layers, ch.source) {
 			i.empty, i.since = true, now
 			break
 		}
@@ -237,7 +250,10 @@ func (g *groups[E]) publish(it *groupItem[E]) {
 	it.unpublished = false
 	gone := it.dead()
 	merged := g.merge(it.key, it.layers, gone)
-	ids := g.ids(it.key, it.layers)
+	ids := g.ids(it.key, namers(it.layers))
+	if g.s.far != nil && g.absorb(it, ids) {
+		merged, ids = g.merge(it.key, it.layers, gone), g.ids(it.key, namers(it.layers))
+	}
 	old := it.latest.Load()
 	if old != nil && old.gone == gone && slices.Equal(ids, it.ids) && reflect.DeepEqual(old.merged, merged) {
 		g.settleTomb(it, old) // the same, but perhaps as of another instant
@@ -355,15 +371,19 @@ func compatible(a, b string) bool { return a == b || a == "" || b == "" }
 func (g *groups[E]) settleTomb(it *groupItem[E], v *groupView[E]) {
 	switch {
 	case !v.gone && it.tomb != nil:
-		g.tombs.remove(it.tomb)
+		it.tomb.in.remove(it.tomb)
 		it.tomb = nil
 		g.gone.Add(-1)
 	case v.gone && it.tomb != nil && it.since != 0:
-		g.tombs.move(it.tomb, it.since)
+		it.tomb.in.move(it.tomb, it.since)
 	case v.gone && it.tomb == nil:
-		it.tomb = g.tombs.add(&tomb{since: it.since, group: it})
+		queue := &g.tombs
+		if onlyRemote(it.layers) {
+			queue = &g.farTombs
+		}
+		it.tomb = queue.add(&tomb{since: it.since, group: it})
 		g.gone.Add(1)
-		for d := g.tombs.excess(); d != nil; d = g.tombs.excess() {
+		for d := queue.excess(); d != nil; d = queue.excess() {
 			g.s.dropped.Add(1)
 			d.group.expire()
 		}
@@ -377,7 +397,7 @@ func (i *groupItem[E]) expire() { i.of.remove(i, true) }
 // where it was kept to its end, and nowhere where it was forgotten.
 func (g *groups[E]) remove(it *groupItem[E], keep bool) {
 	if it.tomb != nil {
-		g.tombs.remove(it.tomb)
+		it.tomb.in.remove(it.tomb)
 		it.tomb = nil
 		g.gone.Add(-1)
 	}
@@ -445,7 +465,9 @@ func (g *groups[E]) tombOf(key string) *tomb {
 
 // expireDue takes out those that are due.
 func (g *groups[E]) expireDue(before, now workload.KTime) {
-	for d := g.tombs.due(before, now); d != nil; d = g.tombs.due(before, now) {
-		d.group.expire()
+	for _, q := range []*tombs{&g.tombs, &g.farTombs} {
+		for d := q.due(before, now); d != nil; d = q.due(before, now) {
+			d.group.expire()
+		}
 	}
 }

@@ -17,6 +17,7 @@ var imageKind = groupKind[image]{
 	},
 	ids:     func(key string, _ []layerOf[image]) []string { return []string{key} },
 	put:     func(e *workload.Entity, i *image) { e.Image = i },
+	keyOf:   func(i *image) string { return i.Key() },
 	sources: func(i *image) *[]workload.Provenance { return &i.Sources },
 	named: func(_ string, i *image) *image {
 		return &image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}

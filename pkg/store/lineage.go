@@ -159,6 +159,9 @@ func innermost(claims []*contItem) *contItem {
 	if len(live) == 0 {
 		return last
 	}
+	if slices.ContainsFunc(live, func(o *contItem) bool { return !o.remote() }) {
+		live = slices.DeleteFunc(live, (*contItem).remote) // what is known here counts alone
+	}
 	for _, it := range live {
 		v := it.latest.Load()
 		if !slices.ContainsFunc(live, func(o *contItem) bool { return !v.within(o.key) }) {

@@ -15,11 +15,13 @@ import (
 type layerOf[T any] struct {
 	source string
 	c      *T
+	// stale: the source is another pidigree, and away.
+	stale bool
 }
 
 type layer = layerOf[container]
 
-func newLayer[T any](source string, c *T) layerOf[T] { return layerOf[T]{source, c} }
+func newLayer[T any](source string, c *T) layerOf[T] { return layerOf[T]{source: source, c: c} }
 
 // provenance is when a source's layer arrived, as far as the writer said so.
 func provenance(source string, said []workload.Provenance) workload.Provenance {
@@ -38,6 +40,7 @@ func merge(key workload.ContainerID, layers []layer, gone bool) *container {
 
 // mergeBy runs the rules over the layers in the order of their arrival.
 func mergeBy[T any](rules []ruleOf[T], in mergingOf[T]) *T {
+	in.arrived = counted(in.arrived)
 	in.layers = make([]layerOf[T], 0, len(in.arrived))
 	for _, l := range in.arrived {
 		if l.source == KernelSource {
@@ -76,8 +79,11 @@ func (r ruleOf[T]) sorted(to, layers []layerOf[T]) []layerOf[T] {
 }
 
 // rank is the place of a source's kind: "docker@/run/other.sock" is a further
-// engine of the kind docker.
+// engine of the kind docker. Another pidigree comes after everybody.
 func (r ruleOf[T]) rank(source string) int {
+	if source == RemoteSource {
+		return len(r.order) + 1
+	}
 	source, _, _ = strings.Cut(source, "@")
 	if i := slices.Index(r.order, source); i >= 0 {
 		return i
@@ -97,6 +103,17 @@ func pick[T, V any](field func(*T) *V, said func(V) bool) func(*T, mergingOf[T])
 	}
 }
 
+// pickOwn takes a field that only the correlator may say: from its layer, or from that
+// of another pidigree's correlator where there is none.
+func pickOwn[T, V any](field func(*T) *V, said func(V) bool) func(*T, mergingOf[T]) {
+	return func(dst *T, in mergingOf[T]) {
+		if in.kernel != nil {
+			in.layers = slices.DeleteFunc(slices.Clone(in.layers), func(l layerOf[T]) bool { return l.source != KernelSource })
+		}
+		pick(field, said)(dst, in)
+	}
+}
+
 func notZero[T comparable](v T) bool {
 	var zero T
 	return v != zero
@@ -107,6 +124,7 @@ func mapSaid[M ~map[K]V, K comparable, V any](m M) bool { return m != nil }
 func listSaid[S ~[]E, E any](s S) bool { return s != nil }
 
 func mergeID(dst *container, in merging) {
+	in.layers = namers(in.layers)
 	named := slices.IndexFunc(in.layers, func(l layer) bool { return l.c.Name != "" && !l.c.ID.IsZero() })
 	if named < 0 {
 		named = slices.IndexFunc(in.layers, func(l layer) bool { return !l.c.ID.IsZero() })
@@ -126,6 +144,7 @@ func mergeAliases(dst *container, in merging) {
 		}
 	}
 	add(in.key)
+	in.layers = namers(in.layers)
 	for _, l := range in.layers {
 		add(l.c.ID)
 	}
@@ -228,7 +247,9 @@ func mergeSandbox(dst *container, in merging) {
 func mergeSources[E any](of func(*E) *[]workload.Provenance) func(*E, mergingOf[E]) {
 	return func(dst *E, in mergingOf[E]) {
 		for _, l := range in.arrived {
-			*of(dst) = append(*of(dst), provenance(l.source, *of(l.c)))
+			p := provenance(l.source, *of(l.c))
+			p.Stale = l.stale
+			*of(dst) = append(*of(dst), p)
 		}
 	}
 }

@@ -234,6 +234,8 @@ type world struct {
 	r    *rand.Rand
 	now  workload.KTime
 	keys []workload.ProcessKey
+	// scale is how many nanoseconds a start counts for, 0 for one.
+	scale uint64
 }
 
 func (w *world) container() workload.ContainerID {
@@ -276,7 +278,7 @@ func (w *world) change() Change {
 
 func (w *world) born() workload.ProcessKey {
 	w.now++
-	k := workload.ProcessKey{PID: workload.PID(1 + w.r.IntN(20)), Inode: uint64(len(w.keys) + 1), Start: uint64(w.now)}
+	k := workload.ProcessKey{PID: workload.PID(1 + w.r.IntN(20)), Inode: uint64(len(w.keys) + 1), Start: uint64(w.now) * max(w.scale, 1)}
 	w.keys = append(w.keys, k)
 	return k
 }

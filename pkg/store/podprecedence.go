@@ -47,7 +47,7 @@ var podPrecedence = []podRule{
 	{"Started", pods, false, firstSays, pick(func(p *pod) *time.Time { return &p.Started }, notZero)},
 	{"Deleted", pods, false, firstSays, pick(func(p *pod) *time.Time { return &p.Deleted }, notZero)},
 	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeSources(func(p *pod) *[]workload.Provenance { return &p.Sources })},
-	{"Missing", own, true, kernelAlone, pick(func(p *pod) *[]string { return &p.Missing }, listSaid)},
+	{"Missing", own, true, kernelAlone, pickOwn(func(p *pod) *[]string { return &p.Missing }, listSaid)},
 	{"Truncated", pods, false, "what any layer had to cut", mergeTruncated(func(p *pod) *[]string { return &p.Truncated })},
 	{"Filtered", agent, true, hidden, func(*pod, podMerging) {}},
 }

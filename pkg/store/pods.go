@@ -12,6 +12,7 @@ var podKind = groupKind[pod]{
 	kind: workload.KindPod, merge: mergePod, ids: podIDs,
 	put:     func(e *workload.Entity, p *pod) { e.Pod = p },
 	named:   func(uid string, _ *pod) *pod { return &pod{PodRef: workload.PodRef{UID: uid}} },
+	keyOf:   func(p *pod) string { return p.UID },
 	sources: func(p *pod) *[]workload.Provenance { return &p.Sources },
 }
 

@@ -32,7 +32,7 @@ var (
 	// low: nearest to the kernel first.
 	low = []string{srcOCI, srcContainerd, srcPodman, srcCRI, srcDocker, KernelSource}
 	// own: only the correlator may say it. What other layers say is ignored.
-	own = []string{KernelSource}
+	own = []string{KernelSource, RemoteSource}
 	// agent: no layer says it.
 	agent = []string{"the agent"}
 )
@@ -69,7 +69,7 @@ const (
 	firstSays   = "the first that says it"
 	firstWhole  = "the first that says it, whole: never mixed; an empty map or list says that there is none, nil says nothing"
 	firstPair   = "the first with a name; name and tag stay together"
-	kernelAlone = "the correlator's own"
+	kernelAlone = "the correlator's own; another pidigree's where this one knows nothing of it"
 	hidden      = "set in what is shown, where the configuration hides it"
 )
 
@@ -79,7 +79,7 @@ var precedence = []rule{
 	{"Name", asked, false, firstSays, pick(func(c *container) *string { return &c.Name }, notZero)},
 	{"ID", asked, false, "that of the first with a name, the id that its users see; without a name the first; else the entity's key", mergeID},
 	{"Aliases", asked, false, "every other id: the entity's key, the layers' ids and their aliases", mergeAliases},
-	{"Parent", own, true, kernelAlone, pick(func(c *container) *workload.ContainerID { return &c.Parent }, notZero)},
+	{"Parent", own, true, kernelAlone, pickOwn(func(c *container) *workload.ContainerID { return &c.Parent }, notZero)},
 	{"Runtime", asked, false, firstSays, pick(func(c *container) *string { return &c.Runtime }, notZero)},
 	{"Image.Name, Image.Tag", asked, false, firstPair, mergeImageName},
 	{"Image.Digest", []string{srcContainerd, srcCRI, srcPodman, srcDocker, srcKubelet, srcECS, srcOCI, KernelSource}, false, firstSays, pick(func(c *container) *string { return &c.Image.Digest }, notZero)},
@@ -107,11 +107,11 @@ var precedence = []rule{
 	{"Attempt", pods, false, firstSays, pick(func(c *container) *uint32 { return &c.Attempt }, notZero)},
 	{"Annotations", asked, false, firstWhole, pick(func(c *container) *map[string]string { return &c.Annotations }, mapSaid)},
 	{"Reason", asked, false, "none while it runs; the first that says it", mergeReason},
-	{"Run", own, true, kernelAlone, pick(func(c *container) **workload.Run { return &c.Run }, notZero)},
-	{"Confidence", own, true, kernelAlone, pick(func(c *container) *workload.Confidence { return &c.Confidence }, notZero)},
+	{"Run", own, true, kernelAlone, pickOwn(func(c *container) **workload.Run { return &c.Run }, notZero)},
+	{"Confidence", own, true, kernelAlone, pickOwn(func(c *container) *workload.Confidence { return &c.Confidence }, notZero)},
 	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeSources(func(c *container) *[]workload.Provenance { return &c.Sources })},
-	{"Missing", own, true, kernelAlone, pick(func(c *container) *[]string { return &c.Missing }, listSaid)},
-	{"Timeline", own, true, kernelAlone, pick(func(c *container) *[]workload.Mark { return &c.Timeline }, listSaid)},
+	{"Missing", own, true, kernelAlone, pickOwn(func(c *container) *[]string { return &c.Missing }, listSaid)},
+	{"Timeline", own, true, kernelAlone, pickOwn(func(c *container) *[]workload.Mark { return &c.Timeline }, listSaid)},
 	{"Truncated", asked, false, "what any layer had to cut", mergeTruncated(func(c *container) *[]string { return &c.Truncated })},
 	{"Filtered", agent, true, hidden, func(*container, merging) {}},
 }

@@ -14,6 +14,9 @@ type procItem struct {
 	latest    atomic.Pointer[node]
 	tomb      *tomb          // writer only; nil while it lives
 	seenUntil workload.KTime // see PastProcess; never changed
+	// own is what was found out here of a process that is shown as another pidigree
+	// says, nil for all others. Writer only.
+	own *workload.Process
 }
 
 func (i *procItem) revision() workload.Revision { return i.latest.Load().rev }
@@ -36,11 +39,24 @@ func (s *Store) putProcess(p *workload.Process) {
 		return
 	}
 	s.yieldTo(p)
-	if old := s.replaces(p); old != nil {
-		s.replaceProcess(old, p)
+	shown, own := p, (*workload.Process)(nil)
+	if s.far != nil {
+		s.makeRoom(p)
+		if shown = s.far.complete(p); shown != p {
+			own = p
+		}
+	}
+	old := s.replaces(p)
+	if old != nil && old.remote() && old.exited() { // its end is not known here
+		s.dropProcess(old.item)
+		old = nil
+	}
+	if old != nil {
+		old.item.own = own
+		s.replaceProcess(old, shown)
 		return
 	}
-	s.addProcess(p)
+	s.addProcess(shown, own)
 }
 
 // replaces finds the node that p is a new version of. A key that was rounded to
@@ -63,12 +79,12 @@ func (s *Store) replaces(p *workload.Process) *node {
 	return found
 }
 
-func (s *Store) addProcess(p *workload.Process) {
+func (s *Store) addProcess(p, own *workload.Process) {
 	if h := s.pids.head(p.Key.PID); h != nil && p.Exit == nil && startedAfter(h.key(), p.Key) {
 		p = endedUnseen(p)
 	}
 	rev := s.next()
-	item := &procItem{}
+	item := &procItem{own: own}
 	n := newNode(p, item, s.hold(p), rev)
 	below, atHead := s.pids.insert(n)
 	item.latest.Store(n)
@@ -128,8 +144,16 @@ func (s *Store) settleProcTomb(n *node) {
 	}
 	since := n.proc.Exit.At
 	queue := &s.hostTombs
-	if !n.proc.Container.IsZero() {
+	switch own := n.item.own; {
+	case n.remote():
+		queue = &s.farTombs.procs
+	case own == nil && !n.proc.Container.IsZero(), own != nil && !own.Container.IsZero():
 		queue = &s.procTombs
+	}
+	if d := item.tomb; d != nil && d.in == &s.farTombs.procs && d.in != queue { // it is known here from now on
+		d.in.remove(d)
+		item.tomb = nil
+		s.procsGone.Add(-1)
 	}
 	if d := item.tomb; d != nil && d.in != queue { // who it was became known after its end
 		d.in.remove(d)
@@ -150,6 +174,10 @@ func (s *Store) settleProcTomb(n *node) {
 		s.dropped.Add(1)
 		s.dropProcess(s.oldestProcTomb().proc)
 	}
+	for d := s.farTombs.procs.excess(); d != nil; d = s.farTombs.procs.excess() {
+		s.dropped.Add(1)
+		s.dropProcess(d.proc)
+	}
 }
 
 // oldestProcTomb is the next to go where there are too many. A start makes some
@@ -162,14 +190,16 @@ func (s *Store) oldestProcTomb() *tomb {
 	return s.procTombs.q[0]
 }
 
-// dropProcess takes a tombstone out of the store.
+// dropProcess takes a tombstone out of the store, or who has never been here.
 func (s *Store) dropProcess(item *procItem) {
 	n, rev := item.latest.Load(), s.next()
-	item.tomb.in.remove(item.tomb)
+	if item.tomb != nil {
+		item.tomb.in.remove(item.tomb)
+		s.procsGone.Add(-1)
+	}
 	s.pids.swap(n, nil)
 	s.release(n.cell)
 	s.procs.Add(-1)
-	s.procsGone.Add(-1)
 	if n.restored() {
 		s.restoredProcs--
 	}
@@ -201,6 +231,7 @@ func sameProcess(a, b *workload.Process) bool {
 			a.Container == b.Container && a.Entry == b.Entry && a.ForeignNamespaces == b.ForeignNamespaces &&
 			a.Reason == b.Reason && sameValue(a.Service, b.Service) &&
 			a.Started == b.Started && a.Exec == b.Exec && sameValue(a.Exit, b.Exit) &&
+			a.Source == b.Source && a.Stale == b.Stale &&
 			a.Detail == b.Detail // no writer sets it: it is read for who asks
 }
 

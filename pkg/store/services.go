@@ -12,6 +12,7 @@ import (
 type serviceView struct {
 	service *workload.Service
 	rev     workload.Revision
+	remote  bool // another pidigree's word alone
 	// gone: a tombstone. dropped: not in the store any more.
 	gone, dropped bool
 	// ended is what told was when it was dropped.
@@ -56,7 +57,11 @@ func (s *Store) Service(cgroup string) (*workload.Service, bool) {
 }
 
 // changeService applies one change. For the writer, locked.
-func (s *Store) changeService(ch *ServiceChange) {
+func (s *Store) changeService(ch *ServiceChange) { s.putService(ch, false) }
+
+// putService takes the word of another pidigree as well, which changes no unit that
+// is known here.
+func (s *Store) putService(ch *ServiceChange, remote bool) {
 	if ch.Service == nil || ch.Service.Cgroup == "" {
 		s.rejected.Add(1)
 		return
@@ -70,11 +75,12 @@ func (s *Store) changeService(ch *ServiceChange) {
 		it = &serviceItem{}
 		s.svcCount.Add(1)
 	default:
-		if v := it.latest.Load(); *v.service == *ch.Service && v.gone == (ch.Gone != 0) {
+		v := it.latest.Load()
+		if remote && !v.remote || *v.service == *ch.Service && v.gone == (ch.Gone != 0) && v.remote == remote {
 			return
 		}
 	}
-	v := &serviceView{service: ch.Service, rev: s.next(), gone: ch.Gone != 0}
+	v := &serviceView{service: ch.Service, rev: s.next(), gone: ch.Gone != 0, remote: remote}
 	it.latest.Store(v)
 	s.services.put(key, it)
 	s.svcMarkers.void(key, v.rev)
@@ -86,13 +92,17 @@ func (s *Store) changeService(ch *ServiceChange) {
 func (s *Store) settleServiceTomb(it *serviceItem, gone workload.KTime) {
 	switch {
 	case gone == 0 && it.tomb != nil:
-		s.svcTombs.remove(it.tomb)
+		it.tomb.in.remove(it.tomb)
 		it.tomb = nil
 		s.svcsGone.Add(-1)
 	case gone != 0 && it.tomb == nil:
-		it.tomb = s.svcTombs.add(&tomb{since: gone, svc: it})
+		queue := &s.svcTombs
+		if it.latest.Load().remote {
+			queue = &s.farTombs.services
+		}
+		it.tomb = queue.add(&tomb{since: gone, svc: it})
 		s.svcsGone.Add(1)
-		for d := s.svcTombs.excess(); d != nil; d = s.svcTombs.excess() {
+		for d := queue.excess(); d != nil; d = queue.excess() {
 			s.dropped.Add(1)
 			s.removeService(d.svc)
 		}
@@ -101,7 +111,7 @@ func (s *Store) settleServiceTomb(it *serviceItem, gone workload.KTime) {
 
 // removeService takes a tombstone out of the store.
 func (s *Store) removeService(it *serviceItem) {
-	s.svcTombs.remove(it.tomb)
+	it.tomb.in.remove(it.tomb)
 	it.tomb = nil
 	s.svcsGone.Add(-1)
 	s.svcCount.Add(-1)

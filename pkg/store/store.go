@@ -122,13 +122,18 @@ type Store struct {
 	// pending have changed since publishPending was called last.
 	pending   []unpublished
 	byKey     map[workload.ContainerID]*contItem
+	byBare    map[string][]*contItem                          // by the ids that are the same everywhere
 	children  map[workload.ContainerID]map[*contItem]struct{} // by the parent's id as the child names it
 	claims    map[workload.CgroupID][]*contItem
 	procTombs tombs // of processes in containers; its max is for both
 	hostTombs tombs
 	contTombs tombs
+	// farTombs are of those that another pidigree alone knew: a flood of them crowds
+	// out nobody who was known here.
+	farTombs struct{ procs, conts, services tombs }
 	// restoredProcs and restoredConts count what Restore brought and is still there.
 	restoredProcs, restoredConts int
+	far                          *far // nil as long as no other pidigree has said anything
 
 	procMarkers *markers[workload.ProcessKey]
 	contMarkers *markers[workload.ContainerID]
@@ -146,6 +151,7 @@ func New(opt Options) *Store {
 		procLog:   newChangeLog(opt.Base),
 		contLog:   newChangeLog(opt.Base),
 		byKey:     map[workload.ContainerID]*contItem{},
+		byBare:    map[string][]*contItem{},
 		children:  map[workload.ContainerID]map[*contItem]struct{}{},
 		claims:    map[workload.CgroupID][]*contItem{},
 		procTombs: tombs{max: opt.MaxProcessTombstones, seq: tombSeq},
@@ -153,6 +159,9 @@ func New(opt Options) *Store {
 		contTombs: tombs{max: opt.MaxContainerTombstones, seq: tombSeq},
 		pace:      pace{born: time.Now()},
 	}
+	s.farTombs.procs = tombs{max: opt.MaxProcessTombstones, seq: tombSeq}
+	s.farTombs.conts = tombs{max: opt.MaxContainerTombstones, seq: tombSeq}
+	s.farTombs.services = tombs{max: opt.MaxServiceTombstones, seq: tombSeq}
 	s.pids.init()
 	s.rev.Store(uint64(opt.Base))
 	s.procMarkers = newMarkers[workload.ProcessKey](s.procLog, opt.MaxProcessTombstones)
@@ -169,7 +178,8 @@ func New(opt Options) *Store {
 // Apply makes the changes, in order and as one batch for watchers, and gives
 // the revision of the last. It never waits for a reader. A change without a
 // usable key, or to a container that is not there, is counted and left out. The
-// values given must not be changed any more. For the one writer.
+// values given must not be changed any more. For the one writer, but for changes
+// that are Remote: they may come from another goroutine, and take turns with it.
 func (s *Store) Apply(changes ...Change) workload.Revision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,6 +198,8 @@ func (s *Store) Apply(changes ...Change) workload.Revision {
 			s.images.change(ch.Image.group())
 		case ch.Service != nil:
 			s.changeService(ch.Service)
+		case ch.Remote != nil:
+			s.changeRemote(ch.Remote)
 		case ch.Expire != 0:
 			s.publishPending()
 			s.expire(ch.Expire)
@@ -239,20 +251,26 @@ func (s *Store) expire(now workload.KTime) {
 	for d := s.dueProc(before, now); d != nil; d = s.dueProc(before, now) {
 		s.dropProcess(d.proc)
 	}
-	for d := s.contTombs.due(before, now); d != nil; d = s.contTombs.due(before, now) {
-		s.removeContainer(d.cont, true)
+	for _, q := range []*tombs{&s.contTombs, &s.farTombs.conts} {
+		for d := q.due(before, now); d != nil; d = q.due(before, now) {
+			s.removeContainer(d.cont, true)
+		}
 	}
 	s.pods.expireDue(before, now)
 	s.tasks.expireDue(before, now)
 	s.images.expireDue(before, now)
-	for d := s.svcTombs.due(before, now); d != nil; d = s.svcTombs.due(before, now) {
-		s.removeService(d.svc)
+	for _, q := range []*tombs{&s.svcTombs, &s.farTombs.services} {
+		for d := q.due(before, now); d != nil; d = q.due(before, now) {
+			s.removeService(d.svc)
+		}
 	}
 }
 
 func (s *Store) dueProc(before, now workload.KTime) *tomb {
-	if d := s.hostTombs.due(before, now); d != nil {
-		return d
+	for _, q := range []*tombs{&s.hostTombs, &s.farTombs.procs} {
+		if d := q.due(before, now); d != nil {
+			return d
+		}
 	}
 	return s.procTombs.due(before, now)
 }

@@ -20,6 +20,7 @@ var taskKind = groupKind[task]{
 	ids:     func(arn string, _ []layerOf[task]) []string { return []string{arn} },
 	put:     func(e *workload.Entity, t *task) { e.Task = t },
 	named:   func(arn string, _ *task) *task { return &task{ARN: arn} },
+	keyOf:   func(t *task) string { return t.ARN },
 	sources: func(t *task) *[]workload.Provenance { return &t.Sources },
 }
 
@@ -48,7 +49,7 @@ var taskPrecedence = []ruleOf[task]{
 	{"PullStopped", tasks, false, firstSays, pick(func(t *task) *time.Time { return &t.PullStopped }, notZero)},
 	{"Stopped", tasks, false, firstSays, pick(func(t *task) *time.Time { return &t.Stopped }, notZero)},
 	{"Sources", nil, false, "every layer with the time of its arrival, in the order of their first arrival", mergeSources(func(t *task) *[]workload.Provenance { return &t.Sources })},
-	{"Missing", own, true, kernelAlone, pick(func(t *task) *[]string { return &t.Missing }, listSaid)},
+	{"Missing", own, true, kernelAlone, pickOwn(func(t *task) *[]string { return &t.Missing }, listSaid)},
 	{"Truncated", tasks, false, "what any layer had to cut", mergeTruncated(func(t *task) *[]string { return &t.Truncated })},
 	{"Filtered", agent, true, hidden, func(*task, mergingOf[task]) {}},
 }

@@ -127,6 +127,9 @@ type Security struct {
 type Provenance struct {
 	Source string
 	At     KTime
+	// Stale is set while the source, another pidigree, is away: it was so when it was
+	// last heard.
+	Stale bool
 }
 
 // Mark is a point of a container's timeline.

@@ -100,7 +100,8 @@ type ContainerID struct {
 	Runtime string
 	// Instance tells several engines of a kind apart: the socket or state
 	// directory, empty for the engine's default one; "user/" and the uid, and more
-	// where he has several, for a user's own; "nested/" and the socket for one in a container.
+	// where he has several, for a user's own; "nested/" and the socket for one in a container;
+	// "remote/", a host and more for one of another host's.
 	Instance string
 	// Namespace is containerd's namespace, or the last element of the state directory of runc below it.
 	Namespace string
@@ -131,6 +132,23 @@ func (c ContainerID) Nested() string {
 		return c.Instance
 	}
 	return ""
+}
+
+// remoteInstance begins the Instance of an id that another host's pidigree has given.
+const remoteInstance = "remote/"
+
+// RemoteInstance is the Instance, on this host, of an id of another one, by that one's
+// name and the Instance that the id has there.
+func RemoteInstance(host, instance string) string {
+	return strings.TrimSuffix(remoteInstance+host+"/"+instance, "/")
+}
+
+// Everywhere reports whether the same id is the same container wherever it turns up on
+// this host: 64 hexadecimal digits, which an engine of the host's has drawn. A person
+// may choose any other one, and a user, an engine in a container or another host may
+// have any that there is.
+func (c ContainerID) Everywhere() bool {
+	return len(c.ID) == 64 && strings.Trim(c.ID, "0123456789abcdef") == "" && !c.OfUser() && c.Nested() == "" && !strings.HasPrefix(c.Instance, remoteInstance)
 }
 
 // IsZero reports whether the id names nothing.

@@ -78,9 +78,19 @@ type Process struct {
 	Exec KTime
 	Exit *Exit
 
+	// Source is SourceRemote where what it belongs to is another pidigree's word, or it
+	// is known from there alone; empty where it was found out here.
+	Source string
+	// Stale is set while that one is away, of a process that lived when it was last heard.
+	Stale bool
+
 	// Detail is there where somebody asked for it, and of a process that lives.
 	Detail *ProcessDetail
 }
+
+// SourceRemote is the name of another pidigree as a source, in Process.Source and in
+// Provenance.
+const SourceRemote = "remote"
 
 // ProcessDetail is what the kernel's events do not say of a process. It is read
 // from /proc when somebody asks, of the very process that the key names, and is

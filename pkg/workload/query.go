@@ -149,7 +149,7 @@ type AgentStatus struct {
 	Version string
 	PID     PID
 	Started time.Time
-	// Mode is "ebpf", "polling" or "one-shot". ModeReason is empty, or says in one
+	// Mode is "ebpf", "polling", "one-shot" or "copy" (of another pidigree). ModeReason is empty, or says in one
 	// line what the agent does without, why, and what makes up for it; it begins
 	// with "degraded: ", but for one-shot.
 	Mode       string
@@ -164,8 +164,16 @@ type AgentStatus struct {
 	Tasks      int
 	Images     int
 	Watchers   int
-	Sources    []SourceStatus
-	Kernel     KernelStatus
+	// Host is the host's name, as the kernel has it for the agent.
+	Host string
+	// BootID is the kernel's id of this boot (/proc/sys/kernel/random/boot_id): ids of
+	// processes and cgroups, and each KTime, mean nothing in another one.
+	BootID string
+	// PIDNamespace is the inode of the PID namespace whose numbers the agent gives, 0 if
+	// it cannot tell.
+	PIDNamespace uint32
+	Sources      []SourceStatus
+	Kernel       KernelStatus
 }
 
 // SourceStatus is how one collector does.

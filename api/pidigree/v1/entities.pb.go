@@ -1412,7 +1412,9 @@ type Provenance struct {
 	// The source: docker, containerd, oci, kernel, ...
 	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	// When.
-	AtNs          int64 `protobuf:"varint,2,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"`
+	AtNs int64 `protobuf:"varint,2,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"`
+	// Whether the source, another pidigree, is away: it was so when it was last heard.
+	Stale         bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1461,13 @@ func (x *Provenance) GetAtNs() int64 {
 		return x.AtNs
 	}
 	return 0
+}
+
+func (x *Provenance) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 // Mark is a point of a container's timeline.
@@ -2132,7 +2141,12 @@ type Process struct {
 	// In a ResolveResponse, in the place of cgroups: an index into its cgroup_sets.
 	CgroupsIndex *uint32 `protobuf:"varint,19,opt,name=cgroups_index,json=cgroupsIndex,proto3,oneof" json:"cgroups_index,omitempty"`
 	// What was read of it for this reply; absent where nobody asked, or it has ended.
-	Detail        *ProcessDetail `protobuf:"bytes,20,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail *ProcessDetail `protobuf:"bytes,20,opt,name=detail,proto3" json:"detail,omitempty"`
+	// "remote" where what it belongs to is another pidigree's word, or it is known from
+	// there alone; empty where it was found out here.
+	Source string `protobuf:"bytes,21,opt,name=source,proto3" json:"source,omitempty"`
+	// Whether that one is away, of a process that lived when it was last heard.
+	Stale         bool `protobuf:"varint,22,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2305,6 +2319,20 @@ func (x *Process) GetDetail() *ProcessDetail {
 		return x.Detail
 	}
 	return nil
+}
+
+func (x *Process) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Process) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 // ProcessDetail is what the kernel's events do not say of a process. It is read
@@ -4071,11 +4099,12 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x06PodRef\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
-	"\tnamespace\x18\x03 \x01(\tR\tnamespace\"9\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\"O\n" +
 	"\n" +
 	"Provenance\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x13\n" +
-	"\x05at_ns\x18\x02 \x01(\x03R\x04atNs\"G\n" +
+	"\x05at_ns\x18\x02 \x01(\x03R\x04atNs\x12\x14\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"G\n" +
 	"\x04Mark\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x13\n" +
@@ -4148,7 +4177,7 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x03sub\x18\n" +
 	" \x01(\tR\x03sub\x12#\n" +
 	"\rinvocation_id\x18\v \x01(\tR\finvocationId\x12\x19\n" +
-	"\bmain_pid\x18\f \x01(\rR\amainPid\"\xd7\x06\n" +
+	"\bmain_pid\x18\f \x01(\rR\amainPid\"\x85\a\n" +
 	"\aProcess\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.pidigree.v1.ProcessKeyR\x03key\x12\x1d\n" +
 	"\n" +
@@ -4174,7 +4203,9 @@ const file_pidigree_v1_entities_proto_rawDesc = "" +
 	"\x04exit\x18\x11 \x01(\v2\x11.pidigree.v1.ExitR\x04exit\x12,\n" +
 	"\x0fcontainer_index\x18\x12 \x01(\rH\x00R\x0econtainerIndex\x88\x01\x01\x12(\n" +
 	"\rcgroups_index\x18\x13 \x01(\rH\x01R\fcgroupsIndex\x88\x01\x01\x122\n" +
-	"\x06detail\x18\x14 \x01(\v2\x1a.pidigree.v1.ProcessDetailR\x06detailB\x12\n" +
+	"\x06detail\x18\x14 \x01(\v2\x1a.pidigree.v1.ProcessDetailR\x06detail\x12\x16\n" +
+	"\x06source\x18\x15 \x01(\tR\x06source\x12\x14\n" +
+	"\x05stale\x18\x16 \x01(\bR\x05staleB\x12\n" +
 	"\x10_container_indexB\x10\n" +
 	"\x0e_cgroups_index\"\xe4\x02\n" +
 	"\rProcessDetail\x12\x18\n" +

@@ -119,7 +119,7 @@ type AgentStatus struct {
 	Pid uint32 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	// When it started.
 	Started *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
-	// ebpf, polling or one-shot.
+	// ebpf, polling, one-shot or copy (of another pidigree).
 	Mode string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
 	// Empty, or in one line what the agent does without, why, and what makes up for
 	// it. It begins with "degraded: ", but for one-shot.
@@ -145,7 +145,14 @@ type AgentStatus struct {
 	// How many tasks the store holds.
 	Tasks uint64 `protobuf:"varint,15,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	// How many images the engines store.
-	Images        uint64 `protobuf:"varint,16,opt,name=images,proto3" json:"images,omitempty"`
+	Images uint64 `protobuf:"varint,16,opt,name=images,proto3" json:"images,omitempty"`
+	// The host's name, as the kernel has it for the agent.
+	Host string `protobuf:"bytes,17,opt,name=host,proto3" json:"host,omitempty"`
+	// The kernel's id of this boot (/proc/sys/kernel/random/boot_id): ids of processes and
+	// cgroups, and nanoseconds since boot, mean nothing in another one.
+	BootId string `protobuf:"bytes,18,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// The inode of the PID namespace whose numbers the agent gives, 0 if it cannot tell.
+	PidNamespace  uint32 `protobuf:"varint,19,opt,name=pid_namespace,json=pidNamespace,proto3" json:"pid_namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +295,27 @@ func (x *AgentStatus) GetTasks() uint64 {
 func (x *AgentStatus) GetImages() uint64 {
 	if x != nil {
 		return x.Images
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetPidNamespace() uint32 {
+	if x != nil {
+		return x.PidNamespace
 	}
 	return 0
 }
@@ -571,7 +599,7 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x18pidigree/v1/status.proto\x12\vpidigree.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
-	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xfb\x03\n" +
+	"\x06status\x18\x01 \x01(\v2\x18.pidigree.v1.AgentStatusR\x06status\"\xcd\x04\n" +
 	"\vAgentStatus\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\rR\x03pid\x124\n" +
@@ -593,7 +621,10 @@ const file_pidigree_v1_status_proto_rawDesc = "" +
 	"\x06kernel\x18\r \x01(\v2\x19.pidigree.v1.KernelStatusR\x06kernel\x12\x12\n" +
 	"\x04pods\x18\x0e \x01(\x04R\x04pods\x12\x14\n" +
 	"\x05tasks\x18\x0f \x01(\x04R\x05tasks\x12\x16\n" +
-	"\x06images\x18\x10 \x01(\x04R\x06images\"\xe4\x03\n" +
+	"\x06images\x18\x10 \x01(\x04R\x06images\x12\x12\n" +
+	"\x04host\x18\x11 \x01(\tR\x04host\x12\x17\n" +
+	"\aboot_id\x18\x12 \x01(\tR\x06bootId\x12#\n" +
+	"\rpid_namespace\x18\x13 \x01(\rR\fpidNamespace\"\xe4\x03\n" +
 	"\fSourceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,6 +52,8 @@ type AgentOptions struct {
 	// Equal leaves the agent in the session of the tests and their engines, which
 	// the kernel may schedule as one group. Otherwise it leads its own, as a service does.
 	Equal bool
+	// User is the uid and gid as which it runs, and is asked, without privileges. 0: root.
+	User uint32
 	// Args are added to the command line.
 	Args []string
 }
@@ -66,6 +69,7 @@ type Agent struct {
 	programs Programs
 	argv     []string
 	equal    bool
+	user     uint32
 	p        *process
 }
 
@@ -78,11 +82,32 @@ func StartAgent(tb testing.TB, programs Programs, opts AgentOptions) *Agent {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	a := &Agent{Dir: dir, Socket: dir + "/run/pidigree.sock", tb: tb, programs: programs, equal: opts.Equal}
-	a.argv = append([]string{programs.Pidigree, "agent"}, a.flags(opts)...)
+	a := &Agent{Dir: dir, Socket: dir + "/run/pidigree.sock", tb: tb, programs: programs, equal: opts.Equal, user: opts.User}
 	tb.Cleanup(a.cleanup)
+	a.argv = append([]string{programs.Pidigree, "agent"}, a.flags(opts)...)
+	if a.user != 0 {
+		a.argv[0] = a.belongTo(a.user)
+		id := strconv.FormatUint(uint64(a.user), 10)
+		a.argv = append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--"}, a.argv...)
+	}
 	a.Start()
 	return a
+}
+
+// belongTo makes the agent's directory a user's, and gives a copy of the program where
+// that one may go.
+func (a *Agent) belongTo(user uint32) string {
+	a.tb.Helper()
+	program := a.Dir + "/pidigree"
+	b, err := os.ReadFile(a.programs.Pidigree)
+	if err == nil {
+		err = os.WriteFile(program, b, 0o755)
+	}
+	if err = errors.Join(err, os.Chown(a.Dir, int(user), int(user))); err != nil {
+		a.tb.Fatal(err)
+	}
+	a.programs.Pidigree = program
+	return program
 }
 
 // flags keep the agent to the test's own engines: every default place is
@@ -165,7 +190,7 @@ func (a *Agent) ready(ctx context.Context) error {
 	if !a.p.running() {
 		a.tb.Fatalf("the agent ended at once: %v; its log ends:\n%s", a.p.err, a.p.tail())
 	}
-	c, err := client.New(client.Options{Socket: a.Socket})
+	c, err := client.New(client.Options{Socket: a.Socket, AnyOwner: a.user != 0})
 	if err != nil {
 		return err
 	}
@@ -244,14 +269,21 @@ type Output struct {
 
 // Command runs one command of pidigree against this agent. It may be called concurrently.
 func (a *Agent) Command(ctx context.Context, args ...string) Output {
-	return Command(ctx, a.programs, "", append([]string{"--socket", a.Socket}, args...)...)
+	return command(ctx, a.programs, a.user, "", append([]string{"--socket", a.Socket}, args...)...)
 }
 
 // Command runs pidigree with a standard input and gives what it did.
 func Command(ctx context.Context, programs Programs, stdin string, args ...string) Output {
+	return command(ctx, programs, 0, stdin, args...)
+}
+
+func command(ctx context.Context, programs Programs, user uint32, stdin string, args ...string) Output {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, programs.Pidigree, args...)
 	cmd.Env = cleanEnv()
+	if user != 0 {
+		cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	begin := time.Now()
 	err := cmd.Run()

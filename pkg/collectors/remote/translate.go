@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pidigree/pidigree/pkg/collectors"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// space says what of the other one's means the same here.
+type space struct {
+	// boot: cgroups, units and instants of the kernel's clock do.
+	boot bool
+	// pids: PIDs do.
+	pids bool
+	// copy: nothing of this host is in the store, so that nothing can be mixed up.
+	copy bool
+	// host is in the Instance of all ids where the other one is of another host, whose
+	// names may be given again here; else empty.
+	host string
+}
+
+func (s *Source) spaceOf(st workload.AgentStatus) space {
+	here := s.opt.Here
+	sp := space{boot: st.BootID == here.BootID, copy: s.opt.Copy}
+	sp.pids = sp.copy || sp.boot && st.PIDNamespace != 0 && st.PIDNamespace == here.PIDNamespace
+	if !sp.boot && !sp.copy {
+		sp.host = hostName(st.Host)
+	}
+	return sp
+}
+
+// hostName is what may stand in an id of what another host calls itself.
+func hostName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r == '.' || r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '_'
+	}, name)
+	return cmp.Or(name[:min(len(name), 64)], "unnamed")
+}
+
+func (sp space) detail() string {
+	switch {
+	case sp.copy && sp.boot:
+		return "a copy of an agent of this host"
+	case sp.copy:
+		return "a copy of an agent of another host"
+	case sp.pids:
+		return "of this host: what is not known here"
+	case sp.boot:
+		return "of this host: no processes, its PIDs are those of another PID namespace"
+	}
+	return "of another host: its containers, pods, tasks and images"
+}
+
+// entity gives what is taken of an entity: a copy in which nothing means anything else
+// here. The kind is empty for one without a usable id; false: it is not taken.
+func (sp space) entity(e workload.Entity, now workload.KTime) (workload.Entity, bool) {
+	out := workload.Entity{Kind: e.Kind, Gone: e.Gone}
+	said := []workload.Provenance{{Source: Name, At: now}}
+	switch {
+	case e.Container != nil && !e.Container.ID.IsZero():
+		out.Container = sp.container(e.Container)
+		out.Container.Sources = said
+		return out, !hearsay(e.Container.Sources)
+	case e.Process != nil && usable(e.Process.Key):
+		out.Process = sp.process(e.Process)
+		return out, sp.pids && e.Process.Source != workload.SourceRemote
+	case e.Pod != nil && e.Pod.UID != "":
+		out.Pod = e.Pod.Clone()
+		for i := range out.Pod.Sandboxes {
+			out.Pod.Sandboxes[i] = sp.id(out.Pod.Sandboxes[i])
+		}
+		collectors.BoundPod(out.Pod)
+		out.Pod.Sources, out.Pod.Missing = said, nil
+		return out, !hearsay(e.Pod.Sources)
+	case e.Task != nil && e.Task.ARN != "":
+		out.Task = e.Task.Clone()
+		collectors.BoundTask(out.Task)
+		out.Task.Sources, out.Task.Missing = said, nil
+		return out, !hearsay(e.Task.Sources)
+	case e.Image != nil && e.Image.ID != "":
+		i := *e.Image
+		out.Image = &i
+		collectors.BoundImage(out.Image)
+		i.Instance = sp.instance(i.Instance)
+		i.Sources = said
+		return out, !hearsay(e.Image.Sources)
+	case e.Service != nil && e.Service.Cgroup != "":
+		u := *e.Service
+		if !sp.pids {
+			u.MainPID = 0
+		}
+		out.Service = &u
+		collectors.BoundUnit(out.Service)
+		return out, sp.boot || sp.copy
+	}
+	return workload.Entity{}, false
+}
+
+// hearsay reports whether the other one has it from a third alone. Of an entity that
+// comes to be unset no source is said.
+func hearsay(said []workload.Provenance) bool {
+	return len(said) > 0 && !slices.ContainsFunc(said, func(p workload.Provenance) bool { return p.Source != workload.SourceRemote })
+}
+
+func usable(k workload.ProcessKey) bool {
+	return k.PID != 0 && k.PID <= workload.MaxPID && (k.Start != 0 || k.Inode != 0)
+}
+
+func (sp space) instance(was string) string {
+	if sp.host == "" {
+		return was
+	}
+	return workload.RemoteInstance(sp.host, was)
+}
+
+func (sp space) id(id workload.ContainerID) workload.ContainerID {
+	if !id.IsZero() {
+		id.Instance = sp.instance(id.Instance)
+	}
+	return id
+}
+
+func (sp space) container(c *workload.Container) *workload.Container {
+	n := c.Clone()
+	n.Aliases = n.Aliases[:min(len(n.Aliases), 16)]
+	collectors.Bound(n)
+	n.ID, n.Parent = sp.id(n.ID), sp.id(n.Parent)
+	for i := range n.Aliases {
+		n.Aliases[i] = sp.id(n.Aliases[i])
+	}
+	if !sp.boot { // its clock is another one
+		n.Timeline = nil
+		if n.Exit != nil {
+			n.Exit.At = 0
+		}
+	}
+	switch r := n.Run; {
+	case r == nil:
+	case sp.host != "":
+		n.Run = nil
+	default:
+		r.Registers, r.ClaimedPaths = false, nil
+		if !sp.pids {
+			r.Init = workload.ProcessKey{}
+		}
+		if !sp.boot {
+			r.Started = 0
+			if r.Exit != nil {
+				r.Exit.At = 0
+			}
+		}
+	}
+	return n
+}
+
+func (sp space) process(p *workload.Process) *workload.Process {
+	n := p.Clone()
+	n.Detail = nil
+	n.Comm, n.Reason = head(n.Comm), head(n.Reason)
+	if !sp.boot {
+		n.Started, n.Exec = 0, 0
+		if n.Exit != nil {
+			n.Exit.At = 0
+		}
+	}
+	return n
+}
+
+// head cuts a word that has no budget of its own.
+func head(s string) string { return s[:min(len(s), 256)] }
+
+// keyOf names an entity among those that the other one tells of.
+func keyOf(e workload.Entity) string {
+	switch {
+	case e.Container != nil:
+		id := e.Container.ID
+		return strings.Join([]string{"c", id.Runtime, id.Instance, id.Namespace, id.ID}, "\x00")
+	case e.Process != nil:
+		k := e.Process.Key
+		return strings.Join([]string{"p", strconv.FormatUint(uint64(k.PID), 36), strconv.FormatUint(k.Start, 36), strconv.FormatUint(k.Inode, 36)}, "\x00")
+	case e.Pod != nil:
+		return "o\x00" + e.Pod.UID
+	case e.Task != nil:
+		return "t\x00" + e.Task.ARN
+	case e.Image != nil:
+		return "i\x00" + e.Image.Key()
+	default:
+		return "s\x00" + e.Service.Cgroup
+	}
+}
+
+// bare leaves the id or key of an entity.
+func bare(e workload.Entity) workload.Entity {
+	out := workload.Entity{Kind: e.Kind}
+	switch {
+	case e.Container != nil:
+		out.Container = &workload.Container{ID: e.Container.ID}
+	case e.Process != nil:
+		out.Process = &workload.Process{Key: e.Process.Key}
+	case e.Pod != nil:
+		out.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
+	case e.Task != nil:
+		out.Task = &workload.Task{ARN: e.Task.ARN}
+	case e.Image != nil:
+		i := e.Image
+		out.Image = &workload.Image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}
+	default:
+		out.Service = &workload.Service{Unit: e.Service.Unit, Cgroup: e.Service.Cgroup}
+	}
+	return out
+}
