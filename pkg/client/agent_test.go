@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -24,6 +26,17 @@ func TestMain(m *testing.M) {
 	}
 	if socket := os.Getenv(fullEnv); socket != "" {
 		if err := beFull(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if socket, lasts, ok := strings.Cut(os.Getenv(publishEnv), " "); ok {
+		d, err := time.ParseDuration(lasts)
+		if err == nil {
+			err = bePublisher(socket, d)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
