@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strconv"
@@ -254,4 +255,63 @@ func TestAGatewayIsACopyOverTLS(t *testing.T) {
 		t.Error(err)
 	}
 	equal(t, connect(t, first), c)
+}
+
+// Cut, hung and flooded, a copy ends at what the other agent has, to the last process.
+func TestACopyEndsAtTheTruthThroughCutsAHangAndAFlood(t *testing.T) {
+	docker := collectortest.StartDockerd(t, collectortest.EngineOptions{})
+	first := harness.StartAgent(t, programs, harness.AgentOptions{Docker: docker})
+	line := collectortest.NewContainerdProxy(t, first.Socket)
+	copied := harness.StartAgent(t, programs, harness.AgentOptions{Args: []string{"--remote-address", line.Socket, "--remote-copy", "on"}})
+	a, b := connect(t, first), connect(t, copied)
+	stop := make(chan struct{})
+	made := flood(t, stop)
+	for i := range 12 {
+		name := fmt.Sprintf("churn-%d", i)
+		docker.Run("--name", name, collectortest.BusyboxImage, "/bin/busybox", "sleep", "7339")
+		if i%3 == 0 {
+			docker.Docker("rm", "--force", name)
+		}
+		line.Cut()
+	}
+	line.Hang()
+	if err := harness.Within(patience, func() error {
+		e, err := b.Get(t.Context(), workload.KindContainer, "churn-1")
+		if err == nil && !e.Container.Sources[0].Stale {
+			err = errors.New("what was said before it hung is not stale")
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	docker.Docker("rm", "--force", "churn-2")
+	line.Resume()
+	line.Cut()
+	close(stop)
+	processes, cgroups := made()
+	equal(t, a, b)
+	living := func(c *client.Client) (map[workload.ProcessKey]string, error) {
+		has := map[workload.ProcessKey]string{}
+		for e, err := range c.List(t.Context(), workload.Selector{Kinds: []workload.Kind{workload.KindProcess}}) {
+			if err != nil {
+				return nil, err
+			}
+			has[e.Process.Key] = fmt.Sprint(e.Process.Status, e.Process.Container)
+		}
+		return has, nil
+	}
+	if err := harness.Within(patience, func() error {
+		x, err1 := living(a)
+		y, err2 := living(b)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		if !maps.Equal(x, y) {
+			return fmt.Errorf("%d processes there, %d here", len(x), len(y))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d processes and %d cgroups beside it", processes, cgroups)
 }
