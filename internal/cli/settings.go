@@ -130,7 +130,7 @@ func socketSettings() []setting {
 			field: func(c *AgentConfig) any { return &c.RemoteCopy },
 			help:  "be a copy of the pidigree at remote.address, and nothing else",
 			more: "The agent then looks at nothing of its own host, needs no privileges, and answers about the other one's PIDs: for an unprivileged tool, a container, a gateway. " +
-				"It answers from what it was told: not about who asks (`who self`), not about the past (`--at`), and those of this host who may ask are told by user and group alone.",
+				"It answers from what it was told: not about who asks (`who self`), not about the past (`--at`), and it tells who may ask by user and group, and keeps out PID namespaces below its own.",
 			check: func(c *AgentConfig) error {
 				if c.RemoteCopy == "on" && c.RemoteAddress == "" {
 					return fmt.Errorf("needs remote.address: what to be a copy of")

@@ -143,8 +143,12 @@ func (b backend) standing(p server.Peer) server.Standing {
 	if r.Err == nil && r.Answer.Status == workload.StatusUnknown && p.InNamespace() {
 		r = b.one(ctx, p, workload.Query{Self: true, Wait: standingPatience})
 	}
+	// Who may ask, another pidigree does not say; who may not, it may.
 	if p := r.Answer.Process; p != nil && p.Source == workload.SourceRemote {
-		r.Answer.Status = workload.StatusUnknown // who may ask, another host does not say
+		if r.Answer.Status == workload.StatusContainer {
+			return server.Contained
+		}
+		r.Answer.Status = workload.StatusUnknown
 	}
 	switch {
 	case r.Err != nil: // it has ended, or cannot be seen
@@ -162,10 +166,12 @@ func (b backend) standing(p server.Peer) server.Standing {
 // mayAsk reports whether a container was granted everything, or is the agent's own.
 func (b backend) mayAsk(ctx context.Context, a workload.Answer) bool {
 	c := a.Container()
-	if b.a.granted != nil {
+	if b.a.granted != nil && !workload.FromRemote(c.Sources) {
 		pod := (*workload.Pod)(nil)
 		if c.Pod != nil {
-			pod, _ = b.a.store.Pod(c.Pod.UID)
+			if pod, _ = b.a.store.Pod(c.Pod.UID); pod != nil && workload.FromRemote(pod.Sources) {
+				pod = nil
+			}
 		}
 		if b.a.granted.Container(c, pod) {
 			return true
@@ -180,5 +186,5 @@ func (b backend) mayAsk(ctx context.Context, a workload.Answer) bool {
 		return false
 	}
 	own := b.a.resolver.Resolve(ctx, workload.Query{PID: workload.PID(pid)})
-	return own.Err == nil && own.Answer.Status == workload.StatusContainer && own.Answer.Container().ID == c.ID
+	return own.Err == nil && own.Answer.Status == workload.StatusContainer && own.Answer.Process != nil && own.Answer.Process.Source == "" && own.Answer.Container().ID == c.ID
 }

@@ -146,7 +146,7 @@ func (a *Agent) initOf(id workload.ContainerID) (workload.PID, bool) {
 			c, ok = found[0], true
 		}
 	}
-	if !ok || c.Run == nil || c.Run.Exit != nil || c.Run.Init.PID == 0 {
+	if !ok || workload.FromRemote(c.Sources) || c.Run == nil || c.Run.Exit != nil || c.Run.Init.PID == 0 {
 		return 0, false
 	}
 	return c.Run.Init.PID, true

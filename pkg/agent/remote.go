@@ -40,7 +40,7 @@ func (a *Agent) remoteOptions() remote.Options {
 	}
 	boot, pidns, _ := hostID(o.Procfs)
 	return remote.Options{
-		Client: at, Here: remote.Host{BootID: boot, PIDNamespace: pidns}, Copy: o.Remote.Copy,
+		Client: at, Here: remote.Host{BootID: boot, PIDNamespace: pidns, Started: a.started}, Copy: o.Remote.Copy,
 		Now: bootTime, Logger: a.log,
 	}
 }
@@ -85,7 +85,7 @@ func (a *Agent) standingAtCopy(p server.Peer) server.Standing {
 	// One PID for each namespace that it is in, from that of the mounted proc file system on.
 	_, pids, _ := strings.Cut(string(status), "\nNSpid:")
 	pids, _, _ = strings.Cut(pids, "\n")
-	if len(strings.Fields(pids)) != 1 || p.Key.Inode != 0 && a.store.Resolve(p.Key).Status == workload.StatusContainer {
+	if len(strings.Fields(pids)) != 1 || p.Key.Inode != 0 && a.other.SameBoot() && a.store.Resolve(p.Key).Status == workload.StatusContainer {
 		return server.Contained
 	}
 	return server.OfTheHost

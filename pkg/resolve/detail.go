@@ -103,6 +103,9 @@ func (r *Resolver) tooSlow(p *workload.Process, b *Reading) *workload.Process {
 // DetailAll gives the entities with Detail for each process that lives. What one
 // reader takes slowly is read slowly: nothing is read ahead.
 func (r *Resolver) DetailAll(ctx context.Context, in iter.Seq[workload.Entity]) iter.Seq[workload.Entity] {
+	if r.copy {
+		return in // nothing of this host's processes is about them
+	}
 	return func(yield func(workload.Entity) bool) {
 		var b Reading
 		for e := range in {

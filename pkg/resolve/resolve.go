@@ -107,7 +107,7 @@ func (r *Resolver) Resolve(ctx context.Context, q workload.Query) workload.Resul
 
 // fill reads what was asked for beyond the answer.
 func (r *Resolver) fill(ctx context.Context, res *workload.Result, b *Reading) {
-	if !res.Query.Detail && !res.Query.Family || res.Err != nil || res.Answer.Process == nil {
+	if r.copy || !res.Query.Detail && !res.Query.Family || res.Err != nil || res.Answer.Process == nil {
 		return
 	}
 	if res.Query.Family {
@@ -188,7 +188,7 @@ func (r *Resolver) Key(ctx context.Context, k workload.ProcessKey) (workload.Ans
 	if k.PID > workload.MaxPID {
 		return workload.Answer{}, invalidPID(k.PID)
 	}
-	if a := r.store.Resolve(k); settled(a) {
+	if a := r.store.Resolve(k); r.settled(&a) {
 		return a, nil
 	}
 	return r.observe(ctx, k)
@@ -199,7 +199,7 @@ func (r *Resolver) observe(ctx context.Context, k workload.ProcessKey) (workload
 	var a workload.Answer
 	err := r.observer.Observe(ctx, k.PID, func() bool {
 		a = r.store.Resolve(k)
-		return settled(a)
+		return r.settled(&a)
 	})
 	a = r.store.Resolve(k)
 	if a.Process == nil && errors.Is(err, workload.ErrNotFound) {
@@ -209,9 +209,9 @@ func (r *Resolver) observe(ctx context.Context, k workload.ProcessKey) (workload
 }
 
 // settled reports whether memory has an answer that a closer look at the
-// process cannot better.
-func settled(a workload.Answer) bool {
-	return a.Process != nil && (a.Status != workload.StatusUnknown || a.Exited)
+// process cannot better: what another pidigree says counts once nobody here can tell.
+func (r *Resolver) settled(a *workload.Answer) bool {
+	return a.Process != nil && (a.Exited || a.Status != workload.StatusUnknown && (a.Process.Source == "" || r.copy))
 }
 
 // PID answers for whoever has the PID now; a PID that nobody has is answered

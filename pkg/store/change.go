@@ -39,6 +39,8 @@ type ContainerChange struct {
 	Back bool
 	// Forget removes the entity at once and without a tombstone: it was merged into another one.
 	Forget bool
+	// stale: Source is another pidigree, and away.
+	stale bool
 }
 
 // PodChange is a change of one pod entity.

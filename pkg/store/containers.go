@@ -160,7 +160,7 @@ func (i *contItem) change(ch *ContainerChange, now workload.KTime) bool {
 	switch {
 	case ch.Source == "":
 	case ch.Layer != nil:
-		same = !i.putLayer(ch.Source, ch.Layer)
+		same = !i.putLayer(ch.Source, ch.Layer, ch.stale)
 		if i.empty || i.gone && ch.Gone == 0 && (revives(ch) || i.remote()) {
 			i.gone, i.empty = false, false
 		}
@@ -187,14 +187,15 @@ func revives(ch *ContainerChange) bool {
 // putLayer sets a layer and reports whether it is news. One that says the same as
 // before changes nothing and keeps its first time; layers stay in the order of
 // their first arrival.
-func (i *contItem) putLayer(source string, c *workload.Container) bool {
+func (i *contItem) putLayer(source string, c *workload.Container, stale bool) bool {
 	l := newLayer(source, c)
+	l.stale = stale
 	for n := range i.layers {
 		old := &i.layers[n]
 		if old.source != source {
 			continue
 		}
-		if sameLayer(old.c, c) {
+		if sameLayer(old.c, c) && old.stale == stale {
 			return false
 		}
 		*old = l
@@ -226,7 +227,9 @@ func (s *Store) publish(it *contItem) {
 		s.settleContTomb(it, old) // the same, but perhaps as of another instant
 		return
 	}
-	s.displace(idsOf(it.key, merged))
+	if !it.remote() {
+		s.displace(idsOf(it.key, merged))
+	}
 	if old == nil {
 		s.conts.Add(1)
 	} else if old.merged.ID != merged.ID { // watchers keep it by that id
@@ -341,7 +344,11 @@ func (s *Store) settleCell(c *cell) {
 func (c *cell) owner() *contItem {
 	var keyed *contItem
 	var live []*contItem
-	for _, it := range c.claims {
+	claims := c.claims
+	if len(claims) > 1 && slices.ContainsFunc(claims, (*contItem).remote) && slices.ContainsFunc(claims, func(o *contItem) bool { return !o.remote() }) {
+		claims = slices.DeleteFunc(slices.Clone(claims), (*contItem).remote) // who is known here has it
+	}
+	for _, it := range claims {
 		if it.key == c.id {
 			keyed = it
 		}
@@ -352,8 +359,8 @@ func (c *cell) owner() *contItem {
 	switch {
 	case keyed != nil && (!keyed.latest.Load().gone || len(live) != 1 || live[0].key.ID != c.id.ID):
 		return keyed
-	case len(c.claims) == 1:
-		return c.claims[0]
+	case len(claims) == 1:
+		return claims[0]
 	case len(live) == 1:
 		return live[0]
 	default:

@@ -42,12 +42,16 @@ func (s *Store) FindContainers(ref string) []*workload.Container {
 	if ref == "" {
 		return nil
 	}
-	var whole, part, inside []workload.Entity
+	var whole, part, inside, farWhole, farPart []workload.Entity
 	for e := range s.All(workload.Selector{All: true}) {
 		switch match := matchRef(e.Container, ref); {
 		case match == refNone:
 		case e.Container.ID.Nested() != "": // any name may be given in there: the host's come first
 			inside = append(inside, e)
+		case workload.OnlyRemote(e.Container.Sources) && match == refWhole: // who is known here comes first
+			farWhole = append(farWhole, e)
+		case workload.OnlyRemote(e.Container.Sources):
+			farPart = append(farPart, e)
 		case match == refWhole:
 			whole = append(whole, e)
 		default:
@@ -57,8 +61,10 @@ func (s *Store) FindContainers(ref string) []*workload.Container {
 	if len(whole) == 0 {
 		whole = part
 	}
-	if len(whole) == 0 {
-		whole = inside
+	for _, less := range [][]workload.Entity{inside, farWhole, farPart} {
+		if len(whole) == 0 {
+			whole = less
+		}
 	}
 	slices.SortStableFunc(whole, liveAndLateFirst)
 	var found []*workload.Container

@@ -139,6 +139,7 @@ type groupChange[E any] struct {
 	layer       *E
 	gone        workload.KTime
 	forget      bool
+	stale       bool // see ContainerChange
 }
 
 // change applies one change. For the writer, locked.
@@ -207,7 +208,7 @@ func (i *groupItem[E]) change(ch groupChange[E], now workload.KTime) bool {
 	switch {
 	case ch.source == "":
 	case ch.layer != nil:
-		same = !i.putLayer(ch.source, ch.layer)
+		same = !i.putLayer(ch.source, ch.layer, ch.stale)
 		if i.empty || i.gone && ch.gone == 0 && (ch.source == KernelSource || onlyRemote(i.layers)) {
 			i.gone, i.empty = false, false
 		}
@@ -227,7 +228,9 @@ func (i *groupItem[E]) change(ch groupChange[E], now workload.KTime) bool {
 // putLayer sets a layer and reports whether it is news. One that says the same as
 // before changes nothing and keeps its first time; layers stay in the order of
 // their first arrival.
-func (i *groupItem[E]) putLayer(source string, e *E) bool {
+func (i *groupItem[E]) putLayer(source string, e *E, stale bool) bool {
+	l := newLayer(source, e)
+	l.stale = stale
 	for n := range i.layers {
 		old := &i.layers[n]
 		if old.source != source {
@@ -235,13 +238,13 @@ func (i *groupItem[E]) putLayer(source string, e *E) bool {
 		}
 		x, y := *old.c, *e
 		*i.of.sources(&x), *i.of.sources(&y) = nil, nil
-		if reflect.DeepEqual(&x, &y) {
+		if reflect.DeepEqual(&x, &y) && old.stale == stale {
 			return false
 		}
-		*old = newLayer(source, e)
+		*old = l
 		return true
 	}
-	i.layers = append(i.layers, newLayer(source, e))
+	i.layers = append(i.layers, l)
 	return true
 }
 
@@ -259,7 +262,9 @@ func (g *groups[E]) publish(it *groupItem[E]) {
 		g.settleTomb(it, old) // the same, but perhaps as of another instant
 		return
 	}
-	g.displace(ids)
+	if !onlyRemote(it.layers) {
+		g.displace(ids)
+	}
 	if old == nil {
 		g.all.Add(1)
 	}
@@ -328,7 +333,12 @@ func (g *groups[E]) settleCell(c *groupCell[E]) {
 
 func (c *groupCell[E]) owner() *groupItem[E] {
 	var live []*groupItem[E]
-	for _, it := range c.claims {
+	far := func(o *groupItem[E]) bool { return onlyRemote(o.layers) }
+	claims := c.claims
+	if len(claims) > 1 && slices.ContainsFunc(claims, far) && slices.ContainsFunc(claims, func(o *groupItem[E]) bool { return !far(o) }) {
+		claims = slices.DeleteFunc(slices.Clone(claims), far) // who is known here has it
+	}
+	for _, it := range claims {
 		if it.key == c.id {
 			return it
 		}
@@ -337,8 +347,8 @@ func (c *groupCell[E]) owner() *groupItem[E] {
 		}
 	}
 	switch {
-	case len(c.claims) == 1:
-		return c.claims[0]
+	case len(claims) == 1:
+		return claims[0]
 	case len(live) == 1:
 		return live[0]
 	default:

@@ -164,9 +164,19 @@ func mergeImageName(dst *container, in merging) {
 	}
 }
 
+// better reports whether the correlator here knows how a container's run stands, where
+// the source is another pidigree.
+func (in mergingOf[T]) better(source string) bool {
+	if source != RemoteSource || in.kernel == nil {
+		return false
+	}
+	c, ok := any(in.kernel).(*container)
+	return ok && (c.State != workload.StateUnknown || c.Exit != nil || c.Run != nil)
+}
+
 func mergeState(dst *container, in merging) {
 	for _, l := range in.layers {
-		if l.source != KernelSource && l.c.State != workload.StateUnknown {
+		if l.source != KernelSource && l.c.State != workload.StateUnknown && !in.better(l.source) {
 			dst.State = l.c.State
 			break
 		}
@@ -191,7 +201,7 @@ func mergeExit(dst *container, in merging) {
 	}
 	exits := kernelExits(in.kernel)
 	for _, l := range in.layers {
-		if l.source != KernelSource && l.c.Exit != nil {
+		if l.source != KernelSource && l.c.Exit != nil && !in.better(l.source) {
 			exits = append(exits, l.c.Exit)
 		}
 	}
@@ -239,7 +249,7 @@ func kernelExits(c *container) []*workload.Exit {
 }
 
 func mergeSandbox(dst *container, in merging) {
-	dst.Sandbox = slices.ContainsFunc(in.layers, func(l layer) bool { return l.c.Sandbox })
+	dst.Sandbox = slices.ContainsFunc(in.layers, func(l layer) bool { return l.c.Sandbox && (in.kernel == nil || l.source != RemoteSource) })
 }
 
 // mergeSources keeps every layer with the time of its arrival; it is given where an

@@ -32,12 +32,14 @@ type far struct {
 	away bool
 	// procs is what it says of the newest process of each PID that it has told of.
 	procs map[workload.PID]*workload.Process
+	// conts is of which container here what it says of one of its own is a layer.
+	conts map[workload.ContainerID]*contItem
 }
 
 // changeRemote applies one change. For the writer, locked.
 func (s *Store) changeRemote(ch *RemoteChange) {
 	if s.far == nil {
-		s.far = &far{procs: map[workload.PID]*workload.Process{}}
+		s.far = &far{procs: map[workload.PID]*workload.Process{}, conts: map[workload.ContainerID]*contItem{}}
 	}
 	switch e := &ch.Entity; {
 	case ch.Away || ch.Back:
@@ -108,7 +110,6 @@ func (s *Store) remoteProcess(r *workload.Process, unset bool) {
 	if had == nil || had.Key.Same(k) || startedAfter(k, had.Key) {
 		f.procs[k.PID] = r
 	}
-	s.yieldTo(r)
 	n := s.replaces(r)
 	for n != nil && n.remote() && n.key() != k { // it says more of the key now, or less
 		s.dropProcess(n.item)
@@ -144,6 +145,16 @@ func (s *Store) takeBack(n *node) {
 	s.replaceProcess(n, own)
 }
 
+// overlap reports whether two lives with one PID cannot both have been, as far as their
+// ends are known.
+func overlap(known, r *workload.Process) bool {
+	from, begins := started(known), started(r)
+	if begins >= from {
+		return known.Exit != nil && known.Exit.At > begins
+	}
+	return r.Exit != nil && r.Exit.At > from
+}
+
 // own is what was found out here of a process that is shown as the other says, nil for
 // all others.
 func (n *node) own() *workload.Process {
@@ -163,7 +174,7 @@ func (s *Store) roomFor(r *workload.Process) bool {
 		if n.remote() {
 			continue
 		}
-		if !n.exited() && !startedAfter(n.key(), r.Key) || n.start/workload.TickNS == r.Key.Start/workload.TickNS {
+		if !n.exited() && !startedAfter(n.key(), r.Key) || n.start/workload.TickNS == r.Key.Start/workload.TickNS || overlap(n.proc, r) {
 			return false
 		}
 	}
@@ -301,7 +312,7 @@ func (s *Store) remoteContainer(c *workload.Container, gone, unset bool) {
 		s.rejected.Add(1)
 		return
 	}
-	ch := ContainerChange{ID: c.ID, Source: RemoteSource, Layer: c}
+	ch := ContainerChange{ID: c.ID, Source: RemoteSource, Layer: c, stale: s.far.away}
 	it, ok := s.hereAs(idsOf(c.ID, c))
 	if !ok {
 		return
@@ -309,16 +320,28 @@ func (s *Store) remoteContainer(c *workload.Container, gone, unset bool) {
 	if it != nil {
 		ch.ID = it.key
 	}
-	if unset && it != nil {
+	if at := s.far.conts[c.ID]; at != nil && s.byKey[at.key] == at && (unset || at != it) {
+		if far := farLayer(at.layers); far != nil && far.ID == c.ID { // it was said of another one here, or is taken back
+			if unset {
+				it, ch.ID = at, at.key
+			} else if !at.dead() {
+				s.changeContainer(&ContainerChange{ID: at.key, Source: RemoteSource})
+			}
+		}
+	}
+	if unset {
+		delete(s.far.conts, c.ID)
+		if it == nil || it.restored {
+			return
+		}
 		if far := farLayer(it.layers); far == nil || far.ID != c.ID {
 			return // what it says of the container, it says by another id now
 		}
 	}
-	restored := it != nil && it.restored
-	switch here := it != nil && !restored && !it.remote(); {
-	case (it == nil || restored) && unset, restored && gone:
-		return
-	case it != nil && !restored && it.dead() && (here || unset || gone):
+	switch here := it != nil && !it.remote(); {
+	case it != nil && it.restored:
+		return // what was known here of its end
+	case it != nil && it.dead() && (here || unset || gone):
 		return // what is known here of its end counts, or what was said of it
 	case unset, here && gone:
 		ch.Layer = nil
@@ -326,36 +349,51 @@ func (s *Store) remoteContainer(c *workload.Container, gone, unset bool) {
 		ch.Gone = s.now()
 	}
 	s.changeContainer(&ch)
+	if ch.Layer != nil {
+		s.far.conts[c.ID] = s.byKey[ch.ID]
+	}
 }
 
-// hereAs gives the entity that has one of these ids: one that is known here before
-// one that is not. False: several that are known here claim one of them, and it is
-// nobody's.
+// hereAs gives the entity that has one of these ids and is known here; else the one
+// that is known from there by the first of them; else one that was restored. False:
+// several that live here claim one of the ids, and it is nobody's.
 func (s *Store) hereAs(ids []workload.ContainerID) (found *contItem, ok bool) {
+	var restored *contItem
 	for _, id := range ids {
-		it := s.byKey[id]
-		if c := s.ids.get(id); it == nil && c != nil && len(c.claims) > 0 {
-			if it = c.owner(); it == nil {
-				return nil, false
-			}
+		same := s.claimants(id)
+		if it := s.byKey[id]; it != nil {
+			same = append(same, it)
 		}
-		if it != nil && (found == nil || found.remote() && !it.remote()) {
-			found = it
-		}
-		if !id.Everywhere() {
-			continue
-		}
-		for _, it := range s.byBare[id.ID] {
+		for _, it := range same {
 			switch {
-			case it.restored || it == found:
-			case found == nil || found.remote() && !it.remote():
+			case it.restored:
+				restored = it
+			case it.remote() || it == found:
+			case found == nil || found.dead():
 				found = it
-			case !found.remote() && !it.remote() && !found.dead() && !it.dead():
+			case !it.dead():
 				return nil, false
 			}
 		}
 	}
+	if it := s.byKey[ids[0]]; found == nil && it != nil && it.remote() {
+		found = it
+	}
+	if found == nil {
+		found = restored
+	}
 	return found, true
+}
+
+// claimants are the entities that have an id, or one that is the same everywhere.
+func (s *Store) claimants(id workload.ContainerID) (same []*contItem) {
+	if c := s.ids.get(id); c != nil {
+		same = append(same, c.claims...)
+	}
+	if id.Everywhere() {
+		same = append(same, s.byBare[id.ID]...)
+	}
+	return same
 }
 
 // absorb has an entity that is known here take over those that are not and have one
@@ -365,19 +403,13 @@ func (s *Store) absorb(it *contItem, ids []workload.ContainerID) (more bool) {
 		return false
 	}
 	for _, id := range ids {
-		var same []*contItem
-		if c := s.ids.get(id); c != nil {
-			same = append(same, c.claims...)
-		}
-		if id.Everywhere() {
-			same = append(same, s.byBare[id.ID]...)
-		}
-		for _, o := range same {
+		for _, o := range s.claimants(id) {
 			if o == it || o.restored || !o.remote() || s.byKey[o.key] != o {
 				continue
 			}
 			if !o.dead() && !it.dead() && !hasRemote(it.layers) {
 				it.layers = append(it.layers, o.layers[0])
+				s.far.conts[o.layers[0].c.ID] = it
 				more = true
 			}
 			o.unpublished = false
@@ -406,7 +438,7 @@ func (g *groups[E]) changeRemote(e *E, gone, unset bool) {
 		g.s.rejected.Add(1)
 		return
 	}
-	ch := groupChange[E]{key: key, source: RemoteSource, layer: e}
+	ch := groupChange[E]{key: key, source: RemoteSource, layer: e, stale: g.s.far.away}
 	it, ok := g.hereAs(g.ids(key, []layerOf[E]{newLayer(RemoteSource, e)}))
 	if !ok {
 		return
@@ -417,11 +449,10 @@ func (g *groups[E]) changeRemote(e *E, gone, unset bool) {
 			return
 		}
 	}
-	restored := it != nil && it.restored
-	switch here := it != nil && !restored && !onlyRemote(it.layers); {
-	case (it == nil || restored) && unset, restored && gone:
+	switch here := it != nil && !onlyRemote(it.layers); {
+	case it == nil && unset, it != nil && it.restored:
 		return
-	case it != nil && !restored && it.dead() && (here || unset || gone):
+	case it != nil && it.dead() && (here || unset || gone):
 		return
 	case unset, here && gone:
 		ch.layer = nil
@@ -433,16 +464,32 @@ func (g *groups[E]) changeRemote(e *E, gone, unset bool) {
 
 // hereAs is that of containers.
 func (g *groups[E]) hereAs(ids []string) (found *groupItem[E], ok bool) {
+	var restored *groupItem[E]
 	for _, id := range ids {
-		it := g.byKey[id]
-		if c := g.index.get(id); it == nil && c != nil && len(c.claims) > 0 {
-			if it = c.owner(); it == nil {
+		var same []*groupItem[E]
+		if c := g.index.get(id); c != nil {
+			same = append(same, c.claims...)
+		}
+		if it := g.byKey[id]; it != nil {
+			same = append(same, it)
+		}
+		for _, it := range same {
+			switch {
+			case it.restored:
+				restored = it
+			case onlyRemote(it.layers) || it == found:
+			case found == nil || found.dead():
+				found = it
+			case !it.dead():
 				return nil, false
 			}
 		}
-		if it != nil && (found == nil || onlyRemote(found.layers) && !onlyRemote(it.layers)) {
-			found = it
-		}
+	}
+	if it := g.byKey[ids[0]]; found == nil && it != nil && onlyRemote(it.layers) {
+		found = it
+	}
+	if found == nil {
+		found = restored
 	}
 	return found, true
 }

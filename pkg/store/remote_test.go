@@ -356,3 +356,50 @@ func TestTheSameContainerIsFoundByAnIDThatIsTheSameEverywhere(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoIsKnownHereIsMeantByAName(t *testing.T) {
+	s := New(Options{})
+	far := workload.ContainerID{Runtime: "docker", Instance: workload.RemoteInstance("node2", ""), ID: "c1"}
+	s.Apply(toldOfContainer(&workload.Container{ID: far, Name: "web"}, false), putLayer(docker("c2"), "docker", &workload.Container{ID: docker("c2"), Name: "web"}))
+	if found := s.FindContainers("web"); len(found) != 1 || found[0].ID != docker("c2") {
+		t.Errorf("web is %+v", found)
+	}
+	if found := s.FindContainers("c1"); len(found) != 1 || found[0].ID != far {
+		t.Errorf("c1 is %+v", found)
+	}
+}
+
+func TestWhatComesWhileTheOtherOneCountsAsAwayIsStaleToo(t *testing.T) {
+	s := New(Options{})
+	s.Apply(Change{Remote: &RemoteChange{Away: true}}, toldOfContainer(&workload.Container{ID: docker("web"), Name: "web"}, false),
+		toldOf(workload.Entity{Kind: workload.KindPod, Pod: aPod("p", "shop")}), toldOfProcess(inContainer(key(7, 70), docker("web"))))
+	c, _ := s.Container(docker("web"))
+	p, _ := s.Pod("p")
+	if !c.Sources[0].Stale || !p.Sources[0].Stale || !s.Resolve(key(7, 70)).Process.Stale {
+		t.Error("it is fresh")
+	}
+}
+
+// What it says by an alias, it takes back by its own id.
+func TestWhatWasSaidByAnAliasIsTakenBack(t *testing.T) {
+	s, far := New(Options{}), workload.ContainerID{Runtime: "lxd", ID: "x"}
+	s.Apply(putLayer(docker("web"), KernelSource, &workload.Container{ID: docker("web")}),
+		toldOfContainer(&workload.Container{ID: far, Name: "far", Aliases: []workload.ContainerID{docker("web")}}, false))
+	if c, _ := s.Container(docker("web")); c.Name != "far" || s.Counts().Containers != 1 {
+		t.Fatalf("%+v", c)
+	}
+	s.Apply(notAnyMore(workload.Entity{Kind: workload.KindContainer, Container: &workload.Container{ID: far}}))
+	if c, _ := s.Container(docker("web")); c.Name != "" || len(c.Sources) != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestALifeThatOverlapsAKnownOneIsNotTaken(t *testing.T) {
+	s, k := New(Options{}), workload.ProcessKey{PID: 5, Inode: 1, Start: 100 * workload.TickNS}
+	s.Apply(put(exited(onHost(k), 200*workload.TickNS, 0)))
+	in := inContainer(workload.ProcessKey{PID: 5, Inode: 2, Start: 150 * workload.TickNS}, docker("web"))
+	s.Apply(toldOfContainer(&workload.Container{ID: docker("web"), Name: "lie"}, false), toldOfProcess(exited(in, 180*workload.TickNS, 0)))
+	if a, _ := s.PIDAt(5, 160*workload.TickNS); a.Status != workload.StatusHost {
+		t.Errorf("at that time it was %+v", a.Process)
+	}
+}

@@ -132,6 +132,17 @@ type Provenance struct {
 	Stale bool
 }
 
+// OnlyRemote reports whether another pidigree alone has said something about an entity.
+func OnlyRemote(said []Provenance) bool {
+	return len(said) > 0 && !slices.ContainsFunc(said, func(p Provenance) bool { return p.Source != SourceRemote })
+}
+
+// FromRemote reports whether what is said of an entity is another pidigree's word, and
+// this host's correlator's at most.
+func FromRemote(said []Provenance) bool {
+	return slices.ContainsFunc(said, func(p Provenance) bool { return p.Source == SourceRemote })
+}
+
 // Mark is a point of a container's timeline.
 type Mark struct {
 	// What is one of the Mark* words.

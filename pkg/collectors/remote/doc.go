@@ -16,10 +16,11 @@
 //
 // A process is taken only where its PID means the same here: in the same boot and PID
 // namespace, or where the store is a copy of the other's and has nothing of this host
-// (Options.Copy). Of another host come containers, pods, tasks and images, without PIDs
-// and cgroups, and with ids of an Instance of their own, which is joined with no id of
-// this host. What the other one has by hearsay, from a third, is never taken: two that
-// listen to each other would keep alive what has long ended.
+// (Options.Copy). Cgroups and units are taken by a copy alone: every other agent reads
+// those of its own host. Of another host come containers, pods, tasks and images, without
+// PIDs, and with ids of an Instance of their own, which is joined with no id of this host.
+// What the other one has by hearsay, from a third, is never taken: two that listen to each
+// other would keep alive what has long ended.
 //
 // A server may lie or go back in time. Each change is checked, cut to the budgets of
 // package collectors and counted; a stream whose revisions go back is given up, and

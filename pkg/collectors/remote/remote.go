@@ -61,10 +61,12 @@ type Host struct {
 	// BootID is the kernel's id of the boot, PIDNamespace the inode of the PID namespace.
 	BootID       string
 	PIDNamespace uint32
+	// Started is when this agent was, which tells it from others with its PID.
+	Started time.Time
 }
 
 // maxMessage bounds one message of the stream: the agent's are of 1 MiB, and one entity more.
-const maxMessage = 16 << 20
+const maxMessage = 4 << 20
 
 func (o Options) withDefaults() Options {
 	o.StaleAfter = cmp.Or(o.StaleAfter, time.Second)
@@ -99,8 +101,10 @@ type Source struct {
 	mu     sync.Mutex // guards all below, and calls of Apply
 	status workload.SourceStatus
 	away   bool
-	timer  *time.Timer // marks what is there as stale, nil while the stream is well
-	closed bool
+	// sameBoot: see SameBoot.
+	sameBoot bool
+	timer    *time.Timer // marks what is there as stale, nil while the stream is well
+	closed   bool
 }
 
 // told is what is remembered of an entity that the other one has told of.
@@ -126,6 +130,13 @@ func New(o Options) *Source {
 // Whole is closed when everything that the other one knew has come for the first time.
 func (s *Source) Whole() <-chan struct{} { return s.whole }
 
+// SameBoot reports whether the other one, as it was met last, is of this host's boot.
+func (s *Source) SameBoot() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sameBoot
+}
+
 // Status says how the other one does.
 func (s *Source) Status() workload.SourceStatus {
 	s.mu.Lock()
@@ -144,7 +155,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if took > 0 {
+		if took {
 			pause = s.opt.MinPause
 		}
 		if errors.Is(err, ErrTooMuch) || errors.Is(err, ErrSelf) {
@@ -216,20 +227,20 @@ func (s *Source) wellLocked() {
 	}
 }
 
-// session opens the stream once, and gives how many changes came over it.
-func (s *Source) session(ctx context.Context) (took int, err error) {
+// session opens the stream once, and says whether it came to where the other one is.
+func (s *Source) session(ctx context.Context) (took bool, err error) {
 	c, err := client.New(s.opt.Client)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	s.count("status")
 	st, err := c.Status(ctx)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	if err := s.meet(st); err != nil {
-		return 0, err
+		return false, err
 	}
 	s.count("stream")
 	if s.from == 0 {
@@ -241,7 +252,7 @@ func (s *Source) session(ctx context.Context) (took int, err error) {
 			s.flush()
 			return took, err
 		}
-		took++
+		took = took || ch.Type == workload.ChangeBookmark
 		if last, err = s.take(ch, last); err != nil {
 			s.from = 0 // all of it is asked for again
 			if errors.Is(err, ErrTooMuch) {
@@ -271,7 +282,7 @@ func (s *Source) meet(st workload.AgentStatus) error {
 	if st.BootID == "" {
 		return fmt.Errorf("%w: it does not say which boot of which host it is of", client.ErrTooOld)
 	}
-	if st.BootID == s.opt.Here.BootID && int(st.PID) == os.Getpid() && st.PIDNamespace == s.opt.Here.PIDNamespace {
+	if st.BootID == s.opt.Here.BootID && int(st.PID) == os.Getpid() && st.PIDNamespace == s.opt.Here.PIDNamespace && st.Started.Equal(s.opt.Here.Started) {
 		return ErrSelf
 	}
 	if s.peer.BootID != "" && (st.BootID != s.peer.BootID || st.PIDNamespace != s.peer.PIDNamespace || hostName(st.Host) != hostName(s.peer.Host)) {
@@ -280,6 +291,9 @@ func (s *Source) meet(st workload.AgentStatus) error {
 		s.drop()
 		s.snapshot = false
 	}
+	if !st.Started.Equal(s.peer.Started) {
+		s.from = 0 // another agent there: its revisions are others
+	}
 	s.peer = st
 	s.space = s.spaceOf(st)
 	s.mu.Lock()
@@ -287,6 +301,7 @@ func (s *Source) meet(st workload.AgentStatus) error {
 	if !s.status.LastContact.IsZero() {
 		s.status.Restarts++
 	}
+	s.sameBoot = s.space.boot
 	s.status.Version, s.status.LastContact, s.status.Detail = st.Version, time.Now(), s.space.detail()
 	return nil
 }
@@ -362,6 +377,9 @@ func (s *Source) drop() {
 	for k, t := range s.known {
 		if t.gen != s.gen {
 			s.unset(k, t)
+		}
+		if len(s.pending) >= batch { // whoever publishes waits for no more than that
+			s.flush()
 		}
 	}
 	s.flush()

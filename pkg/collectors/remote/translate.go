@@ -4,7 +4,6 @@ package remote
 
 import (
 	"cmp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -66,14 +65,14 @@ func (sp space) entity(e workload.Entity, now workload.KTime) (workload.Entity, 
 	out := workload.Entity{Kind: e.Kind, Gone: e.Gone}
 	said := []workload.Provenance{{Source: Name, At: now}}
 	switch {
-	case e.Container != nil && !e.Container.ID.IsZero():
+	case e.Container != nil && !e.Container.ID.IsZero() && fits(e.Container.ID):
 		out.Container = sp.container(e.Container)
 		out.Container.Sources = said
 		return out, !hearsay(e.Container.Sources)
-	case e.Process != nil && usable(e.Process.Key):
-		out.Process = sp.process(e.Process)
+	case e.Process != nil && usable(e.Process.Key) && fits(e.Process.Container):
+		out.Process = sp.process(e.Process, now)
 		return out, sp.pids && e.Process.Source != workload.SourceRemote
-	case e.Pod != nil && e.Pod.UID != "":
+	case e.Pod != nil && e.Pod.UID != "" && len(e.Pod.UID) <= maxID:
 		out.Pod = e.Pod.Clone()
 		for i := range out.Pod.Sandboxes {
 			out.Pod.Sandboxes[i] = sp.id(out.Pod.Sandboxes[i])
@@ -81,34 +80,38 @@ func (sp space) entity(e workload.Entity, now workload.KTime) (workload.Entity, 
 		collectors.BoundPod(out.Pod)
 		out.Pod.Sources, out.Pod.Missing = said, nil
 		return out, !hearsay(e.Pod.Sources)
-	case e.Task != nil && e.Task.ARN != "":
+	case e.Task != nil && e.Task.ARN != "" && len(e.Task.ARN) <= maxID:
 		out.Task = e.Task.Clone()
 		collectors.BoundTask(out.Task)
 		out.Task.Sources, out.Task.Missing = said, nil
 		return out, !hearsay(e.Task.Sources)
-	case e.Image != nil && e.Image.ID != "":
+	case e.Image != nil && e.Image.ID != "" && len(e.Image.ID) <= maxID:
 		i := *e.Image
 		out.Image = &i
 		collectors.BoundImage(out.Image)
 		i.Instance = sp.instance(i.Instance)
 		i.Sources = said
 		return out, !hearsay(e.Image.Sources)
-	case e.Service != nil && e.Service.Cgroup != "":
+	case e.Service != nil && e.Service.Cgroup != "" && len(e.Service.Cgroup) <= maxID:
 		u := *e.Service
-		if !sp.pids {
-			u.MainPID = 0
-		}
 		out.Service = &u
 		collectors.BoundUnit(out.Service)
-		return out, sp.boot || sp.copy
+		return out, sp.copy // every agent reads those of its own host from the cgroups
 	}
 	return workload.Entity{}, false
 }
 
-// hearsay reports whether the other one has it from a third alone. Of an entity that
-// comes to be unset no source is said.
+// hearsay reports whether the other one has it from a third: the third's word counts
+// there only where no source of that host describes the entity.
 func hearsay(said []workload.Provenance) bool {
-	return len(said) > 0 && !slices.ContainsFunc(said, func(p workload.Provenance) bool { return p.Source != workload.SourceRemote })
+	return workload.FromRemote(said)
+}
+
+// maxID is longer than any id is, and than a path.
+const maxID = 4096
+
+func fits(id workload.ContainerID) bool {
+	return len(id.Runtime)+len(id.Instance)+len(id.Namespace)+len(id.ID) <= maxID
 }
 
 func usable(k workload.ProcessKey) bool {
@@ -132,6 +135,7 @@ func (sp space) id(id workload.ContainerID) workload.ContainerID {
 func (sp space) container(c *workload.Container) *workload.Container {
 	n := c.Clone()
 	n.Aliases = n.Aliases[:min(len(n.Aliases), 16)]
+	n.Timeline, n.Missing = n.Timeline[:min(len(n.Timeline), 24)], n.Missing[:min(len(n.Missing), 24)]
 	collectors.Bound(n)
 	n.ID, n.Parent = sp.id(n.ID), sp.id(n.Parent)
 	for i := range n.Aliases {
@@ -149,6 +153,10 @@ func (sp space) container(c *workload.Container) *workload.Container {
 		n.Run = nil
 	default:
 		r.Registers, r.ClaimedPaths = false, nil
+		if !sp.copy {
+			r.Cgroups = nil // whose a cgroup of this host is, is found out here
+		}
+		r.Cgroups = r.Cgroups[:min(len(r.Cgroups), maxCgroups)]
 		if !sp.pids {
 			r.Init = workload.ProcessKey{}
 		}
@@ -162,10 +170,21 @@ func (sp space) container(c *workload.Container) *workload.Container {
 	return n
 }
 
-func (sp space) process(p *workload.Process) *workload.Process {
+func (sp space) process(p *workload.Process, now workload.KTime) *workload.Process {
 	n := p.Clone()
 	n.Detail = nil
-	n.Comm, n.Reason = head(n.Comm), head(n.Reason)
+	n.Comm, n.Reason, n.Exe = head(n.Comm), head(n.Reason), head(n.Exe)
+	n.Cgroups = n.Cgroups[:min(len(n.Cgroups), maxCgroups)]
+	n.PIDNamespaces = n.PIDNamespaces[:min(len(n.PIDNamespaces), maxCgroups)]
+	if n.Service != nil {
+		collectors.BoundUnit(n.Service)
+	}
+	if n.Started != 0 {
+		n.Started = max(n.Started, workload.KTime(n.Key.Start))
+	}
+	if n.Exit != nil && now > 0 {
+		n.Exit.At = min(n.Exit.At, now)
+	}
 	if !sp.boot {
 		n.Started, n.Exec = 0, 0
 		if n.Exit != nil {
@@ -174,6 +193,9 @@ func (sp space) process(p *workload.Process) *workload.Process {
 	}
 	return n
 }
+
+// maxCgroups is more hierarchies than there are, and deeper than PID namespaces nest.
+const maxCgroups = 32
 
 // head cuts a word that has no budget of its own.
 func head(s string) string { return s[:min(len(s), 256)] }
