@@ -31,6 +31,9 @@ func begun(t *testing.T, s *store.Store, ago time.Duration) workload.ContainerID
 	return id
 }
 
+// justNow is how long ago a container began that is young however long the test takes.
+const justNow = -time.Hour
+
 // describe is what an engine says at last; the others have nothing to add then.
 func describe(s *store.Store, id workload.ContainerID, name string) {
 	c, _ := s.Container(id)
@@ -73,7 +76,7 @@ func TestAContainerThatHasJustBegunIsAnsweredWithWhatItsEngineIsSaying(t *testin
 	both(t, func(t *testing.T, procfs string) {
 		for way := range askers(t, nil) {
 			r, s, o := newResolver(t, procfs)
-			id := begun(t, s, 5*time.Millisecond)
+			id := begun(t, s, justNow)
 			o.settle = func(_ context.Context, asked workload.ContainerID) bool {
 				if c, _ := s.Container(id); asked != id || c.Name != "" { // it has been said
 					return false
@@ -98,12 +101,12 @@ func TestOnlyAnIncompleteAnswerAboutAYoungContainerWaits(t *testing.T) {
 		q       workload.Query
 		want    bool
 	}{
-		"young":              {ago: 5 * time.Millisecond, want: true},
+		"young":              {ago: justNow, want: true},
 		"old":                {ago: 2 * time.Second},
-		"about the past":     {ago: 5 * time.Millisecond, q: day},
-		"says how long":      {ago: 5 * time.Millisecond, q: workload.Query{Wait: time.Millisecond}},
-		"nothing is missing": {ago: 5 * time.Millisecond, prepare: func(s *store.Store) { describe(s, workload.ContainerID{Runtime: "docker", ID: "c1"}, "web") }},
-		"it is the host's": {ago: 5 * time.Millisecond, prepare: func(s *store.Store) {
+		"about the past":     {ago: justNow, q: day},
+		"says how long":      {ago: justNow, q: workload.Query{Wait: time.Millisecond}},
+		"nothing is missing": {ago: justNow, prepare: func(s *store.Store) { describe(s, workload.ContainerID{Runtime: "docker", ID: "c1"}, "web") }},
+		"it is the host's": {ago: justNow, prepare: func(s *store.Store) {
 			s.Apply(store.Change{Process: &workload.Process{Key: keyOf(t, os.Getpid()), Status: workload.StatusHost}})
 		}},
 	} {
@@ -128,7 +131,7 @@ func TestOnlyAnIncompleteAnswerAboutAYoungContainerWaits(t *testing.T) {
 
 func TestManyQuestionsWaitTogetherNotOneAfterTheOther(t *testing.T) {
 	r, s, o := newResolver(t, "/proc")
-	id := begun(t, s, 5*time.Millisecond)
+	id := begun(t, s, justNow)
 	c, _ := s.Container(id)
 	c = c.Clone()
 	results := make([]workload.Result, 100)
@@ -151,7 +154,7 @@ func TestManyQuestionsWaitTogetherNotOneAfterTheOther(t *testing.T) {
 
 func TestACompleteAnswerCostsNoAllocation(t *testing.T) {
 	r, s, o := newResolver(t, "/proc")
-	id := begun(t, s, 5*time.Millisecond)
+	id := begun(t, s, justNow)
 	describe(s, id, "web")
 	o.settle = func(context.Context, workload.ContainerID) bool { t.Error("it waited"); return false }
 	q := workload.Query{Key: keyOf(t, os.Getpid())}
