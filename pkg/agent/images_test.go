@@ -45,7 +45,7 @@ func TestImagesAreListedAndWatched(t *testing.T) {
 	defer func() { cancel(); <-hints }()
 	for batch := range a.Watch(ctx, imagesOnly) {
 		for _, c := range batch {
-			if c.Type == workload.ChangeSet && entityKey(c.Entity) == want {
+			if c.Type == workload.ChangeSet && c.Entity.Key() == want {
 				want = ""
 			}
 		}

@@ -224,7 +224,7 @@ func (f *follower) again(out []workload.Change, in map[string]workload.Entity, r
 
 // tell passes a change on as the reader has to see it.
 func (f *follower) tell(out []workload.Change, c workload.Change) []workload.Change {
-	id := entityKey(c.Entity)
+	id := c.Entity.Key()
 	had, known := f.seen[id]
 	had = had || !known && f.resumed
 	if c.Type == workload.ChangeSet && f.shows(c.Entity) {
@@ -281,7 +281,7 @@ func (m *members) clear() {
 
 // note keeps what an entity is in by now: nothing where that is empty, or it is gone.
 func (m *members) note(in string, c workload.Change) {
-	id := entityKey(c.Entity)
+	id := c.Entity.Key()
 	if was, ok := m.in[id]; ok {
 		delete(m.in, id)
 		if delete(m.of[was], id); len(m.of[was]) == 0 {
@@ -304,24 +304,6 @@ func sortedKeys(m map[string]workload.Entity) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-func entityKey(e workload.Entity) string {
-	switch {
-	case e.Container != nil:
-		return "container " + e.Container.ID.String()
-	case e.Pod != nil:
-		return "pod " + e.Pod.UID
-	case e.Task != nil:
-		return "task " + e.Task.ARN
-	case e.Image != nil:
-		return "image " + e.Image.Key()
-	case e.Process != nil:
-		return "process " + e.Process.Key.String()
-	case e.Service != nil:
-		return "service " + e.Service.Cgroup
-	}
-	return string(e.Kind)
 }
 
 // nameOnly is what the entity of a ChangeUnset has.

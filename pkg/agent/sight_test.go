@@ -54,7 +54,7 @@ func process(pid workload.PID, id string) *workload.Process {
 
 func keys(es iter.Seq[workload.Entity]) (out []string) {
 	for e := range es {
-		out = append(out, strings.TrimPrefix(entityKey(e), "container docker://"))
+		out = append(out, strings.TrimPrefix(e.Key(), "container docker://"))
 	}
 	slices.Sort(out)
 	return out
@@ -110,7 +110,7 @@ func (r *reader) read(t *testing.T) {
 	}
 	r.said = nil
 	for _, c := range cs {
-		switch id := strings.TrimPrefix(entityKey(c.Entity), "container docker://"); c.Type {
+		switch id := strings.TrimPrefix(c.Entity.Key(), "container docker://"); c.Type {
 		case workload.ChangeSet:
 			r.has[id] = true
 			r.said = append(r.said, "set "+id)
@@ -284,5 +284,15 @@ func TestATaskIsHiddenAndItsContainersAreNot(t *testing.T) {
 	s.conceal(res)
 	if got := res[0].Answer; got.Task == nil || got.Task.ARN != "a1" || got.Task.Family != "" || !got.Task.Filtered || got.Container().Name != "web" {
 		t.Errorf("the answer has the task %+v", got.Task)
+	}
+}
+
+// One id may be that of two containers, of two people's engines or two hosts'.
+func TestContainersOfOneIDInTwoInstancesAreTwoToWhoFilters(t *testing.T) {
+	ours := &workload.Container{ID: workload.ContainerID{Runtime: "docker", ID: "web"}}
+	far := &workload.Container{ID: workload.ContainerID{Runtime: "docker", Instance: workload.RemoteInstance("node2", ""), ID: "web"}}
+	a, b := workload.Entity{Container: ours}.Key(), workload.Entity{Container: far}.Key()
+	if a == b {
+		t.Errorf("both are %q", a)
 	}
 }

@@ -164,14 +164,15 @@ func mergeImageName(dst *container, in merging) {
 	}
 }
 
-// better reports whether the correlator here knows how a container's run stands, where
-// the source is another pidigree.
+// better reports whether the correlator here knows that a container's run has ended,
+// where the source is another pidigree. That it runs is no more than half of the state:
+// an engine may have paused it.
 func (in mergingOf[T]) better(source string) bool {
 	if source != RemoteSource || in.kernel == nil {
 		return false
 	}
 	c, ok := any(in.kernel).(*container)
-	return ok && (c.State != workload.StateUnknown || c.Exit != nil || c.Run != nil)
+	return ok && (c.State == workload.StateExited || c.Exit != nil || c.Run != nil && c.Run.Exit != nil)
 }
 
 func mergeState(dst *container, in merging) {

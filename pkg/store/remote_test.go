@@ -403,3 +403,24 @@ func TestALifeThatOverlapsAKnownOneIsNotTaken(t *testing.T) {
 		t.Errorf("at that time it was %+v", a.Process)
 	}
 }
+
+// The kernel shows that it runs, and no more: that it is paused the other one may say.
+// That it has ended is known here.
+func TestWhetherAContainerIsPausedTheOtherOneMaySay(t *testing.T) {
+	s, id := New(Options{}), docker("web")
+	kernel := func(state workload.State) Change {
+		return putLayer(id, KernelSource, &workload.Container{ID: id, State: state})
+	}
+	is := func(want workload.State) {
+		t.Helper()
+		if c, _ := s.Container(id); c.State != want {
+			t.Errorf("it is %q, not %q", c.State, want)
+		}
+	}
+	s.Apply(kernel(workload.StateRunning), toldOfContainer(&workload.Container{ID: id, State: workload.StatePaused}, false))
+	is(workload.StatePaused)
+	s.Apply(toldOfContainer(&workload.Container{ID: id, State: workload.StateExited}, false))
+	is(workload.StateRunning)
+	s.Apply(toldOfContainer(&workload.Container{ID: id, State: workload.StateRestarting}, false), kernel(workload.StateExited))
+	is(workload.StateExited)
+}

@@ -81,6 +81,30 @@ type Entity struct {
 	Revision Revision
 }
 
+// Key names the entity among all others, of every kind: of a container with its
+// Instance, since engines of two people, or of two hosts, may give the same id.
+func (e Entity) Key() string {
+	switch {
+	case e.Container != nil:
+		id := e.Container.ID
+		if id.Instance == "" {
+			return "container " + id.String()
+		}
+		return "container " + id.String() + "\x00" + id.Instance
+	case e.Pod != nil:
+		return "pod " + e.Pod.UID
+	case e.Task != nil:
+		return "task " + e.Task.ARN
+	case e.Image != nil:
+		return "image " + e.Image.Key()
+	case e.Process != nil:
+		return "process " + e.Process.Key.String()
+	case e.Service != nil:
+		return "service " + e.Service.Cgroup
+	}
+	return string(e.Kind)
+}
+
 // ChangeType says what a Change does to a reader's copy.
 type ChangeType string
 

@@ -397,7 +397,7 @@ func (s *Source) tell(ch workload.Change) error {
 		s.refused()
 		return nil
 	}
-	key := keyOf(e)
+	key := e.Key()
 	had := s.known[key]
 	if ch.Type == workload.ChangeUnset || !ok {
 		if had != nil {

@@ -191,7 +191,7 @@ func entities(s *store.Store, all bool) map[string]workload.Entity {
 			i.Sources = nil
 			e.Image = &i
 		}
-		out[keyOf(e)] = e
+		out[e.Key()] = e
 	}
 	return out
 }

@@ -4,7 +4,6 @@ package remote
 
 import (
 	"cmp"
-	"strconv"
 	"strings"
 
 	"github.com/pidigree/pidigree/pkg/collectors"
@@ -199,26 +198,6 @@ const maxCgroups = 32
 
 // head cuts a word that has no budget of its own.
 func head(s string) string { return s[:min(len(s), 256)] }
-
-// keyOf names an entity among those that the other one tells of.
-func keyOf(e workload.Entity) string {
-	switch {
-	case e.Container != nil:
-		id := e.Container.ID
-		return strings.Join([]string{"c", id.Runtime, id.Instance, id.Namespace, id.ID}, "\x00")
-	case e.Process != nil:
-		k := e.Process.Key
-		return strings.Join([]string{"p", strconv.FormatUint(uint64(k.PID), 36), strconv.FormatUint(k.Start, 36), strconv.FormatUint(k.Inode, 36)}, "\x00")
-	case e.Pod != nil:
-		return "o\x00" + e.Pod.UID
-	case e.Task != nil:
-		return "t\x00" + e.Task.ARN
-	case e.Image != nil:
-		return "i\x00" + e.Image.Key()
-	default:
-		return "s\x00" + e.Service.Cgroup
-	}
-}
 
 // bare leaves the id or key of an entity.
 func bare(e workload.Entity) workload.Entity {
