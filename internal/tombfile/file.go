@@ -288,7 +288,7 @@ func (f *File) batch(b store.Batch) (changed bool) {
 		if c.Type != workload.ChangeSet && c.Type != workload.ChangeUnset {
 			continue
 		}
-		if hearsay(c.Entity) {
+		if c.Entity.OnlyRemote() {
 			continue // that one keeps it
 		}
 		changed = true
@@ -299,21 +299,6 @@ func (f *File) batch(b store.Batch) (changed bool) {
 		}
 	}
 	return changed
-}
-
-// hearsay reports whether an entity is known from another pidigree alone.
-func hearsay(e workload.Entity) bool {
-	switch {
-	case e.Process != nil:
-		return e.Process.Source == workload.SourceRemote
-	case e.Container != nil:
-		return workload.OnlyRemote(e.Container.Sources)
-	case e.Pod != nil:
-		return workload.OnlyRemote(e.Pod.Sources)
-	case e.Task != nil:
-		return workload.OnlyRemote(e.Task.Sources)
-	}
-	return false
 }
 
 // room reports whether there is any for one more: what there is at the

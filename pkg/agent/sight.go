@@ -238,7 +238,7 @@ func (f *follower) tell(out []workload.Change, c workload.Change) []workload.Cha
 	if !had {
 		return out
 	}
-	return append(out, workload.Change{Type: workload.ChangeUnset, Revision: c.Revision, Entity: nameOnly(c.Entity)})
+	return append(out, workload.Change{Type: workload.ChangeUnset, Revision: c.Revision, Entity: c.Entity.Bare()})
 }
 
 // note keeps which containers are in which pod, and which processes in which container.
@@ -304,27 +304,6 @@ func sortedKeys(m map[string]workload.Entity) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// nameOnly is what the entity of a ChangeUnset has.
-func nameOnly(e workload.Entity) workload.Entity {
-	n := workload.Entity{Kind: e.Kind, Gone: true, Revision: e.Revision}
-	switch {
-	case e.Container != nil:
-		n.Container = &workload.Container{ID: e.Container.ID}
-	case e.Pod != nil:
-		n.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
-	case e.Task != nil:
-		n.Task = &workload.Task{ARN: e.Task.ARN}
-	case e.Image != nil:
-		i := e.Image
-		n.Image = &workload.Image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}
-	case e.Process != nil:
-		n.Process = &workload.Process{Key: e.Process.Key}
-	case e.Service != nil:
-		n.Service = &workload.Service{Unit: e.Service.Unit, Cgroup: e.Service.Cgroup}
-	}
-	return n
 }
 
 // conceal takes what is hidden out of answers. Equal containers stay one.

@@ -6,13 +6,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,25 +76,10 @@ func bePublisher(socket string, lasts time.Duration) error {
 // once, everybody who reads ends at the truth, and those who do not cost little.
 func TestWhoPublishesWaitsForNoWatcher(t *testing.T) {
 	socket := tempSocket(t)
-	cmd := exec.Command(os.Args[0]) // it ends with its standard input
-	cmd.Env = append(os.Environ(), publishEnv+"="+socket+" "+publishFor.String())
-	cmd.Stderr = os.Stderr
-	out, err1 := cmd.StdoutPipe()
-	in, err2 := cmd.StdinPipe()
-	must(t, errors.Join(err1, err2, cmd.Start()))
-	t.Cleanup(func() {
-		_ = in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the agent: %v", err)
-		}
-	})
-	says := bufio.NewReader(out)
-	if line, err := says.ReadString('\n'); line != "ready\n" {
-		t.Fatalf("the agent says %q, %v", line, err)
-	}
+	pid, in, says := apart(t, publishEnv+"="+socket+" "+publishFor.String())
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	before := memory(t, cmd.Process.Pid, "VmRSS")
+	before := memory(t, pid, "VmRSS")
 	type reader struct {
 		at    atomic.Uint64
 		names map[string]string // its own
@@ -164,7 +147,7 @@ func TestWhoPublishesWaitsForNoWatcher(t *testing.T) {
 	must(t, err)
 	var p published
 	must(t, json.Unmarshal([]byte(line), &p))
-	most := memory(t, cmd.Process.Pid, "VmHWM") - before
+	most := memory(t, pid, "VmHWM") - before
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for _, r := range readers {

@@ -6,10 +6,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,66 +15,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/store"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 var reconnects = flag.Int("reconnects", 300, "how many connections are cut under those who follow a stream")
-
-// cutter passes connections on to an agent, and cuts each somewhere in what the agent
-// says: in its first snapshot, in a change, between two, before anything was said.
-type cutter struct {
-	socket string
-	cuts   atomic.Int64
-	conns  sync.WaitGroup
-}
-
-func cut(t *testing.T, agent string) *cutter {
-	t.Helper()
-	c := &cutter{socket: tempSocket(t)}
-	l, err := net.Listen("unix", c.socket)
-	must(t, err)
-	var accepts sync.WaitGroup
-	accepts.Go(func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return // closed below
-			}
-			c.conns.Go(func() { c.pass(from, agent) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		accepts.Wait()
-		c.conns.Wait()
-	})
-	return c
-}
-
-func (c *cutter) pass(from net.Conn, agent string) {
-	defer from.Close()
-	to, err := net.Dial("unix", agent)
-	if err != nil {
-		return
-	}
-	var up sync.WaitGroup
-	up.Go(func() {
-		_, _ = io.Copy(to, from)
-		_ = to.Close() // the client has gone
-	})
-	// A quarter of them within what comes first.
-	n := rand.Int64N(24 << 10)
-	if rand.N(4) == 0 {
-		n = rand.Int64N(1 << 10)
-	}
-	if m, _ := io.CopyN(from, to, n); m == n {
-		c.cuts.Add(1)
-	}
-	_ = from.Close()
-	_ = to.Close()
-	up.Wait()
-}
 
 // step is one change that was made: an empty name is an end.
 type step struct {
@@ -148,14 +92,19 @@ func TestNoCutConnectionLosesAChange(t *testing.T) {
 		h.change(s, i)
 	}
 	socket, _ := start(t, of(s))
-	c := cut(t, socket)
+	c := collectortest.NewCutter(t, socket, func() int64 {
+		if rand.N(4) == 0 { // within what comes first
+			return rand.Int64N(1 << 10)
+		}
+		return rand.Int64N(24 << 10)
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var writer, readers sync.WaitGroup
 	writer.Go(func() { h.write(ctx, s) })
 	var bookmarks, changes, resyncs atomic.Int64
 	for range 8 {
-		cl := connect(t, c.socket)
+		cl := connect(t, c.Socket)
 		readers.Go(func() {
 			got, want := map[string]string{}, replay{h: h, state: map[string]string{}}
 			var last workload.Revision
@@ -185,7 +134,7 @@ func TestNoCutConnectionLosesAChange(t *testing.T) {
 						t.Errorf("at revision %d (-want +got):\n%s", last, cmp.Diff(w, got))
 						return
 					}
-					if c.cuts.Load() >= int64(*reconnects) {
+					if c.Cuts() >= int64(*reconnects) {
 						return
 					}
 				}
@@ -195,7 +144,7 @@ func TestNoCutConnectionLosesAChange(t *testing.T) {
 	readers.Wait()
 	cancel()
 	writer.Wait()
-	t.Logf("%d connections cut; %d bookmarks, each equal to the store at its revision, %d changes, %d resyncs", c.cuts.Load(), bookmarks.Load(), changes.Load(), resyncs.Load())
+	t.Logf("%d connections cut; %d bookmarks, each equal to the store at its revision, %d changes, %d resyncs", c.Cuts(), bookmarks.Load(), changes.Load(), resyncs.Load())
 	if n := bookmarks.Load(); n < int64(*reconnects)/4 {
 		t.Errorf("%d bookmarks are too few to show anything", n)
 	}

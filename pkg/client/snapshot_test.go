@@ -74,25 +74,34 @@ func memory(t *testing.T, pid int, line string) int64 {
 	return kib << 10
 }
 
-// A reader of everything costs the agent little beside what it keeps anyhow. How much
-// is held to without the race detector, as the virtual machines run it.
-func TestASnapshotOfAHundredThousandProcessesTakesLittleMemory(t *testing.T) {
-	socket := tempSocket(t)
-	cmd := exec.Command(os.Args[0]) // it ends with its standard input
-	cmd.Env = append(os.Environ(), fullEnv+"="+socket)
+// apart makes the test binary an agent in a process of its own, until the test ends, and
+// waits until it is ready. The agent ends with its standard input.
+func apart(t *testing.T, env string) (pid int, in io.Writer, says *bufio.Reader) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), env)
+	cmd.Stderr = os.Stderr
 	out, err1 := cmd.StdoutPipe()
-	in, err2 := cmd.StdinPipe()
+	stdin, err2 := cmd.StdinPipe()
 	must(t, errors.Join(err1, err2, cmd.Start()))
 	t.Cleanup(func() {
-		_ = in.Close()
+		_ = stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the agent: %v", err)
 		}
 	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+	says = bufio.NewReader(out)
+	if line, err := says.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the agent says %q, %v", line, err)
 	}
-	pid := cmd.Process.Pid
+	return cmd.Process.Pid, stdin, says
+}
+
+// A reader of everything costs the agent little beside what it keeps anyhow. How much
+// is held to without the race detector, as the virtual machines run it.
+func TestASnapshotOfAHundredThousandProcessesTakesLittleMemory(t *testing.T) {
+	socket := tempSocket(t)
+	pid, _, _ := apart(t, fullEnv+"="+socket)
 	// From here on its peak is that of what follows: CLEAR_REFS_MM_HIWATER_RSS, proc(5).
 	must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0))
 	before := memory(t, pid, "VmRSS")

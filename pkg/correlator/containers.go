@@ -86,15 +86,9 @@ func (m *machine) alias(c *container, id workload.ContainerID) {
 	if m.conts[id] == nil {
 		m.conts[id] = c
 	}
-	if joins(id) && m.byBare[id.ID] == nil {
+	if id.Everywhere() && m.byBare[id.ID] == nil {
 		m.byBare[id.ID] = c
 	}
-}
-
-// joins reports whether an id is the same container's wherever it turns up. A user's
-// own engine, or one in a container, may have been given the id of anybody's container.
-func joins(id workload.ContainerID) bool {
-	return isLongHex(id.ID) && !id.OfUser() && id.Nested() == ""
 }
 
 // isLongHex: ids of 64 random hex digits are the same container wherever they
@@ -124,7 +118,7 @@ func (m *machine) find(id workload.ContainerID) *container {
 			}
 		}
 	}
-	if joins(id) {
+	if id.Everywhere() {
 		return m.byBare[id.ID]
 	}
 	return nil

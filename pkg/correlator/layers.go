@@ -80,12 +80,12 @@ func (m *machine) ownerOf(c *container, i int, l *workload.Container) *container
 		return m.newContainer(l.ID)
 	}
 	if o := m.find(l.ID); o != nil {
-		if o != c && m.sameContainer(c, o) && (c.bare() || joins(l.ID) && slices.ContainsFunc(c.ids, func(id workload.ContainerID) bool { return id.ID == l.ID.ID })) {
+		if o != c && m.sameContainer(c, o) && (c.bare() || l.ID.Everywhere() && slices.ContainsFunc(c.ids, func(id workload.ContainerID) bool { return id.ID == l.ID.ID })) {
 			return m.merge(o, c)
 		}
 		return o
 	}
-	if c.bare() || c.layers[i] != nil && c.layers[i].ID == l.ID || joins(l.ID) && c.has(l.ID.ID) {
+	if c.bare() || c.layers[i] != nil && c.layers[i].ID == l.ID || l.ID.Everywhere() && c.has(l.ID.ID) {
 		return c
 	}
 	if r := c.run; r != nil && l.Run != nil && r.exit == nil && r.init.exit == nil && l.Run.Init.PID == r.init.kp.Key.PID {

@@ -54,7 +54,7 @@ func (s *Server) getListed(ctx context.Context, n wire.Name) (workload.Entity, e
 	best := notNamed
 	for e := range s.opt.Backend.List(ctx, workload.Selector{Kinds: []workload.Kind{n.Kind}, All: true}) {
 		how := named(e, n.Name)
-		if how != notNamed && !farOnly(e) {
+		if how != notNamed && !e.OnlyRemote() {
 			how += namedWhole // who is known here comes before who is not
 		}
 		if how > best {
@@ -80,19 +80,6 @@ func (s *Server) getListed(ctx context.Context, n wire.Name) (workload.Entity, e
 		return workload.Entity{}, fmt.Errorf("%w: it fits %d", workload.ErrAmbiguous, len(live))
 	}
 	return live[0], nil
-}
-
-// farOnly reports whether an entity is known from another pidigree alone.
-func farOnly(e workload.Entity) bool {
-	switch {
-	case e.Pod != nil:
-		return workload.OnlyRemote(e.Pod.Sources)
-	case e.Image != nil:
-		return workload.OnlyRemote(e.Image.Sources)
-	case e.Task != nil:
-		return workload.OnlyRemote(e.Task.Sources)
-	}
-	return false
 }
 
 // The ways in which a name can mean an entity, the surest last.

@@ -33,8 +33,7 @@ func (i *procItem) state() state {
 
 // putProcess puts or replaces a process. For the writer, locked.
 func (s *Store) putProcess(p *workload.Process) {
-	k := p.Key
-	if k.PID == 0 || k.PID > workload.MaxPID || k.Start == 0 && k.Inode == 0 {
+	if !p.Key.OfInstance() {
 		s.rejected.Add(1)
 		return
 	}

@@ -95,7 +95,7 @@ func (f *far) marked(n *workload.Process) *workload.Process {
 // remoteProcess is for the writer, locked.
 func (s *Store) remoteProcess(r *workload.Process, unset bool) {
 	k, f := r.Key, s.far
-	if k.PID == 0 || k.PID > workload.MaxPID || k.Start == 0 && k.Inode == 0 {
+	if !k.OfInstance() {
 		s.rejected.Add(1)
 		return
 	}

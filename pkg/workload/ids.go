@@ -41,6 +41,11 @@ type ProcessKey struct {
 // IsZero reports whether the key names nothing.
 func (k ProcessKey) IsZero() bool { return k.PID == 0 }
 
+// OfInstance reports whether the key can name one process, and not only a PID.
+func (k ProcessKey) OfInstance() bool {
+	return k.PID != 0 && k.PID <= MaxPID && (k.Start != 0 || k.Inode != 0)
+}
+
 // Same reports whether both keys can only mean the same process as far as they
 // say: equal PIDs, then equal inodes where both have one, else equal starts,
 // rounded down to a tick where one of them is. Two keys with nothing to compare

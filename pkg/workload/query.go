@@ -105,6 +105,45 @@ func (e Entity) Key() string {
 	return string(e.Kind)
 }
 
+// Bare is what is left of the entity once it is gone: its id or key, as a ChangeUnset has it.
+func (e Entity) Bare() Entity {
+	n := Entity{Kind: e.Kind, Gone: true, Revision: e.Revision}
+	switch {
+	case e.Container != nil:
+		n.Container = &Container{ID: e.Container.ID}
+	case e.Pod != nil:
+		n.Pod = &Pod{PodRef: PodRef{UID: e.Pod.UID}}
+	case e.Task != nil:
+		n.Task = &Task{ARN: e.Task.ARN}
+	case e.Image != nil:
+		i := e.Image
+		n.Image = &Image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}
+	case e.Process != nil:
+		n.Process = &Process{Key: e.Process.Key}
+	case e.Service != nil:
+		n.Service = &Service{Unit: e.Service.Unit, Cgroup: e.Service.Cgroup}
+	}
+	return n
+}
+
+// OnlyRemote reports whether the entity is as another pidigree alone says; of a unit
+// nobody says whose word it is.
+func (e Entity) OnlyRemote() bool {
+	switch {
+	case e.Process != nil:
+		return e.Process.Source == SourceRemote
+	case e.Container != nil:
+		return OnlyRemote(e.Container.Sources)
+	case e.Pod != nil:
+		return OnlyRemote(e.Pod.Sources)
+	case e.Task != nil:
+		return OnlyRemote(e.Task.Sources)
+	case e.Image != nil:
+		return OnlyRemote(e.Image.Sources)
+	}
+	return false
+}
+
 // ChangeType says what a Change does to a reader's copy.
 type ChangeType string
 

@@ -146,7 +146,9 @@ func (s *Source) Status() workload.SourceStatus {
 	return out
 }
 
-// Run keeps the store up to date until ctx ends, whose error it returns.
+// Run keeps the store up to date until ctx ends, whose error it returns. It is no
+// client.Client.Follow: each stream begins with a look at whose it is, and a refusal that
+// an operator may take back, as of a certificate, ends nothing.
 func (s *Source) Run(ctx context.Context) error {
 	defer s.end()
 	pause := s.opt.MinPause
@@ -409,7 +411,7 @@ func (s *Source) tell(ch workload.Change) error {
 		return fmt.Errorf("%w: over %d", ErrTooMuch, s.opt.MaxEntities)
 	}
 	if had == nil {
-		had = &told{bare: bare(e)}
+		had = &told{bare: e.Bare()}
 		s.known[key] = had
 	}
 	had.gen = s.gen

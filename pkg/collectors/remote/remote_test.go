@@ -6,16 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pidigree/pidigree/pkg/client"
+	"github.com/pidigree/pidigree/pkg/collectors/collectortest"
 	"github.com/pidigree/pidigree/pkg/server"
 	"github.com/pidigree/pidigree/pkg/store"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -362,57 +360,6 @@ func TestWhatTheNextOneDoesNotHaveHasEnded(t *testing.T) {
 	})
 }
 
-// cutter passes connections on and cuts each somewhere in what the server says.
-type cutter struct {
-	socket string
-	cuts   atomic.Int64
-	conns  sync.WaitGroup
-}
-
-func cut(t *testing.T, to string) *cutter {
-	t.Helper()
-	c := &cutter{socket: tempSocket(t)}
-	l, err := net.Listen("unix", c.socket)
-	must(t, err)
-	var accepts sync.WaitGroup
-	accepts.Go(func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return // closed below
-			}
-			c.conns.Go(func() { c.pass(from, to) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		accepts.Wait()
-		c.conns.Wait()
-	})
-	return c
-}
-
-func (c *cutter) pass(from net.Conn, socket string) {
-	defer from.Close()
-	to, err := net.Dial("unix", socket)
-	if err != nil {
-		return
-	}
-	var up sync.WaitGroup
-	up.Go(func() {
-		_, _ = io.Copy(to, from)
-		_ = to.Close() // the client has gone
-	})
-	// A message of the snapshot is of some 30 KiB: half of the connections bring one.
-	n := rand.Int64N(80 << 10)
-	if m, _ := io.CopyN(from, to, n); m == n {
-		c.cuts.Add(1)
-	}
-	_ = from.Close()
-	_ = to.Close()
-	up.Wait()
-}
-
 // churn changes a store: containers and processes come, change and go.
 func churn(s *store.Store, r *rand.Rand, i int) {
 	name := fmt.Sprintf("c%02d", r.IntN(50))
@@ -436,8 +383,9 @@ func churn(s *store.Store, r *rand.Rand, i int) {
 func TestNoCutLosesAnything(t *testing.T) {
 	o, socket := newOther(), tempSocket(t)
 	o.serve(t, socket)
-	c := cut(t, socket)
-	h := listen(t, c.socket, Options{StaleAfter: time.Millisecond})
+	// A message of the snapshot is of some 30 KiB: half of the connections bring one.
+	c := collectortest.NewCutter(t, socket, func() int64 { return rand.Int64N(80 << 10) })
+	h := listen(t, c.Socket, Options{StaleAfter: time.Millisecond})
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range 3000 {
 		churn(o.Store, r, i)
@@ -445,9 +393,9 @@ func TestNoCutLosesAnything(t *testing.T) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	i := 3000
-	for deadline := time.Now().Add(2 * patience); c.cuts.Load() < 40; {
+	for deadline := time.Now().Add(2 * patience); c.Cuts() < 40; {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d cuts", c.cuts.Load())
+			t.Fatalf("%d cuts", c.Cuts())
 		}
 		<-tick.C
 		for range 20 {
@@ -457,7 +405,7 @@ func TestNoCutLosesAnything(t *testing.T) {
 	}
 	// It may be cut as often as it takes: each attempt goes on from the last.
 	await(t, func() error { return same(o.Store, h.Store, false) })
-	t.Logf("%d cuts, %d changes, %d resyncs", c.cuts.Load(), i, o.Counts().Resyncs)
+	t.Logf("%d cuts, %d changes, %d resyncs", c.Cuts(), i, o.Counts().Resyncs)
 }
 
 func TestAFloodIsTaken(t *testing.T) {

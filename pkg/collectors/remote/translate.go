@@ -68,7 +68,7 @@ func (sp space) entity(e workload.Entity, now workload.KTime) (workload.Entity, 
 		out.Container = sp.container(e.Container)
 		out.Container.Sources = said
 		return out, !hearsay(e.Container.Sources)
-	case e.Process != nil && usable(e.Process.Key) && fits(e.Process.Container):
+	case e.Process != nil && e.Process.Key.OfInstance() && fits(e.Process.Container):
 		out.Process = sp.process(e.Process, now)
 		return out, sp.pids && e.Process.Source != workload.SourceRemote
 	case e.Pod != nil && e.Pod.UID != "" && len(e.Pod.UID) <= maxID:
@@ -111,10 +111,6 @@ const maxID = 4096
 
 func fits(id workload.ContainerID) bool {
 	return len(id.Runtime)+len(id.Instance)+len(id.Namespace)+len(id.ID) <= maxID
-}
-
-func usable(k workload.ProcessKey) bool {
-	return k.PID != 0 && k.PID <= workload.MaxPID && (k.Start != 0 || k.Inode != 0)
 }
 
 func (sp space) instance(was string) string {
@@ -198,24 +194,3 @@ const maxCgroups = 32
 
 // head cuts a word that has no budget of its own.
 func head(s string) string { return s[:min(len(s), 256)] }
-
-// bare leaves the id or key of an entity.
-func bare(e workload.Entity) workload.Entity {
-	out := workload.Entity{Kind: e.Kind}
-	switch {
-	case e.Container != nil:
-		out.Container = &workload.Container{ID: e.Container.ID}
-	case e.Process != nil:
-		out.Process = &workload.Process{Key: e.Process.Key}
-	case e.Pod != nil:
-		out.Pod = &workload.Pod{PodRef: workload.PodRef{UID: e.Pod.UID}}
-	case e.Task != nil:
-		out.Task = &workload.Task{ARN: e.Task.ARN}
-	case e.Image != nil:
-		i := e.Image
-		out.Image = &workload.Image{ID: i.ID, Runtime: i.Runtime, Instance: i.Instance, Namespace: i.Namespace}
-	default:
-		out.Service = &workload.Service{Unit: e.Service.Unit, Cgroup: e.Service.Cgroup}
-	}
-	return out
-}
