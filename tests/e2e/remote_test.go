@@ -207,6 +207,30 @@ func TestACopyNeedsNoPrivileges(t *testing.T) {
 	}
 }
 
+// pair is a certificate and its key, as their files hold them.
+type pair [2][]byte
+
+func certificate(t *testing.T, files ...string) (p pair) {
+	t.Helper()
+	for i, file := range files {
+		var err error
+		if p[i], err = os.ReadFile(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// put writes them in the place of others.
+func (p pair) put(t *testing.T, files ...string) {
+	t.Helper()
+	for i, file := range files {
+		if err := os.WriteFile(file, p[i], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A gateway has another agent's store by TLS.
 func TestAGatewayIsACopyOverTLS(t *testing.T) {
 	docker := collectortest.StartDockerd(t, collectortest.EngineOptions{})
@@ -232,7 +256,6 @@ func TestAGatewayIsACopyOverTLS(t *testing.T) {
 	if out := gateway.Command(t.Context(), "who", pid); out.Code != 0 || !strings.Contains(out.Stdout, "far") {
 		t.Errorf("%+v", out)
 	}
-	// A certificate that is not let in any more, then one that is: it goes on by itself.
 	first.Stop()
 	if err := harness.Within(patience, func() error {
 		a, err := asked(t, gateway, pid)
@@ -244,7 +267,21 @@ func TestAGatewayIsACopyOverTLS(t *testing.T) {
 		t.Error(err)
 	}
 	docker.Run("--name", "later", collectortest.BusyboxImage, "/bin/busybox", "sleep", "7338")
+	// With a certificate that is not let in it is refused, and it goes on by itself once it
+	// has one that is.
+	good := certificate(t, mine, minesKey)
+	stranger, strangersKey := ca.Issue("stranger", nil)
+	certificate(t, stranger, strangersKey).put(t, mine, minesKey)
 	first.Start()
+	if err := harness.Within(patience, func() error {
+		if out := gateway.Command(t.Context(), "status"); !strings.Contains(out.Stdout, "does not take this certificate") {
+			return fmt.Errorf("status: %+v", out)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	good.put(t, mine, minesKey)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := connect(t, gateway)
