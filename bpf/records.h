@@ -22,16 +22,20 @@ enum record_type {
 	RECORD_CGROUP_RMDIR = 5,
 	RECORD_CGROUP_ATTACH = 6,
 	RECORD_TASK = 7,
+	/* More by so much in the counts map: of the second of two programs. */
+	RECORD_TWIN = 8,
 };
 
 /*
- * What became of the runs of one program on one CPU: seen is all of them, and
- * those that are neither filtered (threads, processes outside of our PID
- * namespace) nor lost (no room in the ring) are in a ring. Runs that the kernel
- * skipped (recursion_misses) are in none of these.
+ * What became of the runs of one program on one CPU: seen are those that came to
+ * an event before the program's twin, second all others. Those seen that are
+ * neither filtered (threads, processes outside of our PID namespace) nor lost (no
+ * room in the ring) are in a ring. Runs that the kernel skipped (recursion_misses)
+ * are in none of these.
  */
 struct record_counts {
 	u64 seen;
+	u64 second;
 	u64 filtered;
 	u64 lost;
 };
@@ -90,14 +94,25 @@ struct record_cgroup {
 	u32 pad;
 };
 
-/* What user space found out about this kernel; constant once loaded. */
+/* Which of a tracepoint's two programs one is. */
+enum twin {
+	TWIN_NONE = 0, /* it is the only one */
+	TWIN_FIRST = 1,
+	TWIN_SECOND = 2,
+};
+
+/*
+ * What user space found out about this kernel; constant once loaded, and but for
+ * twin the same for all programs.
+ */
 struct tracer_config {
 	/* sched_process_exit has the group_dead argument (6.17 and later). */
 	u8 has_group_dead;
 	/* How many of v1_subsys and named are in use. */
 	u8 v1_count;
 	u8 named_count;
-	u8 pad;
+	/* An enum twin. */
+	u8 twin;
 	/* One controller's index in css_set.subsys for each v1 hierarchy. */
 	u8 v1_subsys[MAX_HIERARCHIES];
 	/* The PID namespace to number in, where it is not the initial one; else 0. */

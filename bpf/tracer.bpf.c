@@ -25,10 +25,16 @@ const volatile struct tracer_config config;
 
 /* Only so that the object's BTF has the types that no map or argument names. */
 const enum record_type *const volatile unused_type;
+const enum twin *const volatile unused_twin;
 const struct record_process *const volatile unused_process;
 const struct record_cgroup_id *const volatile unused_cgroup_id;
 const struct record_cgroup *const volatile unused_cgroup;
 const struct record_counts *const volatile unused_counts;
+
+/* See scratch. Of the programs that have twins those of cgroups alone, 4 to 6, use it. */
+#define TWIN_SCRATCH 3
+/* The slots of marks for each record_type. */
+#define MARK_BITS 10
 
 /*
  * Life-cycle events of cgroups. Written by cgroup_mkdir, cgroup_rmdir and
@@ -50,12 +56,13 @@ struct {
 } process_ring SEC(".maps");
 
 /*
- * What became of each run of a program, by record_type. Written here, read by
- * user space. A slot has one writer, as scratch below explains.
+ * What became of each run of a program, by record_type, and of each run of its
+ * twin, by record_type + RECORD_TWIN. Written here, read by user space. A slot has one
+ * writer, as scratch below explains.
  */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, 8);
+	MAP_NUMBER(max_entries, 2 * RECORD_TWIN);
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct record_counts);
 } counts SEC(".maps");
@@ -79,8 +86,9 @@ struct record_scratch {
 
 /*
  * Where records of variable length are put together; the index is the
- * record_type, one for each program. The kernel does not run a tracing program
- * again on the same CPU before it has ended, so nobody else writes the slot.
+ * record_type, and for a twin TWIN_SCRATCH less: one for each program. The
+ * kernel does not run a tracing program again on the same CPU before it has
+ * ended, so nobody else writes the slot.
  */
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -88,6 +96,19 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct record_scratch);
 } scratch SEC(".maps");
+
+/*
+ * Which events one of their two programs has reported: a slot holds what tells
+ * the event from the others that are under way. Written by the first of the two,
+ * cleared by the second. Few, as few events are under way at a time; two that
+ * meet in a slot are reported twice, which user space can bear, and never less.
+ */
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, 8 << MARK_BITS);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} marks SEC(".maps");
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SIGNAL_GROUP_EXIT 4   /* include/linux/sched/signal.h */
@@ -105,18 +126,66 @@ struct {
 #define WAKE_STEP (16 * 1024)
 #define WAKE_WINDOW 512
 
-INLINE void count_seen(u32 type)
+INLINE struct record_counts *counts_of(u32 type)
 {
-	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
+	u32 row = config.twin == TWIN_SECOND ? type + RECORD_TWIN : type;
 
+	return bpf_map_lookup_elem(&counts, &row);
+}
+
+/*
+ * From 7.0 on a program can be preempted in its body, and what happens on that
+ * CPU meanwhile is skipped (recursion_misses). So each program is attached twice
+ * there, as twins: the kernel skips both for one event only if both stand on
+ * that CPU. Whichever comes first to an event reports it; which one that is does
+ * not matter, as attaching one again puts it last.
+ *
+ * Gives whether the event is left to this program, and counts it. id, not 0, tells
+ * the event from others under way. The mark of an event whose second program was
+ * skipped stays and harms nothing: should a later event look the same, its first
+ * program takes the mark for the twin's, and its second then finds none and reports.
+ */
+INLINE bool is_ours(u32 type, u64 id)
+{
+	u32 slot = type << MARK_BITS | (id & ((1 << MARK_BITS) - 1));
+	struct record_counts *n = counts_of(type);
+	u64 *mark;
+
+	if (config.twin) {
+		mark = bpf_map_lookup_elem(&marks, &slot);
+		if (mark && *mark == id) {
+			*mark = 0;
+			if (n)
+				n->second += 1;
+			return 0;
+		}
+		if (mark)
+			*mark = id;
+	}
 	if (n)
 		n->seen += 1;
+	return 1;
+}
+
+/*
+ * What happens to a task is one thing at a time. The number is in the low bits,
+ * which choose the slot: of those that began one after the other none meet.
+ */
+INLINE u64 id_of_task(struct task_struct *task)
+{
+	return task->start_boottime << 32 | (u32)task->pid;
+}
+
+/* Numbered in the same way, and by each hierarchy for itself. */
+INLINE u64 id_of_cgroup(struct cgroup *cgrp)
+{
+	return cgrp->kn->id ^ (u64)cgrp->root->hierarchy_id << 48;
 }
 
 /* Gives the programs' return value: the event ends here. */
 INLINE int count_filtered(u32 type)
 {
-	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
+	struct record_counts *n = counts_of(type);
 
 	if (n)
 		n->filtered += 1;
@@ -125,7 +194,7 @@ INLINE int count_filtered(u32 type)
 
 INLINE void count_lost(u32 type)
 {
-	struct record_counts *n = bpf_map_lookup_elem(&counts, &type);
+	struct record_counts *n = counts_of(type);
 
 	if (n)
 		n->lost += 1;
@@ -426,10 +495,12 @@ SEC("tp_btf/sched_process_fork")
 int process_fork(u64 *ctx)
 {
 	struct task_struct *child = (void *)ctx[1];
-	s32 base = own_level(child);
 	struct record_process *r;
+	s32 base;
 
-	count_seen(RECORD_FORK);
+	if (!is_ours(RECORD_FORK, id_of_task(child)))
+		return 0;
+	base = own_level(child);
 	if (child->pid != child->tgid || base < 0)
 		return count_filtered(RECORD_FORK);
 	r = reserve_process(RECORD_FORK);
@@ -450,11 +521,13 @@ SEC("tp_btf/sched_process_exec")
 int process_exec(u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
-	s32 base = own_level(task);
 	struct record_process *r;
+	s32 base;
 	u64 wake;
 
-	count_seen(RECORD_EXEC);
+	if (!is_ours(RECORD_EXEC, id_of_task(task)))
+		return 0;
+	base = own_level(task);
 	if (base < 0)
 		return count_filtered(RECORD_EXEC);
 	r = reserve_process(RECORD_EXEC);
@@ -481,9 +554,8 @@ INLINE bool is_last_thread(u64 *ctx, struct task_struct *task)
 }
 
 /*
- * sched_process_exit(task[, group_dead]). Never wakes the reader: from 7.2 on a
- * program can be preempted in its body, and an exit on that CPU meanwhile is
- * skipped (recursion_misses), which a wake-up would make likely.
+ * sched_process_exit(task[, group_dead]). Wakes the reader only where somebody
+ * waits for each process: nothing has a program preempted as a wake-up does.
  */
 SEC("tp_btf/sched_process_exit")
 int process_exit(u64 *ctx)
@@ -493,7 +565,8 @@ int process_exit(u64 *ctx)
 	struct record_process *r;
 	s32 base;
 
-	count_seen(RECORD_EXIT);
+	if (!is_ours(RECORD_EXIT, id_of_task(task)))
+		return 0;
 	if (!is_last_thread(ctx, task))
 		return count_filtered(RECORD_EXIT);
 	base = own_level(task->group_leader);
@@ -517,7 +590,9 @@ int process_exit(u64 *ctx)
 
 INLINE void *scratch_of(u32 type)
 {
-	return bpf_map_lookup_elem(&scratch, &type);
+	u32 slot = config.twin == TWIN_SECOND ? type - TWIN_SCRATCH : type;
+
+	return bpf_map_lookup_elem(&scratch, &slot);
 }
 
 /* Gives how many bytes of path it wrote after to, 0 to MAX_PATH - 1, without the NUL. */
@@ -546,7 +621,8 @@ INLINE int send_cgroup(u32 type, u64 *ctx)
 	struct record_cgroup *c;
 	u64 size;
 
-	count_seen(type);
+	if (!is_ours(type, id_of_cgroup((struct cgroup *)ctx[0])))
+		return 0;
 	if (!h)
 		return count_filtered(type); /* cannot be: the key is in range */
 	c = (void *)(h + 1);
@@ -577,12 +653,14 @@ SEC("tp_btf/cgroup_attach_task")
 int cgroup_attach(u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[2];
-	s32 base = own_level(task);
 	struct record_process *r;
 	struct record_cgroup *c;
 	u64 size;
+	s32 base;
 
-	count_seen(RECORD_CGROUP_ATTACH);
+	if (!is_ours(RECORD_CGROUP_ATTACH, id_of_task(task)))
+		return 0;
+	base = own_level(task);
 	if (task->pid != task->tgid || base < 0)
 		return count_filtered(RECORD_CGROUP_ATTACH);
 	r = scratch_of(RECORD_CGROUP_ATTACH);

@@ -33,6 +33,7 @@ type TracerRecordCgroupId struct {
 type TracerRecordCounts struct {
 	_        structs.HostLayout
 	Seen     uint64
+	Second   uint64
 	Filtered uint64
 	Lost     uint64
 }
@@ -84,6 +85,7 @@ const (
 	TracerRecordTypeRECORD_CGROUP_RMDIR  TracerRecordType = 5
 	TracerRecordTypeRECORD_CGROUP_ATTACH TracerRecordType = 6
 	TracerRecordTypeRECORD_TASK          TracerRecordType = 7
+	TracerRecordTypeRECORD_TWIN          TracerRecordType = 8
 )
 
 type TracerTracerConfig struct {
@@ -91,7 +93,7 @@ type TracerTracerConfig struct {
 	HasGroupDead uint8
 	V1Count      uint8
 	NamedCount   uint8
-	Pad          uint8
+	Twin         uint8
 	V1Subsys     [16]uint8
 	PidNsInum    uint32
 	Named        [4]uint32
@@ -99,12 +101,21 @@ type TracerTracerConfig struct {
 	NamedBack    [4]uint8
 }
 
+type TracerTwin uint32
+
+const (
+	TracerTwinTWIN_NONE   TracerTwin = 0
+	TracerTwinTWIN_FIRST  TracerTwin = 1
+	TracerTwinTWIN_SECOND TracerTwin = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TracerMapCgroupRing       = "cgroup_ring"
 	TracerMapCounts           = "counts"
+	TracerMapMarks            = "marks"
 	TracerMapProcessRing      = "process_ring"
 	TracerMapPrompt           = "prompt"
 	TracerMapScratch          = "scratch"
@@ -120,6 +131,7 @@ const (
 	TracerVarUnusedCgroupId   = "unused_cgroup_id"
 	TracerVarUnusedCounts     = "unused_counts"
 	TracerVarUnusedProcess    = "unused_process"
+	TracerVarUnusedTwin       = "unused_twin"
 	TracerVarUnusedType       = "unused_type"
 )
 
@@ -180,6 +192,7 @@ type TracerProgramSpecs struct {
 type TracerMapSpecs struct {
 	CgroupRing  *ebpf.MapSpec `ebpf:"cgroup_ring"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
+	Marks       *ebpf.MapSpec `ebpf:"marks"`
 	ProcessRing *ebpf.MapSpec `ebpf:"process_ring"`
 	Prompt      *ebpf.MapSpec `ebpf:"prompt"`
 	Scratch     *ebpf.MapSpec `ebpf:"scratch"`
@@ -194,6 +207,7 @@ type TracerVariableSpecs struct {
 	UnusedCgroupId *ebpf.VariableSpec `ebpf:"unused_cgroup_id"`
 	UnusedCounts   *ebpf.VariableSpec `ebpf:"unused_counts"`
 	UnusedProcess  *ebpf.VariableSpec `ebpf:"unused_process"`
+	UnusedTwin     *ebpf.VariableSpec `ebpf:"unused_twin"`
 	UnusedType     *ebpf.VariableSpec `ebpf:"unused_type"`
 }
 
@@ -219,6 +233,7 @@ func (o *TracerObjects) Close() error {
 type TracerMaps struct {
 	CgroupRing  *ebpf.Map `ebpf:"cgroup_ring"`
 	Counts      *ebpf.Map `ebpf:"counts"`
+	Marks       *ebpf.Map `ebpf:"marks"`
 	ProcessRing *ebpf.Map `ebpf:"process_ring"`
 	Prompt      *ebpf.Map `ebpf:"prompt"`
 	Scratch     *ebpf.Map `ebpf:"scratch"`
@@ -228,6 +243,7 @@ func (m *TracerMaps) Close() error {
 	return _TracerClose(
 		m.CgroupRing,
 		m.Counts,
+		m.Marks,
 		m.ProcessRing,
 		m.Prompt,
 		m.Scratch,
@@ -243,6 +259,7 @@ type TracerVariables struct {
 	UnusedCgroupId *ebpf.Variable `ebpf:"unused_cgroup_id"`
 	UnusedCounts   *ebpf.Variable `ebpf:"unused_counts"`
 	UnusedProcess  *ebpf.Variable `ebpf:"unused_process"`
+	UnusedTwin     *ebpf.Variable `ebpf:"unused_twin"`
 	UnusedType     *ebpf.Variable `ebpf:"unused_type"`
 }
 

@@ -51,7 +51,7 @@ func metrics() map[string]*metric {
 	add("pidigree_kernel_stolen_total", "Kernel events that somebody else took out of a ring.", prometheus.CounterValue)
 	add("pidigree_kernel_detached_total", "BPF programs found detached or silent, and attached again.", prometheus.CounterValue, "type")
 	add("pidigree_kernel_lost_total", "Kernel events for which a ring had no room.", prometheus.CounterValue, "type")
-	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped.", prometheus.CounterValue, "type")
+	add("pidigree_kernel_skipped_total", "Program runs that the kernel skipped; where a program is attached twice, the smaller count of the two.", prometheus.CounterValue, "type")
 	add("pidigree_repairs_total", "Snapshots taken after a loss, or because a BPF program is missing.", prometheus.CounterValue)
 	add("pidigree_conflicts_total", "Processes found in conflict.", prometheus.CounterValue)
 	add("pidigree_questions_waited_total", "Questions about a container that had just begun which waited for the first answer of its engine, and got it.", prometheus.CounterValue)

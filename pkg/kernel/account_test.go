@@ -82,23 +82,40 @@ func (w *witness) fired(t *testing.T) uint64 {
 }
 
 // account is one type's bookkeeping.
-type account struct{ fired, seen, skipped, delivered, filtered, lost uint64 }
+type account struct {
+	fired, seen, delivered, filtered, lost uint64
+	// programs is 2 where there are twins: second are the runs of either that came
+	// second, skipped are those of both, and atMost is what Stats says is missed.
+	programs, second, skipped, atMost uint64
+}
 
 func (a account) String() string {
-	return fmt.Sprintf("fired %d = seen %d + skipped %d; seen = delivered %d + filtered %d + lost %d; differences %d, %d",
-		a.fired, a.seen, a.skipped, a.delivered, a.filtered, a.lost, a.outside(), a.inside())
+	return fmt.Sprintf("%d * fired %d = seen %d + second %d + skipped %d; seen = delivered %d + filtered %d + lost %d; differences %d, %d; missed %d of at most %d",
+		a.programs, a.fired, a.seen, a.second, a.skipped, a.delivered, a.filtered, a.lost, a.outside(), a.inside(), a.missed(), a.atMost)
 }
 
 // outside is what the witness saw and the counters do not explain, inside what
 // of the program's runs is not accounted for.
-func (a account) outside() int64 { return int64(a.fired - a.seen - a.skipped) }
+func (a account) outside() int64 { return int64(a.programs*a.fired - a.seen - a.second - a.skipped) }
 func (a account) inside() int64  { return int64(a.seen - a.delivered - a.filtered - a.lost) }
+
+// missed is what no program came to.
+func (a account) missed() int64 { return int64(a.fired - a.seen) }
+
+// since gives what came to an account since another one.
+func (a account) since(was account) account {
+	return account{
+		fired: a.fired - was.fired, seen: a.seen - was.seen, delivered: a.delivered - was.delivered, filtered: a.filtered - was.filtered,
+		lost: a.lost - was.lost, programs: a.programs, second: a.second - was.second, skipped: a.skipped - was.skipped, atMost: a.atMost - was.atMost,
+	}
+}
 
 // settle takes the accounts at an instant at which nothing was under way: no
 // witness moved while they were read, and they say the same twice. On a host
 // where others work, too, that takes some tries.
 func settle(t *testing.T, r *recorder, ws map[Type]*witness, ok func(map[Type]account) bool) map[Type]account {
 	t.Helper()
+	tr := r.src.(*Tracer)
 	var last map[Type]account
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if err := r.src.Flush(patient(t)); err != nil {
@@ -111,7 +128,17 @@ func settle(t *testing.T, r *recorder, ws map[Type]*witness, ok func(map[Type]ac
 		still := true
 		for typ := range ws {
 			still = still && before[typ] == after[typ]
-			as[typ] = account{after[typ], s.Seen[typ], of1(s, typ).Skipped, s.Delivered[typ], s.Filtered[typ], sum(s.Lost[typ])}
+			a := account{fired: after[typ], seen: s.Seen[typ], delivered: s.Delivered[typ], filtered: s.Filtered[typ], lost: sum(s.Lost[typ]), atMost: of1(s, typ).Skipped}
+			a.second = seconds(t, tr, typ)
+			for _, p := range program1(tr, typ).both() {
+				ps, err := p.prog.Stats()
+				if err != nil {
+					t.Fatal(err)
+				}
+				a.programs++
+				a.skipped += ps.RecursionMisses
+			}
+			as[typ] = a
 		}
 		last = as
 		if still && ok(as) {
@@ -151,7 +178,12 @@ func offsets(t *testing.T, r *recorder, ws map[Type]*witness) map[Type]account {
 // the last event, while the machine makes as many as it can, into a ring that is
 // too small for them.
 func TestEveryEventOfAFloodIsAccountedFor(t *testing.T) {
-	for name, ring := range map[string]int{"a ring that holds it": 0, "a ring that overflows": 64 << 10} {
+	for name, o := range map[string]TracerOptions{
+		"a ring that holds it":             {},
+		"a ring that overflows":            {ProcessRingBytes: 64 << 10, CgroupRingBytes: 64 << 10},
+		"twins, and a ring that holds it":  {twins: true},
+		"twins, and a ring that overflows": {twins: true, ProcessRingBytes: 64 << 10, CgroupRingBytes: 64 << 10},
+	} {
 		t.Run(name, func(t *testing.T) {
 			ws := make(map[Type]*witness)
 			for _, tp := range tracepoints {
@@ -159,7 +191,7 @@ func TestEveryEventOfAFloodIsAccountedFor(t *testing.T) {
 					ws[tp.typ] = newWitness(t, tp.tracepoint)
 				}
 			}
-			tr := newTracer(t, TracerOptions{ProcessRingBytes: ring, CgroupRingBytes: ring})
+			tr := newTracer(t, o)
 			r := counted(t, tr)
 			start := offsets(t, r, ws)
 			began := time.Now()
@@ -179,10 +211,13 @@ func TestEveryEventOfAFloodIsAccountedFor(t *testing.T) {
 				if tp.typ == Task {
 					continue
 				}
-				a = account{a.fired - was.fired, a.seen - was.seen, a.skipped - was.skipped, a.delivered - was.delivered, a.filtered - was.filtered, a.lost - was.lost}
+				a = a.since(was)
 				t.Logf("%-13s %s", tp.typ, a)
 				if a.outside() != 0 || a.inside() != 0 {
 					t.Errorf("%s does not balance", tp.typ)
+				}
+				if a.missed() < 0 || a.missed() > int64(a.atMost) {
+					t.Errorf("of %s %d were missed, and the count says at most %d", tp.typ, a.missed(), a.atMost)
 				}
 				if want := made.least(tp.typ); a.fired < want {
 					t.Errorf("%s fired %d times, and the flood alone made %d", tp.typ, a.fired, want)

@@ -45,10 +45,33 @@ func BenchmarkBPFCost(b *testing.B) {
 	b.ReportMetric(float64(tr.Stats().LostTotal()), "lost")
 }
 
+// BenchmarkBPFCostOfTwins is the same where each program is attached twice, as it
+// is from 7.0 on: what both take of an event.
+func BenchmarkBPFCostOfTwins(b *testing.B) {
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer stats.Close()
+	tr := runningTracerOf(b, TracerOptions{twins: true})
+	before := tr.Stats().Programs
+	for b.Loop() {
+		spawn(b)
+	}
+	for i, p := range tr.Stats().Programs {
+		if p.Type <= Exit {
+			reportCost(b, p.Type.String(), before[i], p)
+		}
+	}
+	b.ReportMetric(float64(tr.Stats().LostTotal()), "lost")
+}
+
 // runningTracer gives a Tracer whose events are read and dropped.
-func runningTracer(b *testing.B) *Tracer {
+func runningTracer(b *testing.B) *Tracer { return runningTracerOf(b, TracerOptions{}) }
+
+func runningTracerOf(b *testing.B, o TracerOptions) *Tracer {
 	b.Helper()
-	tr := newTracer(b, TracerOptions{})
+	tr := newTracer(b, o)
 	done := make(chan error, 1)
 	go func() { done <- tr.Run(context.Background(), func(Event) {}) }()
 	b.Cleanup(func() {

@@ -225,8 +225,13 @@ func (t *Tracer) check(fn func(Event)) error {
 func (t *Tracer) checkPrograms() (missed bool) {
 	c := &t.canary
 	for _, p := range t.objs.programs {
-		if p.typ != Task && !errors.Is(p.whyNot(), errDisabled) && p.prog != nil && t.checkLink(p) {
-			missed = true
+		if p.typ == Task || errors.Is(p.whyNot(), errDisabled) || p.prog == nil {
+			continue
+		}
+		for _, p := range p.both() {
+			if t.checkLink(p) {
+				missed = true
+			}
 		}
 	}
 	// In this order: a mkdir in between has a run that is still to come.
@@ -236,7 +241,9 @@ func (t *Tracer) checkPrograms() (missed bool) {
 	again := false
 	for _, p := range t.objs.programs {
 		if p.typ < Task && silent[p.typ] && p.working() {
-			t.renew(p, errSilent)
+			for _, p := range p.both() {
+				t.renew(p, errSilent)
+			}
 			missed, again = true, true
 		}
 	}

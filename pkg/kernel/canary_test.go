@@ -168,7 +168,7 @@ func TestAProgramThatIsAttachedAndSilentIsNoticed(t *testing.T) {
 			continue
 		}
 		t.Run(tp.tracepoint, func(t *testing.T) {
-			tr := newTracer(t, TracerOptions{})
+			tr := newTracer(t, TracerOptions{twins: true})
 			silence(t, program1(tr, tp.typ))
 			r := record(t, tr)
 			began := time.Now()
@@ -189,9 +189,16 @@ func TestAProgramThatIsAttachedAndSilentIsNoticed(t *testing.T) {
 	}
 }
 
-// silence puts another program into a link's place before Run begins: what is
-// attached is fine by every look at it, and does nothing.
+// silence puts another program into a link's place before Run begins, and into
+// the twin's: what is attached is fine by every look at it, and does nothing.
 func silence(t *testing.T, p *program) {
+	t.Helper()
+	for _, p := range p.both() {
+		silence1(t, p)
+	}
+}
+
+func silence1(t *testing.T, p *program) {
 	t.Helper()
 	l, err := link.AttachTracing(link.TracingOptions{Program: emptyProgram(t, p.tracepoint)})
 	if err != nil {

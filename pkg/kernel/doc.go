@@ -43,7 +43,7 @@
 //     that one hierarchy. No event for a child made by CLONE_INTO_CGROUP: its
 //     Fork and Exec already carry the cgroup.
 //   - Task: Process, for each process with a living thread. Zombies are left out.
-//   - Lost: Count events never came (a full ring, or a program that the kernel
+//   - Lost: Count events never came (a full ring, or programs that the kernel
 //     skipped), or, with 0, nobody knows how many: it comes every second while a
 //     program is missing. Whoever keeps state takes a Snapshot and compares.
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/bpf"
 	"github.com/pidigree/pidigree/pkg/workload"
@@ -41,6 +42,9 @@ type program struct {
 	tracepoint string
 	prog       *ebpf.Program
 	iter       *link.Iter
+	// twin is the same program once more, on the same tracepoint; nil where one is
+	// enough, see preemptible. Each of the two goes for both as long as it is there.
+	twin *program
 
 	mu sync.Mutex // guards all below: Run writes them, others look
 	// link is held: a link that nothing refers to is closed by the garbage
@@ -50,6 +54,14 @@ type program struct {
 	reason   error
 	detached uint64
 	brokenAt workload.KTime
+}
+
+// both gives a program with its twin.
+func (p *program) both() []*program {
+	if p.twin != nil {
+		return []*program{p, p.twin}
+	}
+	return []*program{p}
 }
 
 func (p *program) whyNot() error {
@@ -135,6 +147,9 @@ var goneLinks struct {
 }
 
 func (p *program) close() {
+	if p.twin != nil {
+		p.twin.close()
+	}
 	p.unlink()
 	if p.iter != nil {
 		_ = p.iter.Close()
@@ -159,10 +174,11 @@ func (o *objects) close() {
 	}
 }
 
-// lacking reports whether events of a type are not reported at present.
+// lacking reports whether events of a type are not reported at present, or might
+// not be, for want of a twin.
 func (o *objects) lacking() bool {
 	for _, p := range o.programs {
-		if p.typ != Task && !p.working() {
+		if p.typ != Task && slices.ContainsFunc(p.both(), func(p *program) bool { return !p.working() }) {
 			return true
 		}
 	}
@@ -199,7 +215,22 @@ type loadOptions struct {
 	processBytes uint32
 	cgroupBytes  uint32
 	disable      []Type
-	log          *slog.Logger
+	// twins: each tracepoint gets its program twice.
+	twins bool
+	log   *slog.Logger
+}
+
+// preemptible reports whether the kernel can preempt a program of a tracepoint
+// in its body, and then skips what happens on that CPU meanwhile. It is so from
+// 7.0 on, which guards tracepoints by SRCU-fast where it switched preemption off.
+func preemptible() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.", &major)
+	return err == nil && major >= 7
 }
 
 // load makes the maps and then loads and attaches each program by itself, so
@@ -208,9 +239,6 @@ func load(o loadOptions) (*objects, error) {
 	spec, err := bpf.LoadTracer()
 	if err != nil {
 		return nil, fmt.Errorf("read BPF object: %w", err)
-	}
-	if err := spec.Variables[bpf.TracerVarConfig].Set(o.config); err != nil {
-		return nil, fmt.Errorf("set BPF constants: %w", err)
 	}
 	spec.Maps[bpf.TracerMapProcessRing].MaxEntries = o.processBytes
 	spec.Maps[bpf.TracerMapCgroupRing].MaxEntries = o.cgroupBytes
@@ -227,17 +255,37 @@ func load(o loadOptions) (*objects, error) {
 // each, and the kernel may wait while it attaches one.
 func (o *objects) loadPrograms(spec *ebpf.CollectionSpec, opts loadOptions) {
 	var all sync.WaitGroup
-	for _, tp := range tracepoints {
+	var twins [len(tracepoints)]*program
+	for i, tp := range tracepoints {
 		p := &program{typ: tp.typ, name: tp.program, tracepoint: tp.tracepoint, reason: errDisabled}
 		o.programs = append(o.programs, p)
-		if !slices.Contains(opts.disable, tp.typ) {
-			all.Go(func() { p.reason = p.load(spec, o.maps, opts.types) })
+		if slices.Contains(opts.disable, tp.typ) {
+			continue
 		}
+		config := opts.config
+		if opts.twins && tp.typ != Task {
+			twin := &program{typ: tp.typ, name: tp.program, tracepoint: tp.tracepoint}
+			twins[i] = twin
+			second := config
+			second.Twin = uint8(bpf.TracerTwinTWIN_SECOND)
+			all.Go(func() { twin.reason = twin.load(spec, o.maps, opts.types, second) })
+			config.Twin = uint8(bpf.TracerTwinTWIN_FIRST)
+		}
+		all.Go(func() { p.reason = p.load(spec, o.maps, opts.types, config) })
 	}
 	all.Wait()
-	for _, p := range o.programs {
+	for i, p := range o.programs {
 		if p.reason != nil && !errors.Is(p.reason, errDisabled) {
 			opts.log.Warn("BPF program is not attached", "program", p.name, "err", p.reason)
+		}
+		switch twin := twins[i]; {
+		case twin == nil:
+		case twin.reason != nil:
+			opts.log.Warn("BPF program is attached once: the kernel may skip events", "program", p.name, "err", twin.reason)
+		case p.reason != nil:
+			twin.close() // as what has no program here reports nothing, by its status
+		default:
+			p.twin = twin
 		}
 	}
 }
@@ -258,8 +306,11 @@ func (o *objects) loadMaps(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-func (p *program) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, types *btf.Cache) error {
+func (p *program) load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, types *btf.Cache, config bpf.TracerTracerConfig) error {
 	one := spec.Copy()
+	if err := one.Variables[bpf.TracerVarConfig].Set(config); err != nil {
+		return fmt.Errorf("set constants of %s: %w", p.name, err)
+	}
 	for name := range one.Programs {
 		if name != p.name {
 			delete(one.Programs, name)

@@ -12,13 +12,14 @@ import (
 // Stats is what a source has done so far. Counters only grow.
 //
 // Of a Tracer, whatever the kernel has to report of a type is in exactly one of
-// them: the runs of its program that the kernel skipped (Programs), and the runs
-// that were Seen; and each of these was Delivered, Filtered or Lost, or is still
+// them: what the kernel skipped (Programs, which may count more than that), and
+// what was Seen; and each of these was Delivered, Filtered or Lost, or is still
 // in a ring (or is one of the few that Malformed and Stolen count).
 type Stats struct {
 	// Delivered counts the events given to Run's function, by type.
 	Delivered map[Type]uint64
-	// Seen counts the runs of each program.
+	// Seen counts the runs of each program, without those of a second one that
+	// came to an event which the first had seen.
 	Seen map[Type]uint64
 	// Filtered counts those of them that are no event: threads, processes outside
 	// of our PID namespace, and the second exit of a process (Duplicates).
@@ -67,9 +68,12 @@ type ProgramStats struct {
 	Detached uint64
 	BrokenAt workload.KTime
 	// Skipped counts the times that the kernel did not run it, because it was
-	// running on that CPU already (recursion_misses, 5.12 and later).
+	// running on that CPU already (recursion_misses, 5.12 and later). Where it is
+	// attached twice, from 7.0 on, an event is missed only if both were skipped:
+	// this is then the smaller count of the two, which is no less than the events missed.
 	Skipped uint64
-	// Runs and Runtime stay 0 unless somebody enabled BPF statistics.
+	// Runs and Runtime stay 0 unless somebody enabled BPF statistics. Where it is
+	// attached twice the time is that of both.
 	Runs    uint64
 	Runtime time.Duration
 }

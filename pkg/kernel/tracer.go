@@ -48,6 +48,10 @@ type TracerOptions struct {
 	// are many such events, 50 ms by default, and five times as long while there
 	// are few. An idle Tracer wakes up once in that time.
 	BatchInterval time.Duration
+
+	// twins attaches each program twice, as it is done on the kernels that need it
+	// in any case.
+	twins bool
 }
 
 func (o *TracerOptions) setDefaults() {
@@ -59,6 +63,7 @@ func (o *TracerOptions) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.twins = o.twins || preemptible()
 }
 
 // ringBytes rounds up to what the kernel takes: a power of two of whole pages.
@@ -146,7 +151,7 @@ func (t *Tracer) configure(types *btf.Spec) (err error) {
 	if t.config, err = kernelConfig(types, t.known); err != nil {
 		return err
 	}
-	t.exits.off = t.config.HasGroupDead != 0
+	t.exits.off = t.config.HasGroupDead != 0 && !t.opts.twins
 	t.proc = newProcReader(t.opts.Procfs, cgroupRoot(t.opts.CgroupRoot, t.opts.Sysfs), t.opts.Cgroups)
 	t.config.PidNsInum = t.proc.nestedPIDNS()
 	return nil
@@ -163,6 +168,7 @@ func (t *Tracer) load(types *btf.Cache) (err error) {
 		processBytes: uint32(t.opts.ProcessRingBytes),
 		cgroupBytes:  uint32(t.opts.CgroupRingBytes),
 		disable:      t.opts.Disable,
+		twins:        t.opts.twins,
 		log:          t.opts.Logger,
 	})
 	if err != nil {
@@ -478,14 +484,22 @@ func (t *Tracer) fillCounts(s *Stats) {
 	}
 	var cpus []bpf.TracerRecordCounts
 	for _, tp := range tracepoints {
-		if tp.typ == Task || t.objs.maps[bpf.TracerMapCounts].Lookup(uint32(tp.typ), &cpus) != nil {
+		if tp.typ == Task {
 			continue
 		}
-		lost := make([]uint64, len(cpus))
-		for i := range cpus {
-			s.Seen[tp.typ] += cpus[i].Seen
-			s.Filtered[tp.typ] += cpus[i].Filtered
-			lost[i] = cpus[i].Lost
+		var lost []uint64
+		for _, row := range []uint32{uint32(tp.typ), uint32(tp.typ) + uint32(bpf.TracerRecordTypeRECORD_TWIN)} {
+			if t.objs.maps[bpf.TracerMapCounts].Lookup(row, &cpus) != nil {
+				continue
+			}
+			if lost == nil {
+				lost = make([]uint64, len(cpus))
+			}
+			for i := range cpus {
+				s.Seen[tp.typ] += cpus[i].Seen
+				s.Filtered[tp.typ] += cpus[i].Filtered
+				lost[i] += cpus[i].Lost
+			}
 		}
 		if sum(lost) > 0 {
 			s.Lost[tp.typ] = lost
@@ -506,6 +520,12 @@ func (p *program) stats() ProgramStats {
 	}
 	if ps, err := p.prog.Stats(); err == nil {
 		s.Skipped, s.Runs, s.Runtime = ps.RecursionMisses, ps.RunCount, ps.Runtime
+	}
+	if p.twin == nil {
+		return s
+	}
+	if ps, err := p.twin.prog.Stats(); err == nil {
+		s.Skipped, s.Runtime = min(s.Skipped, ps.RecursionMisses), s.Runtime+ps.Runtime
 	}
 	return s
 }
@@ -540,7 +560,8 @@ func (t *Tracer) release() {
 }
 
 // exitFilter finds the second exit event that two threads ending together can
-// make where the kernel does not say which is the last. Such events are
+// make where the kernel does not say which is the last, and that twins make of
+// which two met in a mark (bpf/tracer.bpf.c). Such events are
 // microseconds apart, so a small table indexed by PID is enough; one that slips
 // through is a repetition that the correlator can bear.
 type exitFilter struct {

@@ -271,7 +271,9 @@ type KernelStatus struct {
 	Seen, Filtered map[string]uint64
 	// Lost counts events for which a ring had no room, summed over the CPUs.
 	Lost map[string]uint64
-	// Skipped counts program runs that the kernel skipped (recursion_misses).
+	// Skipped counts program runs that the kernel skipped (recursion_misses). Where
+	// a program is attached twice, from 7.0 on, an event is missed only if both were
+	// skipped: then the smaller count of the two, no less than the events missed.
 	Skipped map[string]uint64
 	// Programs says of each BPF program whether it is attached.
 	Programs map[string]string

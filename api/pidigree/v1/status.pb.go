@@ -472,7 +472,9 @@ type KernelStatus struct {
 	Events map[string]uint64 `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Events for which a ring had no room, summed over the CPUs.
 	Lost map[string]uint64 `protobuf:"bytes,2,rep,name=lost,proto3" json:"lost,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Program runs that the kernel skipped (recursion_misses).
+	// Program runs that the kernel skipped (recursion_misses). Where a program is
+	// attached twice, from 7.0 on, an event is missed only if both were skipped:
+	// then the smaller count of the two, no less than the events missed.
 	Skipped map[string]uint64 `protobuf:"bytes,3,rep,name=skipped,proto3" json:"skipped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Whether each BPF program is attached, by program.
 	Programs map[string]string `protobuf:"bytes,4,rep,name=programs,proto3" json:"programs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/pidigree/pidigree/bpf"
+	"github.com/pidigree/pidigree/pkg/workload"
+)
+
+// seconds counts the runs of either program that came to an event which the
+// other had reported.
+func seconds(t *testing.T, tr *Tracer, typ Type) (n uint64) {
+	t.Helper()
+	for _, row := range []uint32{uint32(typ), uint32(typ) + uint32(bpf.TracerRecordTypeRECORD_TWIN)} {
+		var cpus []bpf.TracerRecordCounts
+		if err := tr.objs.maps[bpf.TracerMapCounts].Lookup(row, &cpus); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cpus {
+			n += c.Second
+		}
+	}
+	return n
+}
+
+// wholeLife fails where a life has not each of its events once.
+func wholeLife(t *testing.T, r *recorder, when string) {
+	t.Helper()
+	got := types(r.flushed(life(t)))
+	slices.Sort(got)
+	if d := cmp.Diff([]Type{Fork, Exec, Exit, CgroupMkdir, CgroupRmdir, CgroupAttach}, got); d != "" {
+		t.Errorf("%s: %s", when, d)
+	}
+}
+
+// Whatever the kernel skips of one of the two programs, the other one reports: a
+// program that is not attached misses as one that is skipped.
+func TestWhatOneOfTwinsMissesTheOtherReports(t *testing.T) {
+	for _, tp := range tracepoints {
+		if tp.typ == Task {
+			continue
+		}
+		for i, which := range []string{"first", "second"} {
+			t.Run(tp.tracepoint+"/the "+which, func(t *testing.T) {
+				tr := newTracer(t, TracerOptions{twins: true})
+				r := record(t, tr)
+				wholeLife(t, r, "both")
+				if seconds(t, tr, tp.typ) == 0 {
+					t.Error("no second program came to an event")
+				}
+				p := program1(tr, tp.typ).both()[i]
+				_, id := p.currentLink()
+				if err := unix.Close(linkFD(t, id)); err != nil {
+					t.Fatal(err)
+				}
+				wholeLife(t, r, "one")
+				r.await(func(e Event) bool { return e.Type == Lost && e.Count == 0 })
+				awaitStats(t, tr, "attached again", func(Stats) bool { return p.linked() })
+				before := seconds(t, tr, tp.typ)
+				wholeLife(t, r, "both, in the other order")
+				if seconds(t, tr, tp.typ) == before {
+					t.Error("no second program came to an event once it was attached again")
+				}
+				if s := of1(tr.Stats(), tp.typ); !s.Attached || s.Skipped != 0 && !preemptible() {
+					t.Errorf("%+v", s)
+				}
+			})
+		}
+	}
+}
+
+// A mark that was left, as its event's second program was skipped, costs no event
+// that looks the same.
+func TestAMarkThatWasLeftCostsNoEvent(t *testing.T) {
+	tr := newTracer(t, TracerOptions{twins: true}) // which nobody looks after yet
+	dirs := []string{makeCgroup(t, "", "to"), makeCgroup(t, "", "from")}
+	c := startChild(t, nil, "", "/bin/cat")
+	moves := 0
+	move := func() {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dirs[moves%2], "cgroup.procs"), fmt.Append(nil, c.Process.Pid), 0); err != nil {
+			t.Fatal(err)
+		}
+		moves++
+	}
+	move()
+	twin := program1(tr, CgroupAttach).twin
+	twin.unlink()
+	move()
+	if err := twin.attach(); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		move()
+	}
+	r := record(t, tr)
+	if got := r.flushed(func(e Event) bool { return e.Type == CgroupAttach && of(c.Process.Pid)(e) }); len(got) != moves {
+		t.Errorf("%d moves of %d", len(got), moves)
+	}
+}
+
+func TestAFloodOfTwinsIsDeliveredOnceAndInOrder(t *testing.T) {
+	tr := newTracer(t, TracerOptions{twins: true})
+	r := record(t, tr)
+	const floods = 500
+	c := startRole(t, nil, fmt.Sprintf("flood=%d", floods))
+	if st := c.end(); st != 0 {
+		t.Fatalf("%#x: %s", uint32(st), c.out.String())
+	}
+	lives := make(map[workload.ProcessKey][]Type)
+	for _, e := range r.flushed(func(e Event) bool { return e.Process.Parent == workload.PID(c.Process.Pid) }) {
+		lives[e.Process.Key] = append(lives[e.Process.Key], e.Type)
+	}
+	whole := 0
+	for key, life := range lives {
+		switch {
+		case slices.Equal(life, []Type{Fork, Exec, Exit}):
+			whole++
+		case slices.Equal(life, []Type{Fork, Exit}): // as Go tries clone(2) once
+		default:
+			t.Errorf("%s: %v", key, life)
+		}
+	}
+	if whole != floods {
+		t.Errorf("%d whole lives of %d; %+v", whole, floods, tr.Stats().Programs)
+	}
+	for _, typ := range []Type{Fork, Exec, Exit} {
+		t.Logf("%s: second %d, skipped by both at most %d", typ, seconds(t, tr, typ), of1(tr.Stats(), typ).Skipped)
+	}
+}
