@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pidigree/pidigree/internal/plain"
 )
 
 func (a *app) agentCmd() *cobra.Command {
@@ -59,7 +61,7 @@ Under systemd use Type=notify: it is ready once it knows what is running.`,
 // check writes through a screen's escapes line by line: a report quotes what
 // engines say.
 func (a *app) check(ctx context.Context, c AgentConfig) error {
-	w := &escapingWriter{out: a.env.Stdout}
+	w := &plain.Writer{Out: a.env.Stdout}
 	return a.env.CheckAgent(ctx, c, w)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pidigree/pidigree/internal/plain"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -94,5 +95,5 @@ func appendCompletion(words []string, c *workload.Container, prefix string) []st
 	if !strings.HasPrefix(name, prefix) || !containerName.MatchString(name) || len(name) > 128 {
 		return words
 	}
-	return append(words, name+"\t"+escapeCut(c.Runtime+" "+shortImage(c), 60))
+	return append(words, name+"\t"+plain.Cut(c.Runtime+" "+shortImage(c), 60))
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pidigree/pidigree/internal/plain"
 	"github.com/pidigree/pidigree/pkg/agent"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -124,5 +125,5 @@ func (c AgentConfig) Logger(w io.Writer) *slog.Logger {
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(plainJSONWriter{w}, opts))
 	}
-	return slog.New(slog.NewTextHandler(&escapingWriter{w}, opts))
+	return slog.New(slog.NewTextHandler(&plain.Writer{Out: w}, opts))
 }

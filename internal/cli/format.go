@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pidigree/pidigree/internal/plain"
 )
 
 // formats are the values of -o. The first is the default.
@@ -145,7 +147,7 @@ func spell(data []byte, replace func([]byte, rune) []byte) []byte {
 	return out
 }
 
-func unsafeRune(r rune) bool { return !unicode.IsPrint(r) || invisible(r) }
+func unsafeRune(r rune) bool { return !unicode.IsPrint(r) || plain.Invisible(r) }
 
 // yaml turns an object's JSON into a document. Going by JSON keeps the names and
 // their order the same in both.
@@ -252,7 +254,7 @@ func (e *encoder) template(data []byte) ([]byte, error) {
 func escapeTree(v any) any {
 	switch v := v.(type) {
 	case string:
-		return escape(v)
+		return plain.Text(v)
 	case []any:
 		for i := range v {
 			v[i] = escapeTree(v[i])
@@ -260,7 +262,7 @@ func escapeTree(v any) any {
 	case map[string]any:
 		safe := make(map[string]any, len(v))
 		for k, e := range v {
-			safe[escape(k)] = escapeTree(e)
+			safe[plain.Text(k)] = escapeTree(e)
 		}
 		return safe
 	}
@@ -278,4 +280,16 @@ func join(sep string, list []any) string {
 		words[i] = fmt.Sprint(e)
 	}
 	return strings.Join(words, sep)
+}
+
+// plainJSONWriter spells out in lines of JSON what encoding/json leaves as it is.
+// Each write is of whole lines.
+type plainJSONWriter struct{ out io.Writer }
+
+// Write implements io.Writer.
+func (w plainJSONWriter) Write(p []byte) (int, error) {
+	if _, err := w.out.Write(plainJSON(p)); err != nil {
+		return 0, fmt.Errorf("write output: %w", err)
+	}
+	return len(p), nil
 }

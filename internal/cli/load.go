@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pidigree/pidigree/internal/plain"
 )
 
 // maxConfigFile bounds the configuration file; a real one has a few hundred bytes.
@@ -286,7 +288,7 @@ func (l loaded) printConfig(w io.Writer) error {
 }
 
 // oneLine keeps a file's name from ending a comment.
-func oneLine(s string) string { return escape(s) }
+func oneLine(s string) string { return plain.Text(s) }
 
 func group(root *yaml.Node, name string) *yaml.Node {
 	for i := 0; i+1 < len(root.Content); i += 2 {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/pidigree/pidigree/internal/plain"
 )
 
 // screen is the one way to a person's eyes. Whatever is handed to it as a value
@@ -67,17 +69,17 @@ func (s *screen) printf(format string, values ...any) {
 func (s *screen) safe(v any) any {
 	switch v := v.(type) {
 	case string:
-		return escape(v)
+		return plain.Text(v)
 	case painted:
-		return s.wrap(escape(v.text), v.paint)
+		return s.wrap(plain.Text(v.text), v.paint)
 	case error:
-		return escape(v.Error())
+		return plain.Text(v.Error())
 	case fmt.Stringer:
-		return escape(v.String())
+		return plain.Text(v.String())
 	case int, int32, int64, uint32, uint64, float64, bool:
 		return v
 	default:
-		return escape(fmt.Sprint(v))
+		return plain.Text(fmt.Sprint(v))
 	}
 }
 
@@ -104,7 +106,7 @@ func (s *screen) table(cols []column, rows [][]painted) {
 	widths := make([]int, len(cols))
 	for _, row := range grid {
 		for i, c := range row {
-			widths[i] = max(widths[i], columns(c.text))
+			widths[i] = max(widths[i], plain.Columns(c.text))
 		}
 	}
 	for _, row := range grid {
@@ -118,9 +120,9 @@ func fitRow(cols []column, row []painted) []painted {
 	for i := range fit {
 		width := cols[i].max
 		if width == 0 {
-			width = maxText
+			width = plain.MaxText
 		}
-		text := escapeCut(row[i].text, width)
+		text := plain.Cut(row[i].text, width)
 		if text == "" {
 			text = "-"
 		}
@@ -133,7 +135,7 @@ func (s *screen) row(cols []column, widths []int, row []painted) {
 	var line strings.Builder
 	gap := 0
 	for i, c := range row {
-		pad := widths[i] - columns(c.text)
+		pad := widths[i] - plain.Columns(c.text)
 		if cols[i].right {
 			gap, pad = gap+pad, 0
 		}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pidigree/pidigree/internal/plain"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -143,7 +144,7 @@ func commandLine(d *workload.ProcessDetail) string {
 		words = append(words, a)
 	}
 	if slices.Contains(d.Truncated, "command") {
-		words = append(words, ellipsis)
+		words = append(words, plain.Ellipsis)
 	}
 	return strings.Join(words, " ")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pidigree/pidigree/internal/plain"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
 
@@ -160,19 +161,19 @@ func changeText(c workload.Change) painted {
 		return painted{name + "  forgotten", dim}
 	case e.Container != nil:
 		state := stateCell(e.Container)
-		return painted{escapeCut(name, 48) + "  " + state.text + "  " + escapeCut(e.Container.Runtime, 12) + "  " + shortImage(e.Container), state.paint}
+		return painted{plain.Cut(name, 48) + "  " + state.text + "  " + plain.Cut(e.Container.Runtime, 12) + "  " + shortImage(e.Container), state.paint}
 	case e.Process != nil:
 		ans := workload.Answer{Status: e.Process.Status, Confidence: e.Process.Confidence, Exited: e.Gone || e.Process.Exit != nil, Process: e.Process, Reason: e.Process.Reason}
 		status := statusCell(ans)
-		return painted{name + "  " + escapeCut(e.Process.Comm, 48) + "  " + status.text + "  " + shortID(e.Process.Container.ID), status.paint}
+		return painted{name + "  " + plain.Cut(e.Process.Comm, 48) + "  " + status.text + "  " + shortID(e.Process.Container.ID), status.paint}
 	case e.Pod != nil && !e.Gone:
 		state := podState(e)
-		return painted{escapeCut(name, 80) + "  " + state.text, state.paint}
+		return painted{plain.Cut(name, 80) + "  " + state.text, state.paint}
 	case e.Task != nil && !e.Gone:
 		state := taskState(e)
-		return painted{escapeCut(name, 120) + "  " + escapeCut(taskFamily(e.Task), 48) + "  " + escapeCut(state.text, 16), state.paint}
+		return painted{plain.Cut(name, 120) + "  " + plain.Cut(taskFamily(e.Task), 48) + "  " + plain.Cut(state.text, 16), state.paint}
 	case e.Image != nil && !e.Gone:
-		return painted{escapeCut(imageNames(e.Image), 96) + "  " + escapeCut(imageStore(e.Image), 32) + "  " + shortDigest(e.Image.ID), none}
+		return painted{plain.Cut(imageNames(e.Image), 96) + "  " + plain.Cut(imageStore(e.Image), 32) + "  " + shortDigest(e.Image.ID), none}
 	case e.Gone:
 		return painted{name + "  gone", dim}
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cli
+// Package plain makes text that somebody hostile chose safe to show: what a
+// terminal could act on, and what a reader would not see, is spelled out.
+package plain
 
 import (
 	"fmt"
@@ -10,29 +12,29 @@ import (
 	"unicode/utf8"
 )
 
-// maxText bounds what one string may add to a line for people: an engine takes
+// MaxText bounds what one string may add to a line for people: an engine takes
 // a label of 64 MiB, a terminal does not.
-const maxText = 4096
+const MaxText = 4096
 
-// ellipsis ends a string that was cut.
-const ellipsis = "…"
+// Ellipsis ends a string that was cut.
+const Ellipsis = "…"
 
-// escape makes a hostile string safe to show: what is not printable (control
+// Text makes a hostile string safe to show: what is not printable (control
 // characters, ESC, newline, bidi and zero-width marks, private use, odd spaces)
 // and what is not UTF-8 is spelled out. The backslash itself is left alone,
 // because systemd's unit names are full of them.
-func escape(s string) string { return escapeCut(s, maxText) }
+func Text(s string) string { return Cut(s, MaxText) }
 
-// escapeCut is escape for at most width columns; a longer string ends in an
+// Cut is Text for at most width columns; a longer string ends in an
 // ellipsis. It reads no more of s than it shows.
-func escapeCut(s string, width int) string {
+func Cut(s string, width int) string {
 	var b strings.Builder
 	cols, fit := 0, 0 // fit: bytes of b that leave room for the ellipsis
 	for len(s) > 0 {
 		r, size := utf8.DecodeRuneInString(s)
 		piece, w := escapeRune(r, s[:size])
 		if cols+w > width {
-			return b.String()[:fit] + ellipsis
+			return b.String()[:fit] + Ellipsis
 		}
 		b.WriteString(piece)
 		if cols += w; cols < width {
@@ -50,7 +52,7 @@ func escapeRune(r rune, raw string) (string, int) {
 	switch {
 	case r == utf8.RuneError && len(raw) == 1:
 		out = fmt.Sprintf(`\x%02x`, raw[0])
-	case unicode.IsPrint(r) && !invisible(r):
+	case unicode.IsPrint(r) && !Invisible(r):
 		return raw, runeWidth(r)
 	case r == '\n':
 		out = `\n`
@@ -68,9 +70,9 @@ func escapeRune(r rune, raw string) (string, int) {
 	return out, len(out)
 }
 
-// invisible finds letters and marks that Unicode calls printable and that show
+// Invisible finds letters and marks that Unicode calls printable and that show
 // nothing: the Hangul fillers, the grapheme joiner, variation selectors.
-func invisible(r rune) bool {
+func Invisible(r rune) bool {
 	switch r {
 	case 0x034f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x2800, 0x3164, 0xffa0:
 		return true
@@ -93,13 +95,13 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// escapingWriter escapes what is written to it, but for newlines and tabs: it is
+// Writer makes what is written to it plain, but for newlines and tabs: it is
 // for text that another package has laid out in lines. It buffers nothing, so a rune
 // that two writes cut in half is shown as bytes.
-type escapingWriter struct{ out io.Writer }
+type Writer struct{ Out io.Writer }
 
 // Write implements io.Writer.
-func (w *escapingWriter) Write(p []byte) (int, error) {
+func (w *Writer) Write(p []byte) (int, error) {
 	var b strings.Builder
 	for s := string(p); s != ""; {
 		r, size := utf8.DecodeRuneInString(s)
@@ -111,26 +113,14 @@ func (w *escapingWriter) Write(p []byte) (int, error) {
 		}
 		s = s[size:]
 	}
-	if _, err := io.WriteString(w.out, b.String()); err != nil {
+	if _, err := io.WriteString(w.Out, b.String()); err != nil {
 		return 0, fmt.Errorf("write output: %w", err)
 	}
 	return len(p), nil
 }
 
-// plainJSONWriter spells out in lines of JSON what encoding/json leaves as it is.
-// Each write is of whole lines.
-type plainJSONWriter struct{ out io.Writer }
-
-// Write implements io.Writer.
-func (w plainJSONWriter) Write(p []byte) (int, error) {
-	if _, err := w.out.Write(plainJSON(p)); err != nil {
-		return 0, fmt.Errorf("write output: %w", err)
-	}
-	return len(p), nil
-}
-
-// columns is the width of a string that escape has made.
-func columns(s string) int {
+// Columns is the width of a string that Text or Cut has made.
+func Columns(s string) int {
 	n := 0
 	for _, r := range s {
 		n += runeWidth(r)
