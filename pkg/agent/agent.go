@@ -228,7 +228,11 @@ func New(o Options) (_ *Agent, err error) {
 	}
 	if o.Nice != 0 {
 		if err := setPriority(o.Nice); err != nil {
-			a.log.Warn("priority unchanged", "nice", o.Nice, "err", err)
+			level := slog.LevelWarn
+			if o.Remote.Copy { // which is in no hurry, and often somebody's who may not
+				level = slog.LevelDebug
+			}
+			a.log.Log(context.Background(), level, "priority unchanged", "nice", o.Nice, "err", err)
 		}
 	}
 	if a.cgroups, err = pcgroup.New(pcgroup.Options{Procfs: o.Procfs, CgroupRoot: o.CgroupRoot}); err != nil {
