@@ -3,7 +3,8 @@
 #
 # fuzz.sh: every fuzz target of the repository in turn, FUZZ_TIME in all
 # (seconds or 10m, 2h; default 10m), shared evenly. Prints the executions of each
-# and their sum. FUZZ_ONLY is a pattern for the targets (package.Name).
+# and their sum. FUZZ_ONLY is a pattern for the targets (package.Name). What is
+# watched for coverage: see fuzz-tool.sh.
 #
 # When its time is up, Go's fuzzing sometimes reports the end of its own context as
 # a failure. A true failure always leaves the input that fails, and says so: only
@@ -30,7 +31,7 @@ each=$((all / ${#targets[@]}))
 
 # fuzz TARGET TIME: its output is in $out.
 fuzz() {
-	out=$(go test -vet=off -run '^$' -fuzz "^${1##*.}\$" -fuzztime "$2" "./${1%.*}" 2>&1)
+	out=$(go test -vet=off -toolexec "$PWD/scripts/fuzz-tool.sh" -run '^$' -fuzz "^${1##*.}\$" -fuzztime "$2" "./${1%.*}" 2>&1)
 }
 
 # executions: how many the output tells of.
