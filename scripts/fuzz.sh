@@ -49,13 +49,15 @@ out_of_time() {
 sum=0 failed=0
 for t in "${targets[@]}"; do
 	fuzz "$t" "${each}s" && ok=1 || ok=0
+	n=$(executions)
 	# On a busy machine the time may go by before the first execution.
-	if { ((ok)) && (($(executions) == 0)); } || { ((! ok)) && out_of_time; }; then
+	if { ((ok)) && ((n == 0)); } || { ((! ok)) && out_of_time; }; then
 		fuzz "$t" 1000x && ok=1 || ok=0
+		n=$((n + $(executions)))
 	fi
-	if ((ok)) && (($(executions) > 0)); then
-		sum=$((sum + $(executions)))
-		printf '%-55s %12d executions\n' "$t" "$(executions)"
+	if ((ok)) && ((n > 0)); then
+		sum=$((sum + n))
+		printf '%-55s %12d executions\n' "$t" "$n"
 	else
 		failed=1
 		printf '%-55s FAILED\n%s\n' "$t" "$out"
