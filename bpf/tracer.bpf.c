@@ -617,12 +617,13 @@ INLINE u64 put_cgroup_event(struct record_cgroup *to, struct cgroup *cgrp, u64 p
 
 INLINE int send_cgroup(u32 type, u64 *ctx)
 {
-	struct record_header *h = scratch_of(type);
+	struct record_header *h;
 	struct record_cgroup *c;
 	u64 size;
 
 	if (!is_ours(type, id_of_cgroup((struct cgroup *)ctx[0])))
 		return 0;
+	h = scratch_of(type);
 	if (!h)
 		return count_filtered(type); /* cannot be: the key is in range */
 	c = (void *)(h + 1);

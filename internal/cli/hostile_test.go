@@ -14,6 +14,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/pidigree/pidigree/internal/plain/plaintest"
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -150,7 +151,7 @@ func TestNoCommandShowsWhatATerminalWouldActOn(t *testing.T) {
 					out := w.main(t, args...)
 					shown += len(out.stdout)
 					for line := range strings.Lines(out.stdout + "\n" + out.stderr) {
-						checkSafe(t, strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", ""))
+						plaintest.Check(t, strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", ""))
 					}
 					if t.Failed() {
 						t.Fatalf("it was printed by %q", args)
@@ -162,7 +163,7 @@ func TestNoCommandShowsWhatATerminalWouldActOn(t *testing.T) {
 						for _, args := range [][]string{{"who", "1"}, {"list"}, {"status"}, {"watch"}, {"explain", "1"}} {
 							out := w.main(t, args...)
 							for line := range strings.Lines(out.stdout + "\n" + out.stderr) {
-								checkSafe(t, strings.TrimSuffix(line, "\n"))
+								plaintest.Check(t, strings.TrimSuffix(line, "\n"))
 							}
 						}
 					}
@@ -202,7 +203,7 @@ func TestALogLineIsOneLineAndPlain(t *testing.T) {
 			if !whole {
 				t.Errorf("%s, %s: no line", name, format)
 			}
-			checkSafe(t, line)
+			plaintest.Check(t, line)
 			if format == "json" && !json.Valid([]byte(line)) {
 				t.Errorf("%s: not JSON: %s", name, line)
 			}

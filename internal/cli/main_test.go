@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/pidigree/pidigree/internal/plain/plaintest"
 	"github.com/pidigree/pidigree/pkg/client"
 	"github.com/pidigree/pidigree/pkg/workload"
 )
@@ -350,9 +351,7 @@ func fullPod() *workload.Pod {
 	}
 }
 
-// hostile is what an attacker would put into every string: it clears the
-// screen, moves the cursor, ends the line and turns the text around.
-const hostile = "\x1b[2J\r\nroot\x00\u202egpj.\xff\u200b\u009b1m"
+const hostile = plaintest.Hostile
 
 func hostileContainer() *workload.Container {
 	return &workload.Container{

@@ -6,24 +6,9 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/pidigree/pidigree/internal/plain/plaintest"
 )
-
-const hostile = "\x1b[2J\r\nroot\x00\u202egpj.\xff\u200b\u009b1m"
-
-// checkSafe fails on anything that a terminal could act on.
-func checkSafe(t *testing.T, s string) {
-	t.Helper()
-	if !utf8.ValidString(s) {
-		t.Errorf("%q is not UTF-8", s)
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			t.Errorf("%q has %U", s, r)
-		}
-	}
-}
 
 func TestTextSpellsOutWhatATerminalWouldActOn(t *testing.T) {
 	tests := map[string]struct{ in, want string }{
@@ -68,7 +53,7 @@ func TestCutCutsToColumns(t *testing.T) {
 }
 
 func FuzzCut(f *testing.F) {
-	f.Add(hostile, 10)
+	f.Add(plaintest.Hostile, 10)
 	f.Add("größe 東京\u0301", 4)
 	f.Fuzz(func(t *testing.T, s string, width int) {
 		width = min(max(width, 1), 200)
@@ -76,7 +61,7 @@ func FuzzCut(f *testing.F) {
 		if Columns(got) > width {
 			t.Errorf("%q takes %d of %d columns", got, Columns(got), width)
 		}
-		checkSafe(t, got)
+		plaintest.Check(t, got)
 		if twice := Cut(got, width); twice != got {
 			t.Errorf("escaping %q again gives %q", got, twice)
 		}
@@ -84,13 +69,13 @@ func FuzzCut(f *testing.F) {
 }
 
 func FuzzWriter(f *testing.F) {
-	f.Add([]byte("a\tb\n" + hostile))
+	f.Add([]byte("a\tb\n" + plaintest.Hostile))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var out bytes.Buffer
 		n, err := (&Writer{&out}).Write(data)
 		if err != nil || n != len(data) {
 			t.Fatalf("wrote %d of %d: %v", n, len(data), err)
 		}
-		checkSafe(t, strings.NewReplacer("\n", "", "\t", "").Replace(out.String()))
+		plaintest.Check(t, strings.NewReplacer("\n", "", "\t", "").Replace(out.String()))
 	})
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-var floodFor = flag.Duration("flood", 5*time.Second, "how long the accounting test floods the machine")
+var floodFor = flag.Duration("flood", 10*time.Second, "how long the accounting test floods the machine")
 
 // witness counts how often a tracepoint fires by a program of its own, which
 // shares nothing with ours.

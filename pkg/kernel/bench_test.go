@@ -22,38 +22,25 @@ import (
 // beside empty programs on the same tracepoints. One operation starts and reaps
 // a process.
 func BenchmarkBPFCost(b *testing.B) {
-	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer stats.Close()
 	empty := loadEmpty(b)
-	tr := runningTracer(b)
-	before, emptyBefore := tr.Stats().Programs, programStats(b, empty)
-	for b.Loop() {
-		spawn(b)
+	costOfProcesses(b, TracerOptions{})
+	for t, s := range programStats(b, empty) {
+		reportCost(b, "empty-"+t.String(), ProgramStats{}, s)
 	}
-	after, emptyAfter := tr.Stats().Programs, programStats(b, empty)
-	for i, p := range after {
-		if p.Type <= Exit {
-			reportCost(b, p.Type.String(), before[i], p)
-		}
-	}
-	for t, s := range emptyAfter {
-		reportCost(b, "empty-"+t.String(), emptyBefore[t], s)
-	}
-	b.ReportMetric(float64(tr.Stats().LostTotal()), "lost")
 }
 
 // BenchmarkBPFCostOfTwins is the same where each program is attached twice, as it
 // is from 7.0 on: what both take of an event.
-func BenchmarkBPFCostOfTwins(b *testing.B) {
+func BenchmarkBPFCostOfTwins(b *testing.B) { costOfProcesses(b, TracerOptions{twins: true}) }
+
+func costOfProcesses(b *testing.B, o TracerOptions) {
+	b.Helper()
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer stats.Close()
-	tr := runningTracerOf(b, TracerOptions{twins: true})
+	tr := runningTracerOf(b, o)
 	before := tr.Stats().Programs
 	for b.Loop() {
 		spawn(b)

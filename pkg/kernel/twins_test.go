@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pidigree/pidigree/bpf"
-	"github.com/pidigree/pidigree/pkg/workload"
 )
 
 // seconds counts the runs of either program that came to an event which the
@@ -127,35 +126,5 @@ func TestAMarkThatWasLeftCostsNoEvent(t *testing.T) {
 	r := record(t, tr)
 	if got := r.flushed(func(e Event) bool { return e.Type == CgroupAttach && of(c.Process.Pid)(e) }); len(got) != moves {
 		t.Errorf("%d moves of %d", len(got), moves)
-	}
-}
-
-func TestAFloodOfTwinsIsDeliveredOnceAndInOrder(t *testing.T) {
-	tr := newTracer(t, TracerOptions{twins: true})
-	r := record(t, tr)
-	const floods = 500
-	c := startRole(t, nil, fmt.Sprintf("flood=%d", floods))
-	if st := c.end(); st != 0 {
-		t.Fatalf("%#x: %s", uint32(st), c.out.String())
-	}
-	lives := make(map[workload.ProcessKey][]Type)
-	for _, e := range r.flushed(func(e Event) bool { return e.Process.Parent == workload.PID(c.Process.Pid) }) {
-		lives[e.Process.Key] = append(lives[e.Process.Key], e.Type)
-	}
-	whole := 0
-	for key, life := range lives {
-		switch {
-		case slices.Equal(life, []Type{Fork, Exec, Exit}):
-			whole++
-		case slices.Equal(life, []Type{Fork, Exit}): // as Go tries clone(2) once
-		default:
-			t.Errorf("%s: %v", key, life)
-		}
-	}
-	if whole != floods {
-		t.Errorf("%d whole lives of %d; %+v", whole, floods, tr.Stats().Programs)
-	}
-	for _, typ := range []Type{Fork, Exec, Exit} {
-		t.Logf("%s: second %d, skipped by both at most %d", typ, seconds(t, tr, typ), of1(tr.Stats(), typ).Skipped)
 	}
 }

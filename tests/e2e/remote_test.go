@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -207,30 +208,6 @@ func TestACopyNeedsNoPrivileges(t *testing.T) {
 	}
 }
 
-// pair is a certificate and its key, as their files hold them.
-type pair [2][]byte
-
-func certificate(t *testing.T, files ...string) (p pair) {
-	t.Helper()
-	for i, file := range files {
-		var err error
-		if p[i], err = os.ReadFile(file); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return p
-}
-
-// put writes them in the place of others.
-func (p pair) put(t *testing.T, files ...string) {
-	t.Helper()
-	for i, file := range files {
-		if err := os.WriteFile(file, p[i], 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // A gateway has another agent's store by TLS.
 func TestAGatewayIsACopyOverTLS(t *testing.T) {
 	docker := collectortest.StartDockerd(t, collectortest.EngineOptions{})
@@ -269,9 +246,7 @@ func TestAGatewayIsACopyOverTLS(t *testing.T) {
 	docker.Run("--name", "later", collectortest.BusyboxImage, "/bin/busybox", "sleep", "7338")
 	// With a certificate that is not let in it is refused, and it goes on by itself once it
 	// has one that is.
-	good := certificate(t, mine, minesKey)
-	stranger, strangersKey := ca.Issue("stranger", nil)
-	certificate(t, stranger, strangersKey).put(t, mine, minesKey)
+	ca.Issue("gateway", func(c *x509.Certificate) { c.Subject.CommonName, c.DNSNames = "stranger", nil })
 	first.Start()
 	if err := harness.Within(patience, func() error {
 		if out := gateway.Command(t.Context(), "status"); !strings.Contains(out.Stdout, "does not take this certificate") {
@@ -281,7 +256,7 @@ func TestAGatewayIsACopyOverTLS(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	good.put(t, mine, minesKey)
+	ca.Issue("gateway", nil)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := connect(t, gateway)

@@ -7,27 +7,13 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/pidigree/pidigree/internal/plain"
+	"github.com/pidigree/pidigree/internal/plain/plaintest"
 )
-
-// checkSafe fails on anything that a terminal could act on.
-func checkSafe(t *testing.T, s string) {
-	t.Helper()
-	if !utf8.ValidString(s) {
-		t.Errorf("%q is not UTF-8", s)
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			t.Errorf("%q has %U", s, r)
-		}
-	}
-}
 
 func FuzzScreen(f *testing.F) {
 	f.Add(hostile, "web")
@@ -45,7 +31,7 @@ func FuzzScreen(f *testing.F) {
 			t.Errorf("%d lines: %q", len(lines), lines)
 		}
 		for _, l := range lines {
-			checkSafe(t, l)
+			plaintest.Check(t, l)
 		}
 	})
 }
@@ -64,7 +50,7 @@ func FuzzObjects(f *testing.F) {
 			if err := (&encoder{format: format{kind: kind}, out: &out}).encode(want); err != nil {
 				t.Fatalf("%s: %v", kind, err)
 			}
-			checkSafe(t, strings.ReplaceAll(out.String(), "\n", ""))
+			plaintest.Check(t, strings.ReplaceAll(out.String(), "\n", ""))
 			var got map[string][]string
 			if err := decode(out.Bytes(), &got); err != nil {
 				t.Fatalf("%s: %v in %q", kind, err, out.String())
@@ -83,7 +69,7 @@ func FuzzParseQuestion(f *testing.F) {
 	f.Fuzz(func(t *testing.T, word string) {
 		q, err := parseQuestion(word)
 		if err != nil {
-			checkSafe(t, plain.Text(err.Error()))
+			plaintest.Check(t, plain.Text(err.Error()))
 			return
 		}
 		set := 0
